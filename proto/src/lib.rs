@@ -1,0 +1,16 @@
+//! The wire types of Farmhand.
+//!
+//! Most of them are the published ones, re-exported from `bazel-remote-apis` under the names the
+//! rest of the code uses. [`raw`] holds what that crate cannot give: messages whose byte fields
+//! are [`bytes::Bytes`], so that a blob is not copied between socket and disk, and the error
+//! details of `google.rpc` that REAPI clients look for.
+
+pub mod any;
+pub mod raw;
+
+pub use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
+pub use bazel_remote_apis::build::bazel::semver;
+pub use bazel_remote_apis::google::bytestream;
+pub use bazel_remote_apis::google::longrunning;
+pub use bazel_remote_apis::google::protobuf;
+pub use bazel_remote_apis::google::rpc;

@@ -1,0 +1,48 @@
+//! The action cache (AC): results of actions, by instance and action digest.
+//!
+//! `disk` keeps them beside the blobs of this machine; `complete` is the decorator that lets a
+//! result be seen only while everything it names can be read.
+
+use async_trait::async_trait;
+use farmhand_proto::reapi::ActionResult;
+
+use crate::cas::CasError;
+use crate::digest::Digest;
+use crate::instance::InstanceName;
+
+pub mod complete;
+pub mod disk;
+pub mod memory;
+
+/// What a result is stored under. Salt and timeout are part of it by being in the Action's bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ActionKey {
+    /// Results never leak between instances.
+    pub instance: InstanceName,
+    /// Digest of the Action message.
+    pub action: Digest,
+}
+
+/// What can go wrong with a result.
+#[derive(Debug, thiserror::Error)]
+pub enum ActionCacheError {
+    /// The result names blobs that are not stored; it was not taken.
+    #[error("the result names {} blobs that are not in the CAS, the first is {}", .0.len(), .0.first().map_or_else(String::new, ToString::to_string))]
+    Incomplete(Vec<Digest>),
+    /// The result itself is malformed; it was not taken.
+    #[error("malformed action result: {0}")]
+    Malformed(String),
+    /// The store below failed.
+    #[error(transparent)]
+    Cas(#[from] CasError),
+}
+
+/// A store of action results.
+#[async_trait]
+pub trait ActionCache: Send + Sync + 'static {
+    /// The result stored under `key`.
+    async fn get(&self, key: &ActionKey) -> Result<Option<ActionResult>, ActionCacheError>;
+
+    /// Stores `result` under `key`, in place of an earlier one.
+    async fn put(&self, key: &ActionKey, result: ActionResult) -> Result<(), ActionCacheError>;
+}

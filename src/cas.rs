@@ -1,0 +1,166 @@
+//! The content-addressable storage (CAS): the trait every store of blobs has.
+//!
+//! Promises of every implementation, held by [`conformance`]: nothing is stored before its hash
+//! and size are verified; what [`find_missing`](ContentAddressableStorage::find_missing) does not
+//! list can be read in full at once; the empty blob is always there.
+//!
+//! `disk` is the store of this machine; `memory` is the fake for tests. Decorators (a replicated
+//! store, say) take the inner one by value and are named adjective first.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::Stream;
+
+use crate::digest::Digest;
+
+#[cfg(test)]
+pub mod conformance;
+pub mod disk;
+pub mod memory;
+
+/// The bytes of a blob in pieces of 64 KiB to 1 MiB; no piece is empty.
+pub type BlobStream = Pin<Box<dyn Stream<Item = Result<Bytes, CasError>> + Send>>;
+
+/// Which bytes of a blob to read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ByteRange {
+    /// First byte wanted.
+    pub offset: u64,
+    /// Bytes wanted at most; `None` for all up to the end.
+    pub limit: Option<u64>,
+}
+
+/// What can go wrong with a blob.
+#[derive(Debug, thiserror::Error)]
+pub enum CasError {
+    /// The blob is not stored.
+    #[error("blob {0} is not in the CAS")]
+    NotFound(Digest),
+    /// The bytes given do not have the digest given; nothing was stored.
+    #[error("the bytes do not match digest {expected}: they are {actual}")]
+    Mismatch {
+        /// What was announced.
+        expected: Digest,
+        /// What came, or the least that had come when it was too much.
+        actual: Digest,
+    },
+    /// More bytes came than the digest says; nothing was stored.
+    #[error("more bytes were sent than blob {0} has")]
+    TooLong(Digest),
+    /// The range begins beyond the end of the blob.
+    #[error("offset {offset} is outside the {size} bytes of the blob")]
+    OutOfRange {
+        /// Offset asked for.
+        offset: u64,
+        /// Size of the blob.
+        size: u64,
+    },
+    /// Larger than the store can ever hold (budget or `max-blob-size`).
+    #[error("blob {digest} is larger than the {limit} bytes this store takes")]
+    TooLarge {
+        /// The blob.
+        digest: Digest,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// No room: the budget is full of leased blobs, or the disk is full.
+    #[error("no room for {wanted} bytes: {reason}")]
+    NoSpace {
+        /// Bytes that did not fit.
+        wanted: u64,
+        /// What fills the room, and the remedy.
+        reason: String,
+    },
+    /// The operating system failed.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Its words.
+        source: io::Error,
+    },
+}
+
+impl CasError {
+    /// Wraps an I/O error with its path; a full disk becomes [`CasError::NoSpace`].
+    pub fn io(path: impl Into<PathBuf>, source: io::Error) -> Self {
+        let path = path.into();
+        if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            return Self::NoSpace { wanted: 0, reason: format!("the disk of {} is full", path.display()) };
+        }
+        Self::Io { path, source }
+    }
+}
+
+/// A store of blobs, named by digest.
+#[async_trait]
+pub trait ContentAddressableStorage: Send + Sync + 'static {
+    /// Those of `digests` that are not stored, each once, in the order of their first mention. The
+    /// life of the others is extended.
+    async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, CasError>;
+
+    /// The whole blob in memory. Callers bound the size before they ask.
+    async fn get(&self, digest: &Digest) -> Result<Bytes, CasError>;
+
+    /// The bytes of `range`, streamed. Reading at `offset == size` gives an empty stream.
+    async fn read(&self, digest: &Digest, range: ByteRange) -> Result<BlobStream, CasError>;
+
+    /// Stores a blob that is in memory, after verifying it. Storing what is there is fine.
+    async fn put(&self, digest: &Digest, data: Bytes) -> Result<(), CasError>;
+
+    /// Begins a blob that comes in pieces. Fails at once where it can never fit.
+    async fn writer(&self, digest: &Digest) -> Result<Box<dyn BlobWriter>, CasError>;
+}
+
+/// A blob on its way in. Dropping it forgets what came.
+#[async_trait]
+pub trait BlobWriter: Send + Sync {
+    /// Takes the next piece; [`CasError::TooLong`] as soon as more comes than announced.
+    async fn write(&mut self, data: Bytes) -> Result<(), CasError>;
+
+    /// Bytes taken so far.
+    fn written(&self) -> u64;
+
+    /// Verifies hash and size and makes the blob visible. When this returns, it survives the death
+    /// of the process.
+    async fn commit(self: Box<Self>) -> Result<(), CasError>;
+}
+
+/// What a worker needs from the store on its own disk. These calls block: they are for threads
+/// that may wait for a disk.
+pub trait LocalBlobs: Send + Sync + 'static {
+    /// A read-only file that holds the blob and may be hardlinked (never handed to an action
+    /// itself): mode 0444, or for `executable` a second inode of mode 0555, so that a file open for
+    /// writing elsewhere never makes it unrunnable (ETXTBSY). `None` for blobs that are small enough
+    /// to be kept inside packs: copy those with [`load`](Self::load).
+    fn file(&self, digest: &Digest, executable: bool) -> Result<Option<PathBuf>, CasError>;
+
+    /// The whole of a small blob.
+    fn load(&self, digest: &Digest) -> Result<Bytes, CasError>;
+
+    /// Takes the file at `path` into the store by renaming it where that is possible (same file
+    /// system, worth a file of its own) and by copying otherwise; `path` may be gone afterwards.
+    /// The caller has just computed `digest` from this file and vouches that nobody can write to
+    /// it any more. Fixes the mode itself.
+    fn adopt(&self, digest: &Digest, path: &Path) -> Result<(), CasError>;
+
+    /// Stores bytes whose digest the caller has just computed from them: no second hash.
+    fn store(&self, digest: &Digest, data: &[u8]) -> Result<(), CasError>;
+
+    /// Keeps blobs from eviction until the returned guard is dropped, present or not.
+    fn pin(&self, digests: &[Digest]) -> Pins;
+}
+
+/// Blobs kept from eviction while this lives.
+pub struct Pins(#[expect(dead_code, reason = "held for its Drop")] Box<dyn Send + Sync>);
+
+impl Pins {
+    /// Wraps the guard of a store.
+    pub fn new(guard: impl Send + Sync + 'static) -> Self {
+        Self(Box::new(guard))
+    }
+}

@@ -1,0 +1,151 @@
+//! [`MemoryCas`]: blobs in a map. The fake behind tests of everything above the CAS.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+
+use super::{BlobStream, BlobWriter, ByteRange, CasError, ContentAddressableStorage, LocalBlobs, Pins};
+use crate::digest::{Digest, DigestFunction};
+
+/// Bytes in one piece of a read.
+const PIECE: usize = 256 * 1024;
+
+/// A CAS that forgets everything with the process. Clones share their blobs.
+#[derive(Clone, Default)]
+pub struct MemoryCas {
+    blobs: Arc<Mutex<HashMap<Digest, Bytes>>>,
+}
+
+impl MemoryCas {
+    /// Stores `data` under its digest of `function`.
+    pub fn insert(&self, function: DigestFunction, data: impl Into<Bytes>) -> Digest {
+        let data = data.into();
+        let digest = Digest::of(function, &data);
+        self.blobs().insert(digest, data);
+        digest
+    }
+
+    /// Forgets a blob, as eviction would.
+    pub fn remove(&self, digest: &Digest) {
+        self.blobs().remove(digest);
+    }
+
+    fn blobs(&self) -> MutexGuard<'_, HashMap<Digest, Bytes>> {
+        self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lookup(&self, digest: &Digest) -> Result<Bytes, CasError> {
+        if digest.is_empty_blob() {
+            return Ok(Bytes::new());
+        }
+        self.blobs().get(digest).cloned().ok_or(CasError::NotFound(*digest))
+    }
+
+    fn insert_verified(&self, digest: &Digest, data: Bytes) -> Result<(), CasError> {
+        let actual = Digest::of(digest.function(), &data);
+        if actual != *digest {
+            return Err(CasError::Mismatch { expected: *digest, actual });
+        }
+        self.blobs().insert(*digest, data);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ContentAddressableStorage for MemoryCas {
+    async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, CasError> {
+        let mut missing = Vec::new();
+        for digest in digests {
+            if self.lookup(digest).is_err() && !missing.contains(digest) {
+                missing.push(*digest);
+            }
+        }
+        Ok(missing)
+    }
+
+    async fn get(&self, digest: &Digest) -> Result<Bytes, CasError> {
+        self.lookup(digest)
+    }
+
+    async fn read(&self, digest: &Digest, range: ByteRange) -> Result<BlobStream, CasError> {
+        let data = self.lookup(digest)?;
+        if range.offset > digest.size() {
+            return Err(CasError::OutOfRange { offset: range.offset, size: digest.size() });
+        }
+        let end =
+            range.limit.map_or(digest.size(), |limit| digest.size().min(range.offset.saturating_add(limit)));
+        let mut rest = data.slice(range.offset as usize..end as usize);
+        let pieces =
+            std::iter::from_fn(move || (!rest.is_empty()).then(|| Ok(rest.split_to(PIECE.min(rest.len())))));
+        Ok(Box::pin(futures_util::stream::iter(pieces)))
+    }
+
+    async fn put(&self, digest: &Digest, data: Bytes) -> Result<(), CasError> {
+        self.insert_verified(digest, data)
+    }
+
+    async fn writer(&self, digest: &Digest) -> Result<Box<dyn BlobWriter>, CasError> {
+        Ok(Box::new(MemoryWriter { cas: self.clone(), digest: *digest, data: BytesMut::new() }))
+    }
+}
+
+struct MemoryWriter {
+    cas: MemoryCas,
+    digest: Digest,
+    data: BytesMut,
+}
+
+#[async_trait]
+impl BlobWriter for MemoryWriter {
+    async fn write(&mut self, data: Bytes) -> Result<(), CasError> {
+        if self.written() + data.len() as u64 > self.digest.size() {
+            return Err(CasError::TooLong(self.digest));
+        }
+        self.data.extend_from_slice(&data);
+        Ok(())
+    }
+
+    fn written(&self) -> u64 {
+        self.data.len() as u64
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), CasError> {
+        self.cas.insert_verified(&self.digest, self.data.freeze())
+    }
+}
+
+impl LocalBlobs for MemoryCas {
+    fn file(&self, digest: &Digest, _executable: bool) -> Result<Option<PathBuf>, CasError> {
+        self.lookup(digest).map(|_| None)
+    }
+
+    fn load(&self, digest: &Digest) -> Result<Bytes, CasError> {
+        self.lookup(digest)
+    }
+
+    fn adopt(&self, digest: &Digest, path: &Path) -> Result<(), CasError> {
+        let data = std::fs::read(path).map_err(|error| CasError::io(path, error))?;
+        self.insert_verified(digest, data.into())
+    }
+
+    fn store(&self, digest: &Digest, data: &[u8]) -> Result<(), CasError> {
+        self.insert_verified(digest, Bytes::copy_from_slice(data))
+    }
+
+    fn pin(&self, _digests: &[Digest]) -> Pins {
+        Pins::new(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn conforms() {
+        crate::cas::conformance::suite(&MemoryCas::default()).await;
+    }
+}

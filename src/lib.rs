@@ -1,0 +1,32 @@
+//! Farmhand: a personal build farm in one binary.
+//!
+//! The map of this crate, lowest layer first; a module may use those above it in this list and
+//! none below (a test reads the `use crate::` lines):
+//!
+//! - [`digest`], [`instance`], [`path`], [`platform`], [`merkle`]: the values of the field, parsed once;
+//! - [`index`]: the embedded key-value index, the only file that names its engine;
+//! - [`cas`]: blobs by digest; [`action_cache`]: results by action;
+//! - [`worker`]: staging inputs, running commands, collecting outputs;
+//! - [`execution`]: operations, the queue, the scheduler that drives it;
+//! - [`rpc`]: one file for each gRPC service, and the only mapping of errors to statuses;
+//! - [`node`]: the composition root: what runs in this process;
+//! - [`cli`]: the command line.
+//!
+//! [`tasks`], [`telemetry`] and [`config`] are visible to all.
+
+pub mod action_cache;
+pub mod cas;
+pub mod cli;
+pub mod config;
+pub mod digest;
+pub mod execution;
+pub mod index;
+pub mod instance;
+pub mod merkle;
+pub mod node;
+pub mod path;
+pub mod platform;
+pub mod rpc;
+pub mod tasks;
+pub mod telemetry;
+pub mod worker;

@@ -1,0 +1,262 @@
+//! Running actions: the [`Worker`] trait the scheduler sees, and the [`Runner`] trait a worker
+//! starts processes with.
+//!
+//! `local` is the worker of this machine: it stages the inputs (`inputs`), has a `runner` run the
+//! command, and collects what came of it (`outputs`). `sandbox` is the pre-started spawner that
+//! gives every action its own namespaces; `plain` runs it without them where the kernel forbids
+//! them. A remote worker of a farm implements the same trait later.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use farmhand_proto::reapi;
+use tokio_util::sync::CancellationToken;
+
+use crate::digest::{Digest, DigestFunction};
+use crate::instance::InstanceName;
+
+pub mod inputs;
+pub mod local;
+pub mod outputs;
+pub mod plain;
+pub mod sandbox;
+
+/// One action handed to a worker: everything it needs besides the CAS.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    /// Name of the operation, for logs and for the action's scratch directory.
+    pub operation: String,
+    /// Instance the client named.
+    pub instance: InstanceName,
+    /// Digest of the Action; its function is the function of all digests of the result.
+    pub action_digest: Digest,
+    /// The Command, already checked by the execution service.
+    pub command: Arc<reapi::Command>,
+    /// Digest of the root Directory.
+    pub input_root: Digest,
+    /// Effective platform properties in the order sent (Action's over Command's), all understood.
+    pub platform: Arc<crate::platform::Requirements>,
+    /// Wall time the command may run; staging and output upload do not count.
+    pub timeout: Duration,
+    /// When the action was queued.
+    pub queued_at: SystemTime,
+}
+
+impl Lease {
+    /// The function of every digest in this action and its result.
+    pub fn function(&self) -> DigestFunction {
+        self.action_digest.function()
+    }
+}
+
+/// What a worker tells while it works. The scheduler turns these into operation updates.
+#[derive(Clone, Debug)]
+pub enum Progress {
+    /// The inputs are being fetched and staged.
+    Staging,
+    /// The command runs; its output grows in these files until the lease ends.
+    Running {
+        /// File that takes stdout.
+        stdout: PathBuf,
+        /// File that takes stderr.
+        stderr: PathBuf,
+    },
+    /// The command ended; outputs are being collected.
+    Collecting,
+}
+
+/// The worker went away in mid-run; the action may run elsewhere.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("worker {worker} was lost: {reason}")]
+pub struct WorkerLost {
+    /// Name of the worker.
+    pub worker: String,
+    /// What was seen.
+    pub reason: String,
+}
+
+/// Takes leases and runs them.
+#[async_trait]
+pub trait Worker: Send + Sync + 'static {
+    /// Name of the machine, for `ExecutedActionMetadata.worker`; never empty.
+    fn name(&self) -> &str;
+
+    /// Actions it runs at once.
+    fn slots(&self) -> usize;
+
+    /// Why this worker can never run an action with these requirements; empty if it can. Each
+    /// entry names one property.
+    fn mismatches(&self, requirements: &crate::platform::Requirements) -> Vec<String>;
+
+    /// Runs the action to its end. The response carries its own status: a failed, timed out or
+    /// refused action is a response, and logs and partial metadata survive in it. When `cancel`
+    /// fires, the processes are killed and the response has status CANCELLED. Only a lost worker
+    /// is an error.
+    async fn execute(
+        &self,
+        lease: Lease,
+        progress: tokio::sync::mpsc::UnboundedSender<Progress>,
+        cancel: CancellationToken,
+    ) -> Result<reapi::ExecuteResponse, WorkerLost>;
+}
+
+/// A command ready to run: inputs staged, places for its output open.
+#[derive(Debug)]
+pub struct PreparedCommand {
+    /// Arguments, the program first. A program without a slash is searched in the `PATH` of
+    /// `environment`, inside the action's own root.
+    pub arguments: Vec<OsString>,
+    /// The whole environment; nothing of the daemon's own is added.
+    pub environment: Vec<(OsString, OsString)>,
+    /// How the file system of the action is put together.
+    pub root: InputRoot,
+    /// Working directory below the input root; empty for the root itself.
+    pub working_directory: PathBuf,
+    /// Takes stdout.
+    pub stdout: File,
+    /// Takes stderr.
+    pub stderr: File,
+    /// What the action may use.
+    pub limits: Limits,
+    /// Which network it sees.
+    pub network: Network,
+    /// User and group id the action sees itself as (sandbox only).
+    pub ids: (u32, u32),
+}
+
+/// The file system an action sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InputRoot {
+    /// The overlay stands at the fixed path `at` in a small root that has the toolchain of the
+    /// host, read-only, beside it.
+    Mounted {
+        /// Absolute path of the input root inside the sandbox.
+        at: PathBuf,
+        /// The layers.
+        overlay: Overlay,
+    },
+    /// The overlay is `/` itself, with `/proc`, `/dev` and `/tmp` mounted into it; nothing of the host
+    /// is visible.
+    Filesystem {
+        /// The layers.
+        overlay: Overlay,
+    },
+    /// A plain directory with private copies of the inputs; no namespaces.
+    Plain {
+        /// Absolute path of the directory.
+        directory: PathBuf,
+    },
+}
+
+/// Layers of an overlay mount. Everything the action writes is in `upper`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overlay {
+    /// Read-only layers, the uppermost first; at least one.
+    pub lower: Vec<PathBuf>,
+    /// Takes the writes.
+    pub upper: PathBuf,
+    /// Scratch of the overlay itself, empty, on the file system of `upper`.
+    pub work: PathBuf,
+    /// Paths below the root that are read-only for the action (`SubtreeReadOnly`).
+    pub read_only: Vec<PathBuf>,
+}
+
+/// Network of an action.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Network {
+    /// An own, empty loopback interface.
+    #[default]
+    Loopback,
+    /// The network of the host.
+    Host,
+}
+
+/// Resource limits of an action; `None` leaves the one of the daemon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Processes and threads.
+    pub processes: Option<u64>,
+    /// Open files for each process.
+    pub open_files: Option<u64>,
+    /// Bytes of address space for each process.
+    pub address_space: Option<u64>,
+    /// Bytes of the largest file it may write.
+    pub file_size: Option<u64>,
+    /// Wall time; the whole tree is killed when it is over.
+    pub timeout: Option<Duration>,
+}
+
+/// How a command ended. When this exists, no process of the action is left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Exit status of the main process.
+    pub outcome: Outcome,
+    /// Wall time from start to end of the main process.
+    pub wall: Duration,
+    /// What all its processes used.
+    pub usage: Usage,
+}
+
+/// How the main process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It exited with this code.
+    Exited(i32),
+    /// This signal ended it.
+    Signaled(i32),
+    /// It was killed because its time was over.
+    TimedOut,
+    /// It was killed because the lease was cancelled.
+    Cancelled,
+}
+
+/// Resources used, as the kernel counted them for the main process and the children it waited for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time in user mode.
+    pub user: Duration,
+    /// CPU time in the kernel.
+    pub system: Duration,
+    /// Largest resident set, in bytes.
+    pub max_rss: u64,
+}
+
+/// Why a command could not be run at all.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The program is not there, or cannot be executed: the action's own fault.
+    #[error("cannot execute {program:?}: {source}")]
+    Program {
+        /// `arguments[0]`.
+        program: String,
+        /// Not found, permission denied, bad format …
+        source: io::Error,
+    },
+    /// The machinery failed in `step`: the machine's fault, the action may run elsewhere.
+    #[error("cannot set up the action ({step}): {source}")]
+    Setup {
+        /// What was being done.
+        step: String,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// The spawner died; every process of the action died with it.
+    #[error("the spawner process was lost")]
+    SpawnerLost,
+}
+
+/// Starts processes.
+#[async_trait]
+pub trait Runner: Send + Sync + 'static {
+    /// Runs `command` to its end. When `cancel` fires, or the time limit is over, all its processes
+    /// are killed first. Returns only when none of them is left, whatever they did to get away.
+    async fn run(&self, command: PreparedCommand, cancel: CancellationToken) -> Result<Exit, RunError>;
+
+    /// Whether commands get namespaces of their own: decides how inputs are staged.
+    fn is_sandboxed(&self) -> bool;
+}

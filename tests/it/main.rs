@@ -1,0 +1,23 @@
+//! Black-box tests: the real binary, real sockets, port 0. One file for each group of protocol
+//! requirements; `requirements` is the table that shows a missing row.
+
+mod action_cache;
+mod bad_input;
+mod byte_stream;
+mod capabilities;
+mod cas;
+mod cli;
+mod compression;
+mod digests;
+mod errors;
+mod execution;
+mod layers;
+mod metadata;
+mod outputs;
+mod priorities;
+mod request_metadata;
+mod requirements;
+mod running;
+mod staging;
+mod support;
+mod validity;
