@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use farmhand_proto::bytestream::byte_stream_client::ByteStreamClient;
@@ -21,6 +22,7 @@ use super::{Instances, InstancesConfig, server};
 use crate::action_cache::complete::CompleteActionCache;
 use crate::action_cache::memory::MemoryActionCache;
 use crate::cas::memory::MemoryCas;
+use crate::digest::Digest;
 use crate::tasks::Tasks;
 
 /// Bytes a test client takes in one message: more than the default, so that tests can measure.
@@ -30,6 +32,7 @@ const CLIENT_MESSAGE: usize = 64 * 1024 * 1024;
 pub(super) struct TestServer {
     /// Its blobs.
     pub(super) cas: MemoryCas,
+    generation: Arc<AtomicU64>,
     tasks: Tasks,
     address: SocketAddr,
     channel: Channel,
@@ -51,7 +54,13 @@ impl TestServer {
         let tasks = Tasks::default();
         let instances = Instances::new(config).unwrap();
         let shared: Arc<MemoryCas> = Arc::new(cas.clone());
-        let results = CompleteActionCache::new(MemoryActionCache::default(), shared.clone(), Arc::new(|| 0));
+        let generation = Arc::new(AtomicU64::new(0));
+        let read_generation = Arc::clone(&generation);
+        let results = CompleteActionCache::new(
+            MemoryActionCache::default(),
+            shared.clone(),
+            Arc::new(move || read_generation.load(Ordering::Relaxed)),
+        );
         let provider = Box::new(CacheCapabilitiesProvider::default());
         let routes = Routes::new(CapabilitiesService::new(instances.clone(), vec![provider]).into_server())
             .add_service(CasService::new(shared.clone(), instances.clone()))
@@ -67,7 +76,13 @@ impl TestServer {
             .connect()
             .await
             .unwrap();
-        Self { cas, tasks, address, channel, serving }
+        Self { cas, generation, tasks, address, channel, serving }
+    }
+
+    /// Forgets a blob, as eviction would.
+    pub(super) fn lose(&self, digest: &Digest) {
+        self.cas.remove(digest);
+        self.generation.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn address(&self) -> SocketAddr {

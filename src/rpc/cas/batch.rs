@@ -7,6 +7,7 @@ use bytes::Bytes;
 use farmhand_proto::reapi::batch_update_blobs_response;
 use farmhand_proto::{raw, reapi, rpc};
 use futures_util::{StreamExt, stream};
+use prost::Message;
 use tonic::Status;
 
 use super::Shared;
@@ -18,8 +19,8 @@ use crate::rpc::{MAX_BATCH, MAX_SENT_MESSAGE};
 /// Entries worked on at once.
 const AT_ONCE: usize = 32;
 
-/// Bytes of a read entry besides its data, at most: hash, size, status, field tags.
-const ENTRY: u64 = 112;
+/// Bytes of a read entry besides its data: hash, size, status, field tags.
+const ENTRY: u64 = 90;
 
 /// Blobs below this size are not worth compressing.
 const WORTH_COMPRESSING: usize = 128;
@@ -78,10 +79,10 @@ impl Shared {
     ) -> Result<raw::BatchReadBlobsResponse, Status> {
         let function = self.instances.find(&request.instance_name)?.function(request.digest_function)?;
         check_total(request.digests.iter().map(wire_size))?;
-        let answer =
-            request.digests.iter().map(wire_size).sum::<u64>() + request.digests.len() as u64 * ENTRY;
-        if answer > MAX_SENT_MESSAGE as u64 {
-            return Err(BatchError::TooMany { count: request.digests.len() }.into());
+        let count = request.digests.len();
+        let expected = request.digests.iter().map(wire_size).sum::<u64>() + count as u64 * ENTRY;
+        if expected > MAX_SENT_MESSAGE as u64 {
+            return Err(BatchError::TooMany { count }.into());
         }
         let zstd = request.acceptable_compressors.contains(&Compressor::Zstd.to_wire());
         let entries = request.digests.into_iter().map(|digest| async move {
@@ -97,7 +98,11 @@ impl Shared {
             }
         });
         let responses = stream::iter(entries).buffered(AT_ONCE).collect().await;
-        Ok(raw::BatchReadBlobsResponse { responses })
+        let answer = raw::BatchReadBlobsResponse { responses };
+        if answer.encoded_len() > MAX_SENT_MESSAGE {
+            return Err(BatchError::TooMany { count }.into());
+        }
+        Ok(answer)
     }
 
     async fn read_one(
