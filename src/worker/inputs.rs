@@ -18,11 +18,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use farmhand_proto::protobuf;
 use rustix::fs::Timespec;
 
 use crate::cas::{CasError, ContentAddressableStorage, LocalBlobs, Pins};
 use crate::digest::Digest;
-use crate::merkle::MerkleError;
+use crate::merkle::{MerkleError, NodeProperties};
 
 mod builder;
 mod closure;
@@ -201,6 +202,15 @@ impl Inputs {
         })
         .await
     }
+}
+
+/// The modification time of a node: its own, or the fixed one.
+pub(super) fn node_mtime(properties: &NodeProperties) -> Timespec {
+    let own = |time: &protobuf::Timestamp| Timespec {
+        tv_sec: time.seconds,
+        tv_nsec: time.nanos.clamp(0, 999_999_999).into(),
+    };
+    properties.mtime.as_ref().map_or(FIXED_MTIME, own)
 }
 
 /// Runs disk work on a thread that may wait for it.

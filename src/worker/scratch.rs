@@ -4,10 +4,10 @@
 //! symlink is never followed, and a tree of 10,000 levels needs one descriptor and no stack. The
 //! trees are private to this process while it works on them: that is what makes going up by `..` safe.
 
-use std::ffi::{CStr, CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
@@ -106,11 +106,6 @@ pub(super) fn set_mtime(dir: BorrowedFd<'_>, name: &CStr, mtime: Timespec) -> io
 /// A file name for the system; fails for names with NUL.
 pub(super) fn c_name(name: impl AsRef<OsStr>) -> io::Result<CString> {
     CString::new(name.as_ref().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
-}
-
-/// The way back from [`c_name`].
-pub(super) fn os_name(name: CString) -> OsString {
-    OsString::from_vec(name.into_bytes())
 }
 
 /// Removes `path` and all below it, whatever its modes and depth. What is not there is fine.

@@ -8,13 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use farmhand_proto::protobuf;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec};
 use rustix::io::Errno;
 
 use super::closure::Closure;
 use super::file_pool::FilePool;
-use super::{FIXED_MTIME, InputError};
+use super::{FIXED_MTIME, InputError, node_mtime};
 use crate::cas::{CasError, LocalBlobs};
 use crate::digest::Digest;
 use crate::merkle::{Directory, FileNode, NodeProperties, SymlinkNode};
@@ -103,7 +102,7 @@ impl<'a> Builder<'a> {
     fn place(&self, dir: BorrowedFd<'_>, file: &FileNode) -> Result<(), InputError> {
         let usual = if file.is_executable { 0o555 } else { 0o444 };
         let mode = file.properties.unix_mode.map_or(usual, |mode| mode & PERMISSIONS);
-        let mtime = mtime(&file.properties);
+        let mtime = node_mtime(&file.properties);
         let name = c_name(file.name.as_str()).map_err(|error| failed(file.name.as_str(), error))?;
         let failed = |error| failed(file.name.as_str(), error);
         // A shared inode has the usual attributes.
@@ -145,15 +144,6 @@ fn subtree_read_only(properties: &NodeProperties) -> Option<bool> {
     Some(value.eq_ignore_ascii_case("true"))
 }
 
-/// The modification time of a node: its own, or the fixed one.
-pub(super) fn mtime(properties: &NodeProperties) -> Timespec {
-    let own = |time: &protobuf::Timestamp| Timespec {
-        tv_sec: time.seconds,
-        tv_nsec: time.nanos.clamp(0, 999_999_999).into(),
-    };
-    properties.mtime.as_ref().map_or(FIXED_MTIME, own)
-}
-
 fn enter_new(cursor: &mut Cursor, name: &str) -> io::Result<()> {
     let name = c_name(name)?;
     rustix::fs::mkdirat(cursor.fd(), name.as_c_str(), Mode::RWXU)?;
@@ -169,7 +159,7 @@ fn leave(cursor: &mut Cursor, name: &str, properties: &NodeProperties) -> io::Re
 
 fn finish(cursor: &Cursor, name: &CStr, properties: &NodeProperties) -> io::Result<()> {
     let mode = properties.unix_mode.map_or(DIRECTORY_MODE, |mode| mode & PERMISSIONS);
-    set_mtime(cursor.fd(), name, mtime(properties))?;
+    set_mtime(cursor.fd(), name, node_mtime(properties))?;
     chmod(cursor.fd(), name, mode)
 }
 
