@@ -144,7 +144,8 @@ impl Action {
             return Ok(Ok(Loaded::Missing(vec![digest])));
         };
         let key = ActionKey { instance: instance.clone(), action: digest };
-        Ok(data.and_then(|data| decode("Action", digest, &data))
+        Ok(data
+            .and_then(|data| decode("Action", digest, &data))
             .and_then(|wire| Self::from_wire(key, wire, settings))
             .map(Loaded::Ready))
     }
@@ -195,7 +196,8 @@ impl Action {
             return self.missing(cas, absent).await;
         };
         let digest = self.command;
-        Ok(data.and_then(|data| decode("Command", digest, &data))
+        Ok(data
+            .and_then(|data| decode("Command", digest, &data))
             .and_then(|command| self.check(command, root_as_slash))
             .map(Loaded::Ready))
     }

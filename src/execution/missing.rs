@@ -105,11 +105,8 @@ async fn read_directory(
         Err(CasError::NotFound(_)) => return Ok(Ok(None)),
         Err(error) => return Err(error),
     };
-    let malformed = |error: MerkleError| ActionError::Decode {
-        role: "Directory",
-        digest,
-        reason: error.to_string(),
-    };
+    let malformed =
+        |error: MerkleError| ActionError::Decode { role: "Directory", digest, reason: error.to_string() };
     Ok(Directory::parse(&data, digest.function()).map(Some).map_err(malformed))
 }
 
@@ -147,7 +144,8 @@ mod tests {
         let here = cas.insert(Sha256, "here");
         let low = cas.insert(Sha256, directory(&[("x", absent("x")), ("h", here)], &[]));
         let gone = Digest::of(Sha256, &directory(&[("never", absent("seen"))], &[]));
-        let middle = cas.insert(Sha256, directory(&[("x", absent("x")), ("y", absent("y"))], &[("low", low)]));
+        let middle =
+            cas.insert(Sha256, directory(&[("x", absent("x")), ("y", absent("y"))], &[("low", low)]));
         let root = cas.insert(Sha256, directory(&[], &[("m", middle), ("low", low), ("gone", gone)]));
 
         let mut missing = missing_inputs(&cas, root).await.unwrap().unwrap();

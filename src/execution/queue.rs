@@ -215,7 +215,8 @@ impl Queue {
     fn dispatch(&mut self) {
         loop {
             let runs = &self.runs;
-            let was_lost_on = |run: RunId, name: &str| runs.get(&run).is_some_and(|run| run.was_lost_on(name));
+            let was_lost_on =
+                |run: RunId, name: &str| runs.get(&run).is_some_and(|run| run.was_lost_on(name));
             let Some((id, worker)) = self.pool.assign(was_lost_on) else { return };
             self.assign(id, worker);
         }

@@ -100,8 +100,7 @@ mod tests {
     #[test]
     fn environment() {
         for (name, value) in [("", "x"), ("A=B", "x"), ("A\0", "x"), ("A", "x\0")] {
-            let command =
-                reapi::Command { environment_variables: vec![variable(name, value)], ..command() };
+            let command = reapi::Command { environment_variables: vec![variable(name, value)], ..command() };
             assert!(matches!(check(&command), Err(ActionError::Environment(_))), "{name:?}");
         }
         let unsorted = vec![variable("B", ""), variable("A", "=")];

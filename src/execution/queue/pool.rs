@@ -94,13 +94,7 @@ impl Machine {
 
 impl Pool {
     pub(super) fn new(absent_wait: Duration) -> Self {
-        Self {
-            absent_wait,
-            machines: BTreeMap::new(),
-            classes: BTreeMap::new(),
-            next_class: 0,
-            served: 0,
-        }
+        Self { absent_wait, machines: BTreeMap::new(), classes: BTreeMap::new(), next_class: 0, served: 0 }
     }
 
     /// A machine came, or changed what it offers.
@@ -177,10 +171,7 @@ impl Pool {
 
     /// Takes a slot for the run that is next. `was_lost_on` tells of machines that lost this run
     /// before: others are preferred.
-    pub(super) fn assign(
-        &mut self,
-        was_lost_on: impl Fn(RunId, &str) -> bool,
-    ) -> Option<(RunId, Arc<str>)> {
+    pub(super) fn assign(&mut self, was_lost_on: impl Fn(RunId, &str) -> bool) -> Option<(RunId, Arc<str>)> {
         if self.machines.values().all(|machine| machine.free() == 0) {
             return None;
         }
@@ -243,8 +234,7 @@ impl Pool {
         let id = ClassId(self.next_class);
         self.next_class += 1;
         let fits = |(_, machine): &(&Arc<str>, &Machine)| machine.matcher.fits(&requirements);
-        let machines: BTreeSet<_> =
-            self.machines.iter().filter(fits).map(|(name, _)| name.clone()).collect();
+        let machines: BTreeSet<_> = self.machines.iter().filter(fits).map(|(name, _)| name.clone()).collect();
         let is_stranded = !machines.iter().any(|name| self.machines[name].is_present());
         let class = Class {
             requirements,
