@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use farmhand_proto::reapi;
 
-use crate::action_cache::ActionCacheError;
 use crate::cas::CasError;
 use crate::digest::DigestFunction;
 
@@ -31,6 +30,8 @@ pub mod operations;
 pub mod queue;
 pub mod response;
 pub mod scheduler;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use action::ActionError;
 pub use operations::{Operation, OperationId, OperationState, Stage};
@@ -106,9 +107,6 @@ pub enum ExecuteError {
     /// The blobs of the action could not be read.
     #[error("cannot read the action: {0}")]
     Cas(#[from] CasError),
-    /// The action cache could not be read.
-    #[error("cannot look the action up: {0}")]
-    ActionCache(#[from] ActionCacheError),
     /// The node is ending.
     #[error("this machine is shutting down")]
     ShuttingDown,

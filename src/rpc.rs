@@ -1,1 +1,4 @@
-//! To be written.
+//! The gRPC front: one file for each service.
+
+pub mod execution;
+pub mod operations;

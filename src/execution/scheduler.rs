@@ -22,7 +22,7 @@ use super::inline::InlineHints;
 use super::operations::{Counters, Operation, OperationId, OperationState, Operations, Record, Stage};
 use super::queue::{Event, Now, Queue, Refusal, Submission};
 use super::{ExecuteError, Invocation, PRIORITIES, Settings, response};
-use crate::action_cache::ActionCache;
+use crate::action_cache::{ActionCache, ActionKey};
 use crate::cas::ContentAddressableStorage;
 use crate::digest::Digest;
 use crate::instance::InstanceName;
@@ -159,7 +159,7 @@ impl Scheduler {
         let mut looked_up_at = None;
         if !request.skip_cache_lookup && !action.do_not_cache() {
             looked_up_at = Some(Instant::now());
-            if let Some(result) = self.shared.action_cache.get(action.key()).await? {
+            if let Some(result) = self.lookup(action.key()).await {
                 return Ok(self.finished(request, response::cached(result)));
             }
         }
@@ -235,6 +235,18 @@ impl Scheduler {
     /// Fires when the node is to end: nothing that waits gets an answer any more.
     pub fn stopping(&self) -> &CancellationToken {
         self.shared.tasks.token()
+    }
+
+    /// The stored result, if it may be served. A cache that cannot be read is like an empty one: the
+    /// build goes on.
+    async fn lookup(&self, key: &ActionKey) -> Option<reapi::ActionResult> {
+        match self.shared.action_cache.get(key).await {
+            Ok(found) => found.filter(|result| result.exit_code == 0),
+            Err(error) => {
+                tracing::warn!(action = %key.action, %error, "action cache not readable");
+                None
+            }
+        }
     }
 
     async fn submit(
