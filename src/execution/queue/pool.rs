@@ -17,7 +17,9 @@ use crate::platform::Requirements;
 
 /// Why a machine can never run something; empty if it can. Pure.
 #[derive(Clone)]
-pub struct Matcher(Arc<dyn Fn(&Requirements) -> Vec<String> + Send + Sync>);
+pub struct Matcher(Arc<Judge>);
+
+type Judge = dyn Fn(&Requirements) -> Vec<String> + Send + Sync;
 
 /// Runs with equal requirements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -84,11 +84,13 @@ pub(super) fn exit(exit_code: i32) -> Arc<ExecuteResponse> {
 }
 
 fn assigned(effects: &[Effect]) -> Vec<(AttemptId, &str)> {
-    let one = |effect| match effect {
-        &Effect::Assign(ref assignment) => Some((assignment.attempt, &*assignment.worker)),
-        _ => None,
-    };
-    effects.iter().filter_map(one).collect()
+    let mut attempts = Vec::new();
+    for effect in effects {
+        if let Effect::Assign(assignment) = effect {
+            attempts.push((assignment.attempt, &*assignment.worker));
+        }
+    }
+    attempts
 }
 
 fn only_attempt(effects: &[Effect]) -> AttemptId {

@@ -94,7 +94,10 @@ impl Driver {
         let refused = effects.iter().position(|e| matches!(e, Effect::Refuse(id, _) if *id == operation.id));
         let answer = match refused.map(|index| effects.remove(index)) {
             Some(Effect::Refuse(_, refusal)) => Err(refusal),
-            _ => Ok(self.shared.operations.insert(now().instant, operation)),
+            _ => {
+                self.shared.operations.insert(now().instant, operation);
+                Ok(())
+            }
         };
         for effect in effects {
             self.perform(effect);
