@@ -15,8 +15,10 @@ pub mod cas;
 mod codec;
 pub mod compression;
 pub mod errors;
+pub mod execution;
 mod instances;
 pub mod metadata;
+pub mod operations;
 pub mod resource_name;
 pub mod server;
 #[cfg(test)]
