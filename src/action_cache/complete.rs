@@ -11,6 +11,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use farmhand_proto::reapi::{self, ActionResult};
@@ -51,9 +52,15 @@ struct Walk<'a> {
 // === impl CompleteActionCache ===
 
 impl<A: ActionCache> CompleteActionCache<A> {
-    /// Decorates `inner`, whose results name blobs of `cas`.
-    pub fn new(inner: A, cas: Arc<dyn ContentAddressableStorage>, generation: Generation) -> Self {
-        Self { inner, cas, generation, remembered: Remembered::default() }
+    /// Decorates `inner`, whose results name blobs of `cas`. A walk is good for `fresh`: a minute, or
+    /// less where blobs live so shortly that a hit has to extend their life sooner.
+    pub fn new(
+        inner: A,
+        cas: Arc<dyn ContentAddressableStorage>,
+        generation: Generation,
+        fresh: Duration,
+    ) -> Self {
+        Self { inner, cas, generation, remembered: Remembered::new(fresh) }
     }
 
     /// The blobs `result` names that are not in the CAS; the life of the others is extended.

@@ -108,8 +108,8 @@ fn version((major, minor): (i32, i32)) -> semver::SemVer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rpc::InstanceSettings;
     use crate::rpc::testing::TestServer;
-    use crate::rpc::{InstanceSettings, InstancesConfig};
 
     async fn capabilities(server: &TestServer, instance: &str) -> Result<reapi::ServerCapabilities, Status> {
         let request = reapi::GetCapabilitiesRequest { instance_name: instance.into() };
@@ -142,9 +142,7 @@ mod tests {
     async fn settings_of_an_instance_show() {
         let settings =
             InstanceSettings { digest_function: DigestFunction::Blake3, action_cache_updates: false };
-        let config =
-            InstancesConfig { named: vec![("b3".into(), settings)], restricted: true, ..Default::default() };
-        let server = TestServer::with_instances(config).await;
+        let server = TestServer::with_instance("b3", settings).await;
         let cache = capabilities(&server, "b3").await.unwrap().cache_capabilities.unwrap();
         assert_eq!(cache.digest_functions, [9, 1]);
         assert!(!cache.action_cache_update_capabilities.unwrap().update_enabled);

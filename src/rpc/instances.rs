@@ -21,7 +21,7 @@ pub struct InstancesConfig {
     /// Settings of every name that has none of its own.
     pub default: InstanceSettings,
     /// Names with settings of their own.
-    pub named: Vec<(String, InstanceSettings)>,
+    pub named: HashMap<InstanceName, InstanceSettings>,
     /// Serve the names in `named` only.
     pub restricted: bool,
 }
@@ -29,14 +29,7 @@ pub struct InstancesConfig {
 /// The instances this node serves. Clones share the table.
 #[derive(Clone, Debug, Default)]
 pub struct Instances {
-    table: Arc<Table>,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    default: InstanceSettings,
-    named: HashMap<InstanceName, InstanceSettings>,
-    restricted: bool,
+    config: Arc<InstancesConfig>,
 }
 
 /// An instance that is served.
@@ -70,18 +63,9 @@ impl Default for InstanceSettings {
 // === impl Instances ===
 
 impl Instances {
-    /// Checks the names of `config`.
-    ///
-    /// # Errors
-    /// [`InstanceNameError`] for a name that resource names could not hold.
-    pub fn new(config: InstancesConfig) -> Result<Self, InstanceNameError> {
-        let named = config
-            .named
-            .into_iter()
-            .map(|(name, settings)| Ok((InstanceName::parse(&name)?, settings)))
-            .collect::<Result<_, InstanceNameError>>()?;
-        let table = Table { default: config.default, named, restricted: config.restricted };
-        Ok(Self { table: Arc::new(table) })
+    /// Serves what `config` says.
+    pub fn new(config: InstancesConfig) -> Self {
+        Self { config: Arc::new(config) }
     }
 
     /// The instance a request names.
@@ -97,16 +81,16 @@ impl Instances {
     /// # Errors
     /// [`InstanceError::Unknown`].
     pub fn get(&self, name: InstanceName) -> Result<Instance, InstanceError> {
-        match self.table.named.get(&name) {
+        match self.config.named.get(&name) {
             Some(settings) => Ok(Instance { name, settings: *settings }),
-            None if self.table.restricted => Err(InstanceError::Unknown(name)),
-            None => Ok(Instance { name, settings: self.table.default }),
+            None if self.config.restricted => Err(InstanceError::Unknown(name)),
+            None => Ok(Instance { name, settings: self.config.default }),
         }
     }
 
     /// What an unset digest function means in that instance, served or not.
     pub fn default_function(&self, name: &InstanceName) -> DigestFunction {
-        self.table.named.get(name).unwrap_or(&self.table.default).digest_function
+        self.config.named.get(name).unwrap_or(&self.config.default).digest_function
     }
 }
 
@@ -129,22 +113,18 @@ mod tests {
     #[test]
     fn any_valid_name_is_served_unless_restricted() {
         let blake3 = InstanceSettings { digest_function: DigestFunction::Blake3, ..Default::default() };
-        let mut config = InstancesConfig { named: vec![("a/b".into(), blake3)], ..Default::default() };
-        let open = Instances::new(config.clone()).unwrap();
+        let mut config = InstancesConfig {
+            named: HashMap::from([(InstanceName::parse("a/b").unwrap(), blake3)]),
+            ..Default::default()
+        };
+        let open = Instances::new(config.clone());
         assert_eq!(open.find("a/b").unwrap().function(0), Ok(DigestFunction::Blake3));
         assert_eq!(open.find("projects/p/instances/i").unwrap().function(0), Ok(DigestFunction::Sha256));
         config.restricted = true;
-        let closed = Instances::new(config).unwrap();
+        let closed = Instances::new(config);
         assert!(closed.find("a/b").is_ok());
         assert!(matches!(closed.find(""), Err(InstanceError::Unknown(_))));
         assert!(closed.find("zz").unwrap_err().to_string().contains("zz"));
         assert!(matches!(closed.find("a//b"), Err(InstanceError::Name(_))));
-    }
-
-    #[test]
-    fn reserved_names_are_refused_in_the_configuration() {
-        let config =
-            InstancesConfig { named: vec![("a/blobs".into(), Default::default())], ..Default::default() };
-        assert!(matches!(Instances::new(config), Err(InstanceNameError::Reserved { .. })));
     }
 }

@@ -3,8 +3,10 @@
 //! The settings are those that move blobs fastest on loopback, and the bounds that keep one client from
 //! taking the node's memory. What the services do is none of this module's business.
 
+use std::io;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Response, StatusCode, Uri};
@@ -41,6 +43,9 @@ const KEEPALIVE_ANSWER: Duration = Duration::from_secs(20);
 
 /// Time that calls under way get to end after the token has fired.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// Pause after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A socket that accepts connections.
 #[derive(Debug)]
@@ -97,14 +102,24 @@ async fn serve_one(
     let shutdown = token.cancelled_owned();
     match listener {
         Listener::Tcp(listener) => {
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).then(after_failure);
             http2().serve_with_incoming_shutdown(routes, incoming, shutdown).await
         }
         Listener::Unix(listener) => {
-            let incoming = UnixListenerStream::new(listener);
+            let incoming = UnixListenerStream::new(listener).then(after_failure);
             http2().serve_with_incoming_shutdown(routes, incoming, shutdown).await
         }
     }
+}
+
+/// Waits a little when a connection could not be accepted: with all descriptors in use, the next try
+/// would fail at once.
+async fn after_failure<T>(accepted: io::Result<T>) -> io::Result<T> {
+    if let Err(error) = &accepted {
+        tracing::warn!(%error, "cannot accept a connection");
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+    accepted
 }
 
 fn http2() -> Server {

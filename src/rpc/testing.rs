@@ -1,5 +1,6 @@
 //! A server with the cache services over stores in memory, and clients for it.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,11 +19,12 @@ use super::action_cache::ActionCacheService;
 use super::byte_stream::{ByteStreamService, ByteStreamSettings};
 use super::capabilities::{CacheCapabilitiesProvider, CapabilitiesService};
 use super::cas::CasService;
-use super::{Instances, InstancesConfig, server};
+use super::{InstanceSettings, Instances, InstancesConfig, server};
 use crate::action_cache::complete::CompleteActionCache;
 use crate::action_cache::memory::MemoryActionCache;
 use crate::cas::memory::MemoryCas;
 use crate::digest::Digest;
+use crate::instance::InstanceName;
 use crate::tasks::Tasks;
 
 /// Bytes a test client takes in one message: more than the default, so that tests can measure.
@@ -45,14 +47,17 @@ impl TestServer {
         Self::with(InstancesConfig::default(), ByteStreamSettings::default()).await
     }
 
-    pub(super) async fn with_instances(config: InstancesConfig) -> Self {
+    /// Serves instance `name` only.
+    pub(super) async fn with_instance(name: &str, settings: InstanceSettings) -> Self {
+        let named = HashMap::from([(InstanceName::parse(name).unwrap(), settings)]);
+        let config = InstancesConfig { named, restricted: true, ..Default::default() };
         Self::with(config, ByteStreamSettings::default()).await
     }
 
     pub(super) async fn with(config: InstancesConfig, settings: ByteStreamSettings) -> Self {
         let cas = MemoryCas::default();
         let tasks = Tasks::default();
-        let instances = Instances::new(config).unwrap();
+        let instances = Instances::new(config);
         let shared: Arc<MemoryCas> = Arc::new(cas.clone());
         let generation = Arc::new(AtomicU64::new(0));
         let read_generation = Arc::clone(&generation);
@@ -60,6 +65,7 @@ impl TestServer {
             MemoryActionCache::default(),
             shared.clone(),
             Arc::new(move || read_generation.load(Ordering::Relaxed)),
+            Duration::from_secs(60),
         );
         let provider = Box::new(CacheCapabilitiesProvider::default());
         let routes = Routes::new(CapabilitiesService::new(instances.clone(), vec![provider]).into_server())

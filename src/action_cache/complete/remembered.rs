@@ -11,15 +11,12 @@ use tokio::time::Instant;
 
 use crate::action_cache::ActionKey;
 
-/// A walk is good for so long: far less than blobs live after they were touched.
-const FRESH: Duration = Duration::from_secs(60);
-
 /// Results remembered at most: some ten megabytes.
 const LIMIT: usize = 65_536;
 
 /// Results that were found complete.
-#[derive(Default)]
 pub(super) struct Remembered {
+    fresh: Duration,
     walks: Mutex<HashMap<ActionKey, Walked>>,
 }
 
@@ -31,12 +28,17 @@ struct Walked {
 }
 
 impl Remembered {
+    /// A table of walks that are good for `fresh`.
+    pub(super) fn new(fresh: Duration) -> Self {
+        Self { fresh, walks: Mutex::default() }
+    }
+
     /// Whether this very result was complete in this generation, a short while before `now`.
     pub(super) fn holds(&self, key: &ActionKey, fingerprint: u64, generation: u64, now: Instant) -> bool {
         self.walks().get(key).is_some_and(|walked| {
             walked.fingerprint == fingerprint
                 && walked.generation == generation
-                && now.duration_since(walked.at) <= FRESH
+                && now.duration_since(walked.at) <= self.fresh
         })
     }
 
@@ -45,7 +47,7 @@ impl Remembered {
         let mut walks = self.walks();
         if walks.len() >= LIMIT {
             walks.retain(|_, walked| {
-                walked.generation == generation && now.duration_since(walked.at) <= FRESH
+                walked.generation == generation && now.duration_since(walked.at) <= self.fresh
             });
         }
         if walks.len() >= LIMIT {
@@ -77,6 +79,8 @@ mod tests {
     use crate::digest::{Digest, DigestFunction};
     use crate::instance::InstanceName;
 
+    const FRESH: Duration = Duration::from_secs(60);
+
     fn key(n: usize) -> ActionKey {
         let action = Digest::of(DigestFunction::Sha256, &n.to_le_bytes());
         ActionKey { instance: InstanceName::default(), action }
@@ -84,7 +88,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_this_result_in_this_generation_for_a_while() {
-        let remembered = Remembered::default();
+        let remembered = Remembered::new(FRESH);
         let now = Instant::now();
         remembered.insert(&key(1), 7, 3, now);
         assert!(remembered.holds(&key(1), 7, 3, now + FRESH));
@@ -96,7 +100,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_table_is_bounded() {
-        let remembered = Remembered::default();
+        let remembered = Remembered::new(FRESH);
         let now = Instant::now();
         for n in 0..=LIMIT {
             remembered.insert(&key(n), 0, 0, now);

@@ -59,6 +59,7 @@ impl Bench {
             inner.clone(),
             Arc::new(cas.clone()),
             Arc::new(move || read.load(Ordering::Relaxed)),
+            Duration::from_secs(60),
         );
         Self { cas, generation, inner, cache }
     }

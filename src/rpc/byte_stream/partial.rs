@@ -150,6 +150,14 @@ pub(super) async fn expire(partials: Arc<Partials>, token: CancellationToken) {
 // === impl Session ===
 
 impl Session {
+    /// Begins the blob in the store before its first bytes are there.
+    pub(super) async fn open(&mut self) -> Result<(), CasError> {
+        let Some(mut upload) = self.upload.take() else { return Ok(()) };
+        upload.open().await?;
+        self.upload = Some(upload);
+        Ok(())
+    }
+
     /// Takes the next uncompressed bytes.
     pub(super) async fn write(&mut self, data: Bytes, is_last: bool) -> Result<(), CasError> {
         // Taken out for the time of the write: a call that is dropped in the middle of one leaves no

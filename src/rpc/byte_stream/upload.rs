@@ -40,6 +40,14 @@ impl Upload {
         }
     }
 
+    /// Begins a large blob in the store, which refuses one that it can never hold.
+    pub(super) async fn open(&mut self) -> Result<(), CasError> {
+        if matches!(self.state, State::Empty) && self.digest.size() > COLLECTED {
+            self.state = State::Stream(self.cas.writer(&self.digest).await?);
+        }
+        Ok(())
+    }
+
     /// Takes the next bytes. `is_last` promises that no more come: a blob that arrives in one message
     /// is then stored without another copy.
     pub(super) async fn write(&mut self, data: Bytes, is_last: bool) -> Result<(), CasError> {
@@ -49,17 +57,16 @@ impl Upload {
         if self.written() + data.len() as u64 > self.digest.size() {
             return Err(CasError::TooLong(self.digest));
         }
+        if matches!(self.state, State::Empty) && is_last && data.len() as u64 == self.digest.size() {
+            self.state = State::Whole(data);
+            return Ok(());
+        }
+        self.open().await?;
         if let State::Empty = self.state {
-            self.state = if is_last && data.len() as u64 == self.digest.size() {
-                State::Whole(data.clone())
-            } else if self.digest.size() <= COLLECTED {
-                State::Collected(BytesMut::with_capacity(self.digest.size() as usize))
-            } else {
-                State::Stream(self.cas.writer(&self.digest).await?)
-            };
+            self.state = State::Collected(BytesMut::with_capacity(self.digest.size() as usize));
         }
         match &mut self.state {
-            State::Empty | State::Whole(_) => Ok(()),
+            State::Empty | State::Whole(_) => Err(CasError::TooLong(self.digest)),
             State::Collected(all) => {
                 all.extend_from_slice(&data);
                 Ok(())

@@ -124,6 +124,9 @@ impl Shared {
             return Ok(early);
         }
         let mut receiver = Receiver::new(self, name, &first)?;
+        if !first.finish_write || receiver.decoder.is_some() {
+            receiver.session.open().await?;
+        }
         receiver.accept(first).await?;
         while !receiver.sequence.finished {
             if receiver.is_done_elsewhere().await? {

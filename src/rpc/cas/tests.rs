@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 use super::*;
 use crate::rpc::compression::{compress, decompress};
 use crate::rpc::testing::{TestServer, blob};
-use crate::rpc::{InstancesConfig, MAX_BATCH, MAX_SENT_MESSAGE};
+use crate::rpc::{InstanceSettings, MAX_BATCH, MAX_SENT_MESSAGE};
 
 const SHA256: DigestFunction = DigestFunction::Sha256;
 const ZSTD: i32 = 1;
@@ -109,8 +109,7 @@ async fn functions_are_apart_and_only_those_advertised() {
 
 #[tokio::test]
 async fn an_unknown_instance_is_not_found() {
-    let config = InstancesConfig { restricted: true, ..Default::default() };
-    let server = TestServer::with_instances(config).await;
+    let server = TestServer::with_instance("a", InstanceSettings::default()).await;
     let status = find_missing(&server, vec![], 0).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
 }
