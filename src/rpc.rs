@@ -1,1 +1,3 @@
-//! To be written.
+//! The RPC edge.
+
+pub mod control;
