@@ -504,7 +504,8 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file_and_the_file_over_the_defaults() {
-        let flags = RawConfig { slots: Some(3), lease: Some(Span(Duration::from_secs(9))), ..Default::default() };
+        let flags =
+            RawConfig { slots: Some(3), lease: Some(Span(Duration::from_secs(9))), ..Default::default() };
         let file = file("slots = 5\nmax-blob-size = \"2MiB\"\nname = \"cellar\"");
         let config = Config::resolve(flags, file, &host()).unwrap();
         assert_eq!(config.slots, 3);
@@ -522,7 +523,10 @@ mod tests {
                 "f.toml:2: disk-budget: \"20XB\" is not a disk budget; write a size (50GiB), a share (10%), or auto",
             ),
             ("slotz = 1", "f.toml:1: slotz: unknown field `slotz`"),
-            ("\n\nlease = true", "f.toml:3: lease: invalid type: boolean `true`, expected a text or a whole number"),
+            (
+                "\n\nlease = true",
+                "f.toml:3: lease: invalid type: boolean `true`, expected a text or a whole number",
+            ),
             ("[instances.a]\nexecutes = 1", "f.toml:2: executes: unknown field `executes`"),
             ("slots = \"many\"", "f.toml:1: slots: invalid type: string \"many\", expected usize"),
             ("sandbox = \"on\"", "f.toml:1: sandbox: unknown variant `on`"),
@@ -544,7 +548,10 @@ mod tests {
         ] {
             assert!(error_of(text).starts_with(start), "{}", error_of(text));
         }
-        let long = RawConfig { runtime_dir: Some(PathBuf::from(format!("/{}", "x".repeat(100)))), ..Default::default() };
+        let long = RawConfig {
+            runtime_dir: Some(PathBuf::from(format!("/{}", "x".repeat(100)))),
+            ..Default::default()
+        };
         let error = Config::resolve(long, RawConfig::default(), &host()).unwrap_err();
         assert!(error.to_string().starts_with("runtime-dir: "), "{error}");
     }

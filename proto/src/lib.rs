@@ -8,6 +8,7 @@
 
 pub mod any;
 pub mod raw;
+pub mod time;
 
 /// The control API, `farmhand.v1`: see `farmhand/v1/control.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]

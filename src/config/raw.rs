@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::values::{ByteSize, DiskBudget, Listen, Span};
-use super::{
-    CommittedSize, ConfigError, InputRootMode, LogFormat, SandboxMode, SyncMode, UnknownProperties,
-};
+use super::{CommittedSize, ConfigError, InputRootMode, LogFormat, SandboxMode, SyncMode, UnknownProperties};
 use crate::digest::DigestFunction;
 
 /// The defaults, as the commented file people read.

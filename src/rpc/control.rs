@@ -74,7 +74,9 @@ impl Query {
     /// Reads `hash/size`, `blake3/hash/size` (`sha256/…` too), or a bare hash.
     fn parse(text: &str) -> Result<Self, Status> {
         let bad = || {
-            Status::invalid_argument(format!("{text:?} is no digest: use HASH/SIZE, blake3/HASH/SIZE or HASH"))
+            Status::invalid_argument(format!(
+                "{text:?} is no digest: use HASH/SIZE, blake3/HASH/SIZE or HASH"
+            ))
         };
         let (function, rest) = match text.split_once('/') {
             Some((first, rest)) => match DigestFunction::from_segment(first) {
@@ -172,8 +174,10 @@ impl ControlService {
         if bytes.is_empty() {
             return Ok((bytes, Vec::new()));
         }
-        let not_an_action = |reason: String| Status::invalid_argument(format!("{digest} is no Action: {reason}"));
-        let action = reapi::Action::decode(bytes.as_slice()).map_err(|error| not_an_action(error.to_string()))?;
+        let not_an_action =
+            |reason: String| Status::invalid_argument(format!("{digest} is no Action: {reason}"));
+        let action =
+            reapi::Action::decode(bytes.as_slice()).map_err(|error| not_an_action(error.to_string()))?;
         let command = Digest::from_field(digest.function(), action.command_digest.as_ref())
             .map_err(|error| not_an_action(format!("command_digest: {error}")))?;
         let command = self.load(&command).await?;
@@ -189,10 +193,7 @@ impl ControlService {
 
 #[async_trait]
 impl Control for ControlService {
-    async fn get_status(
-        &self,
-        _: Request<GetStatusRequest>,
-    ) -> Result<Response<GetStatusResponse>, Status> {
+    async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
         Ok(Response::new(self.source.status().await))
     }
 
@@ -320,16 +321,9 @@ mod tests {
             Self { cas, results: Arc::default(), action }
         }
 
-        async fn get(
-            &self,
-            digest: &str,
-            operations: Vec<Operation>,
-        ) -> Result<GetActionResponse, Status> {
-            let service = ControlService::new(
-                Arc::new(FakeSource(operations)),
-                self.cas.clone(),
-                self.results.clone(),
-            );
+        async fn get(&self, digest: &str, operations: Vec<Operation>) -> Result<GetActionResponse, Status> {
+            let service =
+                ControlService::new(Arc::new(FakeSource(operations)), self.cas.clone(), self.results.clone());
             let request = GetActionRequest { digest: digest.into(), instance_name: String::new() };
             service.get_action(Request::new(request)).await.map(Response::into_inner)
         }
@@ -356,7 +350,9 @@ mod tests {
         let blake3 = digest(DigestFunction::Blake3);
         assert_eq!(Query::parse(&blake3.to_string()).unwrap(), Query::Digest(blake3));
         assert_eq!(Query::parse(&hash.to_uppercase()).unwrap(), Query::Hash(hash.clone()));
-        for text in ["", "abc", &format!("{hash}/x"), &format!("{hash}/-1"), &format!("md5/{hash}/1"), "a/b/c"] {
+        for text in
+            ["", "abc", &format!("{hash}/x"), &format!("{hash}/-1"), &format!("md5/{hash}/1"), "a/b/c"]
+        {
             assert_eq!(Query::parse(text).unwrap_err().code(), tonic::Code::InvalidArgument, "{text}");
         }
     }
@@ -410,7 +406,8 @@ mod tests {
     #[tokio::test]
     async fn the_list_is_bounded_and_light() {
         let fixture = Fixture::new().await;
-        let many = (0..300).map(|i| Operation { result: Some(vec![1]), ..operation(fixture.action, &i.to_string()) });
+        let many = (0..300)
+            .map(|i| Operation { result: Some(vec![1]), ..operation(fixture.action, &i.to_string()) });
         let service = ControlService::new(
             Arc::new(FakeSource(many.collect())),
             fixture.cas.clone(),
