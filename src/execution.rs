@@ -22,6 +22,7 @@ use farmhand_proto::reapi;
 
 use crate::cas::CasError;
 use crate::digest::DigestFunction;
+use crate::instance::InstanceName;
 
 pub mod action;
 pub mod inline;
@@ -59,8 +60,6 @@ pub struct Settings {
     pub absent_worker_wait: Duration,
     /// How often an unchanged state is repeated to a waiting client.
     pub update_interval: Duration,
-    /// When a client that met a full queue should try again.
-    pub retry_after: Duration,
     /// How long finished operations are remembered.
     pub retention: Retention,
 }
@@ -107,6 +106,9 @@ pub enum ExecuteError {
     /// The blobs of the action could not be read.
     #[error("cannot read the action: {0}")]
     Cas(#[from] CasError),
+    /// The instance is a cache only.
+    #[error("execution is switched off for instance {0:?}")]
+    SwitchedOff(InstanceName),
     /// The node is ending.
     #[error("this machine is shutting down")]
     ShuttingDown,
@@ -123,7 +125,6 @@ impl Default for Settings {
             grace: Duration::from_secs(300),
             absent_worker_wait: Duration::from_secs(60),
             update_interval: Duration::from_secs(30),
-            retry_after: Duration::from_secs(5),
             retention: Retention {
                 age: Duration::from_secs(15 * 60),
                 count: 50_000,
@@ -136,20 +137,6 @@ impl Default for Settings {
 // === impl Invocation ===
 
 impl Invocation {
-    /// Reads the message of the header.
-    pub fn from_wire(metadata: reapi::RequestMetadata) -> Self {
-        let tool = metadata.tool_details.unwrap_or_default();
-        Self {
-            tool: tool.tool_name,
-            tool_version: tool.tool_version,
-            tool_invocation_id: metadata.tool_invocation_id,
-            correlated_invocations_id: metadata.correlated_invocations_id,
-            action_id: metadata.action_id,
-            action_mnemonic: metadata.action_mnemonic,
-            target_id: metadata.target_id,
-        }
-    }
-
     /// What slots are shared out by: one build, or whatever names the caller best.
     pub fn share(&self) -> Arc<str> {
         [&self.tool_invocation_id, &self.correlated_invocations_id, &self.tool]

@@ -14,6 +14,7 @@ pub mod capabilities;
 pub mod cas;
 mod codec;
 pub mod compression;
+pub mod control;
 pub mod errors;
 pub mod execution;
 mod instances;

@@ -18,7 +18,7 @@ use crate::cas::{CasError, ContentAddressableStorage};
 use crate::digest::{Digest, DigestError};
 use crate::instance::InstanceName;
 use crate::path::PathError;
-use crate::platform::Requirements;
+use crate::platform::{InputRootPlace, PlatformError, Requirements, UnknownProperties};
 
 mod command;
 
@@ -28,9 +28,6 @@ const ACTION_LIMIT: u64 = 4 * 1024 * 1024;
 /// Bytes a Command message may have: long argument lists are normal.
 const COMMAND_LIMIT: u64 = 64 * 1024 * 1024;
 
-/// Property that says where the input root is mounted.
-const INPUT_ROOT: &str = "input-root";
-
 /// An Action message, read and checked; its Command is not looked at yet.
 #[derive(Clone, Debug)]
 pub struct Action {
@@ -39,6 +36,15 @@ pub struct Action {
     input_root: Digest,
     timeout: Duration,
     wire: reapi::Action,
+}
+
+/// How platform properties are read, for one request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PlatformRules {
+    /// Whether the input root is the root of the file system, even if no property says so.
+    pub root_as_slash: bool,
+    /// What becomes of properties that mean nothing here.
+    pub unknown: UnknownProperties,
 }
 
 /// An action ready to be queued.
@@ -79,6 +85,9 @@ pub enum ActionError {
         /// What is wrong with it.
         source: DigestError,
     },
+    /// A platform property that makes no sense.
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
     /// A blob that is not the message it should be.
     #[error("{role} {digest} does not decode: {reason}")]
     Decode {
@@ -177,15 +186,14 @@ impl Action {
 
     /// Reads and checks its Command. One query tells whether Command and root Directory are there,
     /// and extends their life; only if one is absent is the whole tree walked, to name
-    /// everything a client has to upload. `root_as_slash` makes the input root the root of the file
-    /// system, even if no property says so.
+    /// everything a client has to upload.
     ///
     /// # Errors
     /// As [`Action::load`].
     pub async fn prepare(
         self,
         cas: &dyn ContentAddressableStorage,
-        root_as_slash: bool,
+        rules: PlatformRules,
     ) -> Result<Result<Loaded<PreparedAction>, ActionError>, CasError> {
         let absent = cas.find_missing(&[self.command, self.input_root]).await?;
         if !absent.is_empty() {
@@ -198,7 +206,7 @@ impl Action {
         let digest = self.command;
         Ok(data
             .and_then(|data| decode("Command", digest, &data))
-            .and_then(|command| self.check(command, root_as_slash))
+            .and_then(|command| self.check(command, rules))
             .map(Loaded::Ready))
     }
 
@@ -216,10 +224,10 @@ impl Action {
         }))
     }
 
-    fn check(self, mut command: reapi::Command, root_as_slash: bool) -> Result<PreparedAction, ActionError> {
+    fn check(self, mut command: reapi::Command, rules: PlatformRules) -> Result<PreparedAction, ActionError> {
         command.working_directory = command::check(&command)?.to_string();
         Ok(PreparedAction {
-            requirements: Arc::new(requirements(&self.wire, &command, root_as_slash)),
+            requirements: Arc::new(requirements(&self.wire, &command, rules)?),
             do_not_cache: self.wire.do_not_cache,
             key: self.key,
             command: Arc::new(command),
@@ -244,21 +252,20 @@ fn timeout(wire: Option<&protobuf::Duration>, settings: &Settings) -> Result<Dur
     Ok(Duration::new(seconds, nanos))
 }
 
-/// The platform in force: the Action's, or the Command's for clients older than API version 2.2.
-fn requirements(action: &reapi::Action, command: &reapi::Command, root_as_slash: bool) -> Requirements {
-    #[expect(deprecated, reason = "older clients fill only the field of the Command")]
-    let platform = match &action.platform {
-        Some(platform) if !platform.properties.is_empty() => Some(platform),
-        _ => command.platform.as_ref(),
-    };
-    let mut requirements = Requirements::default();
-    for property in platform.map(|platform| platform.properties.as_slice()).unwrap_or_default() {
-        requirements.properties.entry(property.name.clone()).or_default().push(property.value.clone());
+/// What the platform properties ask for.
+fn requirements(
+    action: &reapi::Action,
+    command: &reapi::Command,
+    rules: PlatformRules,
+) -> Result<Requirements, PlatformError> {
+    #[expect(deprecated, reason = "clients older than API version 2.2 fill only the field of the Command")]
+    let of_command = command.platform.as_ref();
+    let mut requirements = Requirements::parse(action.platform.as_ref(), of_command)?;
+    requirements.unknown_policy = rules.unknown;
+    if rules.root_as_slash {
+        requirements.input_root = InputRootPlace::Filesystem;
     }
-    if root_as_slash {
-        requirements.properties.insert(INPUT_ROOT.into(), vec!["/".into()]);
-    }
-    requirements
+    Ok(requirements)
 }
 
 /// The bytes of a message that should be small; `None` if it is absent.

@@ -52,15 +52,6 @@ pub fn cached(result: reapi::ActionResult) -> reapi::ExecuteResponse {
     }
 }
 
-/// The detail that tells a client when to try again.
-pub fn retry_info(delay: Duration) -> protobuf::Any {
-    let delay = protobuf::Duration {
-        seconds: i64::try_from(delay.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(delay.subsec_nanos()).unwrap_or(0),
-    };
-    any::pack(&raw::RetryInfo { retry_delay: Some(delay) })
-}
-
 /// Whether `response` may be stored in the action cache: it ran, and it succeeded.
 pub fn is_success(response: &reapi::ExecuteResponse) -> bool {
     let is_ok = response.status.as_ref().is_none_or(|status| status.code == 0);

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::action::{Action, Loaded, PreparedAction};
+use super::action::{Action, Loaded, PlatformRules, PreparedAction};
 use super::inline::InlineHints;
 use super::operations::{Counters, Operation, OperationId, OperationState, Operations, Record, Stage};
 use super::queue::{Event, Now, Queue, Refusal, Submission};
@@ -48,8 +48,8 @@ pub struct Request {
     pub hints: InlineHints,
     /// Who asks.
     pub invocation: Arc<Invocation>,
-    /// Whether the instance takes every input root for the root of the file system.
-    pub root_as_slash: bool,
+    /// How its platform properties are read.
+    pub platform: PlatformRules,
 }
 
 /// Starts, follows and cancels executions. Clones are the same scheduler.
@@ -163,8 +163,9 @@ impl Scheduler {
                 return Ok(self.finished(request, response::cached(result)));
             }
         }
-        let root_as_slash = request.root_as_slash || request.invocation.expects_root_as_slash();
-        match action.prepare(&**cas, root_as_slash).await?? {
+        let mut rules = request.platform;
+        rules.root_as_slash |= request.invocation.expects_root_as_slash();
+        match action.prepare(&**cas, rules).await?? {
             Loaded::Ready(action) => self.submit(request, action, looked_up_at).await,
             Loaded::Missing(digests) => Ok(self.finished(request, response::missing(&digests))),
         }

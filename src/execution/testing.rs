@@ -18,6 +18,7 @@ use super::{Request, Scheduler, Settings};
 use crate::action_cache::memory::MemoryActionCache;
 use crate::cas::memory::MemoryCas;
 use crate::digest::{Digest, DigestFunction};
+use crate::execution::action::PlatformRules;
 use crate::instance::InstanceName;
 use crate::platform::Requirements;
 use crate::tasks::Tasks;
@@ -197,7 +198,7 @@ pub(crate) fn request(action: Digest) -> Request {
         priority: 0,
         hints: InlineHints::default(),
         invocation: Arc::default(),
-        root_as_slash: false,
+        platform: PlatformRules::default(),
     }
 }
 

@@ -7,7 +7,7 @@ use super::{InputRootPlace, NetworkAccess, Requirements};
 /// The pool every machine is in.
 const DEFAULT_POOL: &str = "default";
 
-/// What a machine does with property names that mean nothing to it.
+/// What becomes of an action with a property name that means nothing here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UnknownProperties {
@@ -37,12 +37,10 @@ pub struct MachineFacts {
     pub labels: BTreeMap<String, BTreeSet<String>>,
     /// Whether actions get namespaces of their own.
     pub sandboxed: bool,
-    /// What to do with property names that are not known.
-    pub unknown: UnknownProperties,
 }
 
 impl MachineFacts {
-    /// The facts of this machine; pools, labels and the policy are those of an unconfigured one.
+    /// The facts of this machine; pools and labels are those of an unconfigured one.
     pub fn detect(sandboxed: bool) -> Self {
         let system = rustix::system::sysinfo();
         Self {
@@ -53,12 +51,11 @@ impl MachineFacts {
             pools: BTreeSet::from([DEFAULT_POOL.to_owned()]),
             labels: BTreeMap::new(),
             sandboxed,
-            unknown: UnknownProperties::default(),
         }
     }
 
-    fn unknown_mismatch(&self, name: &str, values: &[String]) -> Option<String> {
-        match self.unknown {
+    fn unknown_mismatch(&self, policy: UnknownProperties, name: &str, values: &[String]) -> Option<String> {
+        match policy {
             UnknownProperties::Ignore => None,
             UnknownProperties::Reject => Some(format!(
                 "{name}={}: no such platform property is known here; set the policy for unknown properties \
@@ -116,7 +113,7 @@ impl Requirements {
         }
         let unknown = self.unknown.iter().filter_map(|name| {
             let values = self.properties.get(name).map_or(&[][..], Vec::as_slice);
-            facts.unknown_mismatch(name, values)
+            facts.unknown_mismatch(self.unknown_policy, name, values)
         });
         reasons.extend(unknown);
         reasons
@@ -204,7 +201,6 @@ mod tests {
             pools: ["default", "big"].map(String::from).into(),
             labels: [("gpu".to_owned(), BTreeSet::from(["none".to_owned()]))].into(),
             sandboxed: true,
-            unknown: UnknownProperties::Reject,
         }
     }
 
@@ -253,13 +249,15 @@ mod tests {
 
     #[test]
     fn unknown_properties_follow_the_policy() {
-        let policy = |unknown| MachineFacts { unknown, ..facts() };
-        assert_eq!(mismatches(&[("gpu", "none")], &policy(UnknownProperties::Reject)).len(), 1);
-        assert!(mismatches(&[("gpu", "a100")], &policy(UnknownProperties::Ignore)).is_empty());
-        assert!(mismatches(&[("gpu", "none")], &policy(UnknownProperties::Match)).is_empty());
-        for other in [("gpu", "a100"), ("tpu", "none")] {
-            assert_eq!(mismatches(&[other], &policy(UnknownProperties::Match)).len(), 1);
-        }
+        let mismatches = |name: &str, value: &str, unknown_policy| {
+            let requirements = Requirements { unknown_policy, ..parse(&[(name, value)]).unwrap() };
+            requirements.mismatches(&facts()).len()
+        };
+        assert_eq!(mismatches("gpu", "none", UnknownProperties::Reject), 1);
+        assert_eq!(mismatches("gpu", "a100", UnknownProperties::Ignore), 0);
+        assert_eq!(mismatches("gpu", "none", UnknownProperties::Match), 0);
+        assert_eq!(mismatches("gpu", "a100", UnknownProperties::Match), 1);
+        assert_eq!(mismatches("tpu", "none", UnknownProperties::Match), 1);
     }
 
     #[test]

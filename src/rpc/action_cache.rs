@@ -17,10 +17,8 @@ use super::{Instances, MAX_RECEIVED_MESSAGE, MAX_SENT_MESSAGE};
 use crate::action_cache::{ActionCache, ActionKey};
 use crate::cas::ContentAddressableStorage;
 use crate::digest::{Digest, DigestFunction};
+use crate::execution::inline::{InlineHints, inline};
 use crate::instance::InstanceName;
-
-/// Bytes put into one result on request, in sum.
-const INLINE: u64 = 1024 * 1024;
 
 /// The service. Clones share their caches.
 #[derive(Clone)]
@@ -48,17 +46,6 @@ pub enum UpdateError {
     /// Could never be sent to a client.
     #[error("the result has {0} bytes; more than {MAX_SENT_MESSAGE} cannot be served")]
     TooLarge(usize),
-}
-
-/// Which bytes a client wants inside the result.
-#[derive(Clone, Debug, Default)]
-pub struct InlineHints {
-    /// Fill `stdout_raw`.
-    pub stdout: bool,
-    /// Fill `stderr_raw`.
-    pub stderr: bool,
-    /// Fill the contents of the files with exactly these paths.
-    pub files: Vec<String>,
 }
 
 // === impl ActionCacheService ===
@@ -91,13 +78,13 @@ impl ActionCacheApi for ActionCacheService {
         let action = Digest::from_field(function, request.action_digest.as_ref())?;
         let key = ActionKey { instance: instance.name, action };
         let found = self.cache.get(&key).await?.filter(|result| result.exit_code == 0);
-        let mut result = found.ok_or(UpdateError::NotFound)?;
+        let result = found.ok_or(UpdateError::NotFound)?;
         let hints = InlineHints {
             stdout: request.inline_stdout,
             stderr: request.inline_stderr,
-            files: request.inline_output_files,
+            files: request.inline_output_files.into_iter().collect(),
         };
-        inline(&*self.cas, function, &mut result, &hints).await;
+        let result = inline(&*self.cas, function, &hints, result).await;
         if result.encoded_len() > MAX_SENT_MESSAGE {
             return Err(UpdateError::NotFound.into());
         }
@@ -167,48 +154,6 @@ impl ActionCacheService {
         self.cas.put(&actual, Bytes::from(data)).await?;
         *digest = Some(actual.to_wire());
         Ok(())
-    }
-}
-
-/// Puts the bytes that `hints` ask for into `result` while they are small, and takes out all others.
-/// Digests stay. What cannot be read stays out: these are hints.
-pub async fn inline(
-    cas: &dyn ContentAddressableStorage,
-    function: DigestFunction,
-    result: &mut reapi::ActionResult,
-    hints: &InlineHints,
-) {
-    let mut budget = INLINE;
-    let streams = [
-        (hints.stdout, &mut result.stdout_raw, &result.stdout_digest),
-        (hints.stderr, &mut result.stderr_raw, &result.stderr_digest),
-    ];
-    for (wanted, data, digest) in streams {
-        inline_one(cas, function, wanted, data, digest.as_ref(), &mut budget).await;
-    }
-    for file in &mut result.output_files {
-        let wanted = hints.files.contains(&file.path);
-        inline_one(cas, function, wanted, &mut file.contents, file.digest.as_ref(), &mut budget).await;
-    }
-}
-
-async fn inline_one(
-    cas: &dyn ContentAddressableStorage,
-    function: DigestFunction,
-    wanted: bool,
-    data: &mut Vec<u8>,
-    digest: Option<&reapi::Digest>,
-    budget: &mut u64,
-) {
-    // Without a digest, the bytes are nowhere else.
-    let Ok(digest) = Digest::from_field(function, digest) else { return };
-    data.clear();
-    if !wanted || digest.size() > *budget {
-        return;
-    }
-    if let Ok(bytes) = cas.get(&digest).await {
-        *budget -= digest.size();
-        *data = bytes.into();
     }
 }
 

@@ -140,8 +140,11 @@ mod tests {
 
     #[tokio::test]
     async fn settings_of_an_instance_show() {
-        let settings =
-            InstanceSettings { digest_function: DigestFunction::Blake3, action_cache_updates: false };
+        let settings = InstanceSettings {
+            digest_function: DigestFunction::Blake3,
+            action_cache_updates: false,
+            ..Default::default()
+        };
         let server = TestServer::with_instance("b3", settings).await;
         let cache = capabilities(&server, "b3").await.unwrap().cache_capabilities.unwrap();
         assert_eq!(cache.digest_functions, [9, 1]);

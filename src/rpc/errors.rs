@@ -19,6 +19,7 @@ use super::resource_name::ResourceNameError;
 use crate::action_cache::ActionCacheError;
 use crate::cas::CasError;
 use crate::digest::DigestError;
+use crate::execution::{ExecuteError, Refusal};
 use crate::instance::InstanceNameError;
 
 /// Seconds a client should wait before it tries again.
@@ -162,6 +163,19 @@ impl StatusOf for UpdateError {
     }
 }
 
+impl StatusOf for ExecuteError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Invalid(_) => Code::InvalidArgument,
+            Self::Refused(Refusal::Full(_)) => Code::ResourceExhausted,
+            Self::Refused(Refusal::NoWorker(_)) => Code::FailedPrecondition,
+            Self::SwitchedOff(_) => Code::Unimplemented,
+            Self::Cas(error) => error.code(),
+            Self::ShuttingDown => Code::Unavailable,
+        }
+    }
+}
+
 /// Lets handlers use `?` on these.
 macro_rules! into_status {
     ($($error:ty),+ $(,)?) => {$(
@@ -178,6 +192,7 @@ into_status!(
     BatchError,
     CasError,
     CompressionError,
+    ExecuteError,
     DigestError,
     InstanceError,
     InstanceNameError,

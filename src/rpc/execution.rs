@@ -13,31 +13,31 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use farmhand_proto::reapi::execution_server::{Execution, ExecutionServer};
 use farmhand_proto::reapi::execution_stage;
-use farmhand_proto::{any, longrunning, protobuf, reapi, rpc};
+use farmhand_proto::{any, longrunning, protobuf, reapi};
 use futures_util::{Stream, stream};
-use prost::Message;
-use tonic::metadata::MetadataMap;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
+use super::capabilities::digest_functions;
+use super::metadata::RequestMetadata;
+use super::{CapabilitiesProvider, Instance, Instances};
 use crate::cas::ContentAddressableStorage;
-use crate::digest::{Digest, DigestFunction};
+use crate::digest::Digest;
 use crate::execution::inline::{InlineHints, inline};
 use crate::execution::operations::Timeline;
 use crate::execution::{
-    self, ExecuteError, Invocation, Operation, OperationState, OperationWatch, Refusal, Scheduler, Stage,
-    response,
+    self, ExecuteError, Invocation, Operation, OperationState, OperationWatch, Scheduler, Stage, response,
 };
-use crate::instance::InstanceName;
-
-/// Header with the `RequestMetadata` of a call.
-const METADATA: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
 
 /// The service. Clones share their scheduler.
 #[derive(Clone)]
 pub struct ExecutionService {
-    scheduler: Option<Scheduler>,
-    digest_function: DigestFunction,
+    scheduler: Scheduler,
+    instances: Instances,
 }
+
+/// What execution contributes to the capabilities: nothing where an instance is a cache only.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ExecutionCapabilitiesProvider;
 
 /// States of one operation, the completed one last.
 pub type OperationStream = Pin<Box<dyn Stream<Item = Result<longrunning::Operation, Status>> + Send>>;
@@ -62,10 +62,9 @@ enum Next {
 // === impl ExecutionService ===
 
 impl ExecutionService {
-    /// Serves `scheduler`; `None` where execution is switched off. `digest_function` is what an
-    /// unset one means.
-    pub fn new(scheduler: Option<Scheduler>, digest_function: DigestFunction) -> Self {
-        Self { scheduler, digest_function }
+    /// Serves `scheduler` to the instances that execute.
+    pub fn new(scheduler: Scheduler, instances: Instances) -> Self {
+        Self { scheduler, instances }
     }
 
     /// The service for [`Routes`](tonic::service::Routes).
@@ -73,22 +72,17 @@ impl ExecutionService {
         ExecutionServer::new(self)
     }
 
-    /// This service's part of the capabilities; `None` where execution is switched off.
-    pub fn execution_capabilities(&self) -> Option<reapi::ExecutionCapabilities> {
-        self.scheduler.is_some().then(|| execution::capabilities(self.digest_function))
-    }
-
     fn parse(&self, request: Request<reapi::ExecuteRequest>) -> Result<execution::Request, Status> {
-        let invocation = Arc::new(invocation(request.metadata()));
+        let invocation = Arc::new(Invocation::from(RequestMetadata::of(request.metadata())));
         let request = request.into_inner();
-        let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
-        let instance = InstanceName::parse(&request.instance_name).map_err(|error| invalid(&error))?;
-        let function = DigestFunction::from_wire(request.digest_function, self.digest_function)
-            .map_err(|error| invalid(&error))?;
-        let action = Digest::from_field(function, request.action_digest.as_ref())
-            .map_err(|error| invalid(&format_args!("action_digest: {error}")))?;
+        let instance = self.instances.find(&request.instance_name)?;
+        if !instance.settings.execution {
+            return Err(ExecuteError::SwitchedOff(instance.name).into());
+        }
+        let function = instance.function(request.digest_function)?;
+        let action = Digest::from_field(function, request.action_digest.as_ref())?;
         Ok(execution::Request {
-            instance,
+            instance: instance.name,
             action,
             skip_cache_lookup: request.skip_cache_lookup,
             priority: request.execution_policy.unwrap_or_default().priority,
@@ -98,7 +92,7 @@ impl ExecutionService {
                 files: HashSet::from_iter(request.inline_output_files),
             },
             invocation,
-            root_as_slash: false,
+            platform: instance.settings.platform,
         })
     }
 }
@@ -112,28 +106,29 @@ impl Execution for ExecutionService {
         &self,
         request: Request<reapi::ExecuteRequest>,
     ) -> Result<Response<OperationStream>, Status> {
-        let scheduler = required(self.scheduler.as_ref())?;
-        let watch = scheduler.execute(self.parse(request)?).await.map_err(|error| {
-            let status = execute_status(&error, scheduler);
-            Status::with_details(error_code(&error), status.message.clone(), status.encode_to_vec().into())
-        })?;
-        Ok(Response::new(follow(scheduler.clone(), watch)))
+        let watch = self.scheduler.execute(self.parse(request)?).await?;
+        Ok(Response::new(follow(self.scheduler.clone(), watch)))
     }
 
     async fn wait_execution(
         &self,
         request: Request<reapi::WaitExecutionRequest>,
     ) -> Result<Response<OperationStream>, Status> {
-        let scheduler = required(self.scheduler.as_ref())?;
         let name = request.into_inner().name;
-        let watch = scheduler.attach(&name).ok_or_else(|| unknown_operation(&name))?;
-        Ok(Response::new(follow(scheduler.clone(), watch)))
+        let watch = self.scheduler.attach(&name).ok_or_else(|| unknown_operation(&name))?;
+        Ok(Response::new(follow(self.scheduler.clone(), watch)))
     }
 }
 
-/// The scheduler, where execution is switched on.
-pub(super) fn required(scheduler: Option<&Scheduler>) -> Result<&Scheduler, Status> {
-    scheduler.ok_or_else(|| Status::unimplemented("execution is switched off on this machine"))
+impl CapabilitiesProvider for ExecutionCapabilitiesProvider {
+    fn contribute(&self, instance: &Instance, capabilities: &mut reapi::ServerCapabilities) {
+        if instance.settings.execution {
+            let own = execution::capabilities(instance.settings.digest_function);
+            let digest_functions = digest_functions(instance);
+            capabilities.execution_capabilities =
+                Some(reapi::ExecutionCapabilities { digest_functions, ..own });
+        }
+    }
 }
 
 /// No operation has this name, or it was forgotten.
@@ -142,30 +137,17 @@ pub(super) fn unknown_operation(name: &str) -> Status {
     Status::not_found(format!("there is no operation {name:?} (any more)"))
 }
 
-/// Who calls. Rubbish in the header is like no header.
-fn invocation(metadata: &MetadataMap) -> Invocation {
-    let bytes = metadata.get_bin(METADATA).and_then(|value| value.to_bytes().ok());
-    let message = bytes.and_then(|bytes| reapi::RequestMetadata::decode(bytes).ok());
-    message.map(Invocation::from_wire).unwrap_or_default()
-}
-
-// === Errors ===
-
-/// How a call that got no operation ends.
-pub fn execute_status(error: &ExecuteError, scheduler: &Scheduler) -> rpc::Status {
-    let code = error_code(error);
-    let is_passing = matches!(code, Code::ResourceExhausted | Code::Unavailable | Code::Internal);
-    let details = is_passing.then(|| response::retry_info(scheduler.settings().retry_after));
-    rpc::Status { code: code as i32, message: error.to_string(), details: details.into_iter().collect() }
-}
-
-fn error_code(error: &ExecuteError) -> Code {
-    match error {
-        ExecuteError::Invalid(_) => Code::InvalidArgument,
-        ExecuteError::Refused(Refusal::Full(_)) => Code::ResourceExhausted,
-        ExecuteError::Refused(Refusal::NoWorker(_)) => Code::FailedPrecondition,
-        ExecuteError::Cas(_) => Code::Internal,
-        ExecuteError::ShuttingDown => Code::Unavailable,
+impl From<RequestMetadata> for Invocation {
+    fn from(metadata: RequestMetadata) -> Self {
+        Self {
+            tool: metadata.tool_name,
+            tool_version: metadata.tool_version,
+            tool_invocation_id: metadata.tool_invocation_id,
+            correlated_invocations_id: metadata.correlated_invocations_id,
+            action_id: metadata.action_id,
+            action_mnemonic: metadata.action_mnemonic,
+            target_id: metadata.target_id,
+        }
     }
 }
 

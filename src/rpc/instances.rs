@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::digest::{DigestError, DigestFunction};
+use crate::execution::action::PlatformRules;
 use crate::instance::{InstanceName, InstanceNameError};
 
 /// Settings of one instance.
@@ -13,6 +14,10 @@ pub struct InstanceSettings {
     pub digest_function: DigestFunction,
     /// Whether clients may write to the action cache.
     pub action_cache_updates: bool,
+    /// Whether actions are executed.
+    pub execution: bool,
+    /// How platform properties of actions are read.
+    pub platform: PlatformRules,
 }
 
 /// What [`Instances`] is made of.
@@ -56,7 +61,12 @@ pub enum InstanceError {
 
 impl Default for InstanceSettings {
     fn default() -> Self {
-        Self { digest_function: DigestFunction::Sha256, action_cache_updates: true }
+        Self {
+            digest_function: DigestFunction::Sha256,
+            action_cache_updates: true,
+            execution: true,
+            platform: PlatformRules::default(),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use farmhand_proto::longrunning::operations_server::{Operations, OperationsServe
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::execution::{required, to_wire, unknown_operation};
+use super::execution::{to_wire, unknown_operation};
 use crate::execution::{Operation, OperationId, Scheduler};
 
 /// Operations in one page, unless the client wants fewer.
@@ -27,7 +27,7 @@ const STRIDE: usize = 256;
 /// The service. Clones share their scheduler.
 #[derive(Clone)]
 pub struct OperationsService {
-    scheduler: Option<Scheduler>,
+    scheduler: Scheduler,
 }
 
 /// Which operations a list has.
@@ -65,18 +65,14 @@ impl Filter {
 // === impl OperationsService ===
 
 impl OperationsService {
-    /// Serves the operations of `scheduler`; `None` where execution is switched off.
-    pub fn new(scheduler: Option<Scheduler>) -> Self {
+    /// Serves the operations of `scheduler`.
+    pub fn new(scheduler: Scheduler) -> Self {
         Self { scheduler }
     }
 
     /// The service for [`Routes`](tonic::service::Routes).
     pub fn into_server(self) -> OperationsServer<Self> {
         OperationsServer::new(self)
-    }
-
-    fn scheduler(&self) -> Result<&Scheduler, Status> {
-        required(self.scheduler.as_ref())
     }
 }
 
@@ -86,7 +82,7 @@ impl Operations for OperationsService {
         &self,
         request: Request<longrunning::ListOperationsRequest>,
     ) -> Result<Response<longrunning::ListOperationsResponse>, Status> {
-        let scheduler = self.scheduler()?;
+        let scheduler = &self.scheduler;
         let request = request.into_inner();
         let filter = Filter::parse(&request.name, &request.filter)?;
         let after = match request.page_token.as_str() {
@@ -108,7 +104,7 @@ impl Operations for OperationsService {
         &self,
         request: Request<longrunning::GetOperationRequest>,
     ) -> Result<Response<longrunning::Operation>, Status> {
-        let scheduler = self.scheduler()?;
+        let scheduler = &self.scheduler;
         let name = request.into_inner().name;
         let operation = scheduler.get(&name).ok_or_else(|| unknown_operation(&name))?;
         Ok(Response::new(to_wire(scheduler.cas(), &operation, &operation.state()).await))
@@ -118,7 +114,7 @@ impl Operations for OperationsService {
         &self,
         request: Request<longrunning::DeleteOperationRequest>,
     ) -> Result<Response<farmhand_proto::protobuf::Empty>, Status> {
-        let scheduler = self.scheduler()?;
+        let scheduler = &self.scheduler;
         let name = request.into_inner().name;
         let operation = scheduler.get(&name).ok_or_else(|| unknown_operation(&name))?;
         if !operation.is_done() {
@@ -132,7 +128,7 @@ impl Operations for OperationsService {
         &self,
         request: Request<longrunning::CancelOperationRequest>,
     ) -> Result<Response<farmhand_proto::protobuf::Empty>, Status> {
-        let scheduler = self.scheduler()?;
+        let scheduler = &self.scheduler;
         let name = request.into_inner().name;
         if !scheduler.cancel(&name) {
             return Err(unknown_operation(&name));
@@ -144,7 +140,7 @@ impl Operations for OperationsService {
         &self,
         request: Request<longrunning::WaitOperationRequest>,
     ) -> Result<Response<longrunning::Operation>, Status> {
-        let scheduler = self.scheduler()?;
+        let scheduler = &self.scheduler;
         let longrunning::WaitOperationRequest { name, timeout } = request.into_inner();
         let mut watch = scheduler.attach(&name).ok_or_else(|| unknown_operation(&name))?;
         let timeout = timeout.map_or(Duration::MAX, |timeout| {

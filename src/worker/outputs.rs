@@ -131,7 +131,8 @@ pub fn collect(
 /// # Errors
 /// [`OutputError`].
 pub fn store_log(collection: &Collection, path: &std::path::Path) -> Result<Digest, OutputError> {
-    FileStore::new(Arc::clone(&collection.blobs), collection.function, collection.spool.clone()).keep_log(path)
+    FileStore::new(Arc::clone(&collection.blobs), collection.function, collection.spool.clone())
+        .keep_log(path)
 }
 
 // === impl OutputError ===
@@ -213,7 +214,8 @@ impl Collector<'_> {
         attributes: Attributes,
     ) -> Result<(), OutputError> {
         let Ok(target) = String::from_utf8(target) else {
-            let note = format!("output {:?} is a symlink whose target is not UTF-8; it was left out", path.asked);
+            let note =
+                format!("output {:?} is a symlink whose target is not UTF-8; it was left out", path.asked);
             self.done.notes.push(note);
             return Ok(());
         };

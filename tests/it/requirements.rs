@@ -262,7 +262,9 @@ fn every_row_is_covered() {
                 assert!(!tests.is_empty(), "{id} names no test");
                 tests.iter().for_each(|test| assert_exists(id, test));
             }
-            Coverage::Open(reason) => assert!(reason.len() > 20, "{id} is open without a real reason: {reason:?}"),
+            Coverage::Open(reason) => {
+                assert!(reason.len() > 20, "{id} is open without a real reason: {reason:?}")
+            }
         }
     }
     let missing: Vec<_> = wanted.difference(&seen).collect();

@@ -11,6 +11,7 @@ use crate::digest::DigestFunction::Sha256;
 use crate::execution::ActionError;
 use crate::execution::operations::Outcome;
 use crate::execution::testing::{Farm, NEEDS, platform, request};
+use crate::platform::InputRootPlace;
 
 fn status(state: &OperationState) -> rpc::Status {
     state.response.as_ref().unwrap().status.clone().unwrap_or_default()
@@ -251,7 +252,7 @@ async fn leases_carry_what_the_client_asked_for() {
     run(&farm, farm.action(&["true", "plain"])).await;
     let leases = worker.leases.lock().unwrap();
     assert_eq!((leases[0].timeout, &*leases[0].command.working_directory), (Duration::from_secs(7), "a/b"));
-    assert_eq!(leases[0].platform.properties["input-root"], ["/"]);
+    assert_eq!(leases[0].platform.input_root, InputRootPlace::Filesystem);
     assert_eq!(leases[1].timeout, Settings::default().default_timeout);
     assert!(leases[1].platform.properties.is_empty());
 }

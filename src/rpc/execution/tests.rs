@@ -3,18 +3,20 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use farmhand_proto::raw;
 use farmhand_proto::reapi::execution_client::ExecutionClient;
+use farmhand_proto::{raw, rpc};
+use prost::Message;
 use tokio::net::TcpListener;
-use tonic::Streaming;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic::{Code, Streaming};
 
 use super::*;
 use crate::digest::DigestFunction::Sha256;
 use crate::execution::Settings;
 use crate::execution::testing::{Farm, NEEDS, platform};
 use crate::rpc::operations::OperationsService;
+use crate::rpc::{InstanceSettings, InstancesConfig};
 
 /// A farm behind a socket.
 pub(in crate::rpc) struct Front {
@@ -27,7 +29,7 @@ pub(in crate::rpc) type Messages = Streaming<longrunning::Operation>;
 impl Front {
     pub(in crate::rpc) async fn new(settings: Settings) -> Self {
         let farm = Farm::new(settings);
-        let address = serve(&farm, Some(farm.scheduler.clone())).await;
+        let address = serve(&farm, Instances::default()).await;
         Self { farm, address }
     }
 
@@ -54,12 +56,12 @@ impl Front {
     }
 }
 
-async fn serve(farm: &Farm, scheduler: Option<Scheduler>) -> SocketAddr {
+async fn serve(farm: &Farm, instances: Instances) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = Server::builder()
-        .add_service(ExecutionService::new(scheduler.clone(), Sha256).into_server())
-        .add_service(OperationsService::new(scheduler).into_server());
+        .add_service(ExecutionService::new(farm.scheduler.clone(), instances).into_server())
+        .add_service(OperationsService::new(farm.scheduler.clone()).into_server());
     let shutdown = farm.tasks.token().clone().cancelled_owned();
     farm.tasks.spawn("server", server.serve_with_incoming_shutdown(TcpIncoming::from(listener), shutdown));
     address
@@ -242,7 +244,7 @@ async fn who_asks_is_shown() {
     let good = tonic::metadata::BinaryMetadataValue::from_bytes(&message.encode_to_vec());
     for (value, target) in [(good, "//a:b"), (rubbish, "")] {
         let mut request = Request::new(execute_request(front.farm.action(&["true", target])));
-        request.metadata_mut().insert_bin(METADATA, value);
+        request.metadata_mut().insert_bin("build.bazel.remote.execution.v2.requestmetadata-bin", value);
         let mut stream = front.client().await.execute(request).await.unwrap().into_inner();
         let name = stream.message().await.unwrap().unwrap().name;
         assert_eq!(front.farm.scheduler.get(&name).unwrap().invocation.target_id, target);
@@ -252,11 +254,15 @@ async fn who_asks_is_shown() {
 #[tokio::test]
 async fn switched_off_means_unimplemented() {
     let farm = Farm::new(Settings::default());
-    let address = serve(&farm, None).await;
+    let default = InstanceSettings { execution: false, ..Default::default() };
+    let instances = Instances::new(InstancesConfig { default, ..Default::default() });
+    let mut capabilities = reapi::ServerCapabilities::default();
+    ExecutionCapabilitiesProvider.contribute(&instances.find("").unwrap(), &mut capabilities);
+    assert_eq!(capabilities.execution_capabilities, None);
+    let address = serve(&farm, instances).await;
     let mut client = ExecutionClient::connect(format!("http://{address}")).await.unwrap();
     let error = client.execute(execute_request(farm.action(&["true"]))).await.unwrap_err();
     assert_eq!(error.code(), Code::Unimplemented);
-    assert_eq!(ExecutionService::new(None, Sha256).execution_capabilities(), None);
 }
 
 #[tokio::test]

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::view::Attributes;
 use super::OutputError;
+use super::view::Attributes;
 use crate::cas::LocalBlobs;
 use crate::digest::{Digest, DigestFunction, Hasher};
 use crate::worker::scratch::chmod;

@@ -241,7 +241,9 @@ fn links_are_told_in_both_generations() {
     let fixture = Fixture::new();
     fixture.write("file", "x");
     fixture.mkdir("dir");
-    for (name, target) in [("to-file", "file"), ("to-dir", "./dir/"), ("dangling", "none"), ("abs", "/build/dir")] {
+    for (name, target) in
+        [("to-file", "file"), ("to-dir", "./dir/"), ("dangling", "none"), ("abs", "/build/dir")]
+    {
         fixture.link(name, target);
     }
     fixture.link("out", "/etc/passwd");
@@ -316,12 +318,22 @@ fn deletions_and_replaced_directories() {
         return;
     }
     fixture.write("in/keep", "");
-    rustix::fs::setxattr(fixture.upper("in/keep"), "user.overlay.whiteout", b"", rustix::fs::XattrFlags::empty())
-        .unwrap();
+    rustix::fs::setxattr(
+        fixture.upper("in/keep"),
+        "user.overlay.whiteout",
+        b"",
+        rustix::fs::XattrFlags::empty(),
+    )
+    .unwrap();
     fixture.write("in/empty", "");
     fixture.write("in/sub/fresh", "1");
-    rustix::fs::setxattr(fixture.upper("in/sub"), "user.overlay.opaque", b"y", rustix::fs::XattrFlags::empty())
-        .unwrap();
+    rustix::fs::setxattr(
+        fixture.upper("in/sub"),
+        "user.overlay.opaque",
+        b"y",
+        rustix::fs::XattrFlags::empty(),
+    )
+    .unwrap();
     let collected = fixture.collect(&paths(&["in", "in/gone", "in/keep", "in/sub/deep"])).unwrap();
     assert!(collected.result.output_files.is_empty(), "{:?}", collected.result.output_files);
     let tree = fixture.tree(&collected.result.output_directories[0]);
@@ -333,8 +345,13 @@ fn deletions_and_replaced_directories() {
 fn a_renamed_directory_that_only_a_mount_can_follow_is_an_error() {
     let fixture = Fixture::over_inputs();
     fixture.mkdir("moved");
-    rustix::fs::setxattr(fixture.upper("moved"), "user.overlay.redirect", b"/in", rustix::fs::XattrFlags::empty())
-        .unwrap();
+    rustix::fs::setxattr(
+        fixture.upper("moved"),
+        "user.overlay.redirect",
+        b"/in",
+        rustix::fs::XattrFlags::empty(),
+    )
+    .unwrap();
     assert!(matches!(fixture.collect(&paths(&["moved"])), Err(OutputError::Io { .. })));
 }
 
@@ -369,7 +386,8 @@ fn overlapping_outputs_and_hardlinks() {
     fixture.mode("out/a/tool", 0o755);
     fs::hard_link(fixture.upper("out/a/tool"), fixture.upper("out/twin")).unwrap();
     fixture.write("out/a/big", vec![4; LARGE]);
-    let collected = fixture.collect(&paths(&["out", "out/a", "out/a/tool", "out/a/big", "out/twin"])).unwrap();
+    let collected =
+        fixture.collect(&paths(&["out", "out/a", "out/a/tool", "out/a/big", "out/twin"])).unwrap();
     let result = &collected.result;
     assert_eq!(result.output_directories.len(), 2);
     let executable: Vec<_> = result.output_files.iter().map(|f| f.is_executable).collect();
