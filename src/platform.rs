@@ -310,7 +310,8 @@ mod tests {
     use super::*;
 
     pub(super) fn platform(properties: &[(&str, &str)]) -> reapi::Platform {
-        let property = |(name, value): &(&str, &str)| Property { name: (*name).into(), value: (*value).into() };
+        let property =
+            |(name, value): &(&str, &str)| Property { name: (*name).into(), value: (*value).into() };
         reapi::Platform { properties: properties.iter().map(property).collect() }
     }
 
@@ -340,7 +341,10 @@ mod tests {
 
     #[test]
     fn os_family_is_single_and_case_blind() {
-        assert_eq!(parse(&[("OSFamily", "Linux"), ("OSFamily", "linux")]).unwrap().os_family.unwrap(), "linux");
+        assert_eq!(
+            parse(&[("OSFamily", "Linux"), ("OSFamily", "linux")]).unwrap().os_family.unwrap(),
+            "linux"
+        );
         let error = parse(&[("OSFamily", "linux"), ("OSFamily", "windows")]).unwrap_err();
         assert!(error.to_string().contains("OSFamily"), "{error}");
     }

@@ -97,8 +97,11 @@ async fn read_directory(
     }
     let role = if digest == root { "input root" } else { "input directory" };
     let parsed = match cas.get(&digest).await {
-        Ok(data) => Directory::parse(&data, digest.function())
-            .map_err(|source| InputError::Malformed { digest, role, source }),
+        Ok(data) => Directory::parse(&data, digest.function()).map_err(|source| InputError::Malformed {
+            digest,
+            role,
+            source,
+        }),
         Err(CasError::NotFound(_)) => Err(InputError::Missing(vec![digest])),
         Err(error) => Err(InputError::Cas(error)),
     };

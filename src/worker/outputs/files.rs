@@ -11,8 +11,8 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::view::Attributes;
 use super::OutputError;
+use super::view::Attributes;
 use crate::cas::LocalBlobs;
 use crate::digest::{Digest, DigestFunction, Hasher};
 use crate::worker::scratch::chmod;
@@ -119,7 +119,7 @@ impl FileStore {
     /// one where it outlives the run.
     fn spool(&mut self, dir: BorrowedFd<'_>, name: &CStr, file: &File, stat: &Stat) -> io::Result<PathBuf> {
         self.spooled += 1;
-        let path = self.spool.join(self.spooled.to_string());
+        let path = self.spool.join(format!("output-{}", self.spooled));
         let single = u64::from(stat.st_nlink as u32) == 1;
         if single && rustix::fs::linkat(dir, name, CWD, &path, AtFlags::empty()).is_ok() {
             return Ok(path);

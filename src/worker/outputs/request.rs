@@ -177,7 +177,8 @@ mod tests {
         );
         let parents: Vec<_> = request.parents().iter().map(ToString::to_string).collect();
         assert_eq!(parents, ["a/b", "a", "a/b/d"]);
-        let both = reapi::Command { output_files: vec!["x".into()], output_directories: vec!["./x".into()], ..old };
+        let both =
+            reapi::Command { output_files: vec!["x".into()], output_directories: vec!["./x".into()], ..old };
         assert_eq!(OutputRequest::parse(&both), Err(RequestError::BothKinds("./x".into())));
     }
 

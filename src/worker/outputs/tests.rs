@@ -169,7 +169,7 @@ fn kinds_are_found_after_the_run_and_paths_come_back_as_asked() {
     assert_eq!(fixture.get(&result.output_files[1].digest), vec![1; LARGE]);
     assert_eq!(result.output_directories[0].path, "dir");
     assert_eq!(result.output_symlinks[0].path, "link");
-    assert_eq!((collected.wrong_kind, collected.notes.len()), (None, 0));
+    assert_eq!((collected.refused, collected.notes.len()), (None, 0));
 }
 
 #[test]
@@ -210,8 +210,8 @@ fn equal_content_gives_equal_trees_whatever_the_order() {
         let directory = collected.result.output_directories[0].clone();
         let tree = fixture.tree(&directory);
         check_tree(&tree, &fixture.get(&directory.tree_digest));
-        // c/{1,2} equals d/e/{1,2}: stored once.
-        assert_eq!(tree.children.len(), 4);
+        // d, empty, and c, which equals d/e.
+        assert_eq!(tree.children.len(), 3);
         for child in tree.children.iter().chain(&tree.root) {
             let digest = Digest::of(SHA256, &child.encode_to_vec());
             assert!(fixture.cas.load(&digest).is_ok(), "Directories are blobs of their own");
@@ -241,7 +241,9 @@ fn links_are_told_in_both_generations() {
     let fixture = Fixture::new();
     fixture.write("file", "x");
     fixture.mkdir("dir");
-    for (name, target) in [("to-file", "file"), ("to-dir", "./dir/"), ("dangling", "none"), ("abs", "/build/dir")] {
+    for (name, target) in
+        [("to-file", "file"), ("to-dir", "./dir/"), ("dangling", "none"), ("abs", "/build/dir")]
+    {
         fixture.link(name, target);
     }
     fixture.link("out", "/etc/passwd");
@@ -278,7 +280,7 @@ fn older_lists_insist_on_their_kind() {
         [(&["dir"][..], &[][..]), (&[], &["file"]), (&["to-dir"], &[]), (&[], &["to-file"])]
     {
         let collected = fixture.collect(&old_lists(files, directories)).unwrap();
-        let text = collected.wrong_kind.expect("a wrong kind");
+        let text = collected.refused.expect("a wrong kind");
         let name = files.iter().chain(directories).next().unwrap();
         assert!(text.contains(name), "{text}");
     }
@@ -316,12 +318,22 @@ fn deletions_and_replaced_directories() {
         return;
     }
     fixture.write("in/keep", "");
-    rustix::fs::setxattr(fixture.upper("in/keep"), "user.overlay.whiteout", b"", rustix::fs::XattrFlags::empty())
-        .unwrap();
+    rustix::fs::setxattr(
+        fixture.upper("in/keep"),
+        "user.overlay.whiteout",
+        b"",
+        rustix::fs::XattrFlags::empty(),
+    )
+    .unwrap();
     fixture.write("in/empty", "");
     fixture.write("in/sub/fresh", "1");
-    rustix::fs::setxattr(fixture.upper("in/sub"), "user.overlay.opaque", b"y", rustix::fs::XattrFlags::empty())
-        .unwrap();
+    rustix::fs::setxattr(
+        fixture.upper("in/sub"),
+        "user.overlay.opaque",
+        b"y",
+        rustix::fs::XattrFlags::empty(),
+    )
+    .unwrap();
     let collected = fixture.collect(&paths(&["in", "in/gone", "in/keep", "in/sub/deep"])).unwrap();
     assert!(collected.result.output_files.is_empty(), "{:?}", collected.result.output_files);
     let tree = fixture.tree(&collected.result.output_directories[0]);
@@ -333,8 +345,13 @@ fn deletions_and_replaced_directories() {
 fn a_renamed_directory_that_only_a_mount_can_follow_is_an_error() {
     let fixture = Fixture::over_inputs();
     fixture.mkdir("moved");
-    rustix::fs::setxattr(fixture.upper("moved"), "user.overlay.redirect", b"/in", rustix::fs::XattrFlags::empty())
-        .unwrap();
+    rustix::fs::setxattr(
+        fixture.upper("moved"),
+        "user.overlay.redirect",
+        b"/in",
+        rustix::fs::XattrFlags::empty(),
+    )
+    .unwrap();
     assert!(matches!(fixture.collect(&paths(&["moved"])), Err(OutputError::Io { .. })));
 }
 
@@ -369,7 +386,8 @@ fn overlapping_outputs_and_hardlinks() {
     fixture.mode("out/a/tool", 0o755);
     fs::hard_link(fixture.upper("out/a/tool"), fixture.upper("out/twin")).unwrap();
     fixture.write("out/a/big", vec![4; LARGE]);
-    let collected = fixture.collect(&paths(&["out", "out/a", "out/a/tool", "out/a/big", "out/twin"])).unwrap();
+    let collected =
+        fixture.collect(&paths(&["out", "out/a", "out/a/tool", "out/a/big", "out/twin"])).unwrap();
     let result = &collected.result;
     assert_eq!(result.output_directories.len(), 2);
     let executable: Vec<_> = result.output_files.iter().map(|f| f.is_executable).collect();
@@ -435,15 +453,15 @@ fn the_number_of_entries_is_bounded() {
 }
 
 #[test]
-fn five_thousand_levels() {
+fn thousands_of_levels() {
     let fixture = Fixture::new();
     let mut cursor = crate::worker::scratch::Cursor::open(&fixture.upper("")).unwrap();
-    for _ in 0..5000 {
+    for _ in 0..3000 {
         rustix::fs::mkdirat(cursor.fd(), c"d", Mode::RWXU).unwrap();
         cursor.enter(c"d").unwrap();
     }
     let collected = fixture.collect_up_to(&paths(&["d"]), 10_000).unwrap();
-    assert_eq!(fixture.tree(&collected.result.output_directories[0]).children.len(), 4999);
+    assert_eq!(fixture.tree(&collected.result.output_directories[0]).children.len(), 2999);
     crate::worker::scratch::remove_tree(&fixture.upper("")).unwrap();
 }
 

@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec};
 use rustix::io::Errno;
 
-use super::request::OutputRequest;
 use super::OutputError;
+use super::request::OutputRequest;
 use crate::cas::LocalBlobs;
 use crate::digest::Digest;
 use crate::merkle::{Directory, NodeProperties};
@@ -152,9 +152,9 @@ impl MergedRoot {
             return Ok(Arc::clone(directory));
         }
         let data = match self.blobs.file(digest, false)? {
-            Some(path) => std::fs::read(&path)
-                .map_err(|error| OutputError::io(path.to_string_lossy(), error))?
-                .into(),
+            Some(path) => {
+                std::fs::read(&path).map_err(|error| OutputError::io(path.to_string_lossy(), error))?.into()
+            }
             None => self.blobs.load(digest)?,
         };
         let directory = Directory::parse(&data, digest.function())
@@ -323,10 +323,10 @@ impl Position<'_> {
     /// The entry `name` of this directory.
     fn look(&self, name: &CStr) -> Result<Option<Found>, OutputError> {
         let failed = |error| OutputError::io(name.to_string_lossy(), error);
-        if self.absent == 0 {
-            if let Some(stat) = self.upper_stat(name).map_err(failed)? {
-                return self.upper_entry(name, &stat).map_err(failed);
-            }
+        if self.absent == 0
+            && let Some(stat) = self.upper_stat(name).map_err(failed)?
+        {
+            return self.upper_entry(name, &stat).map_err(failed);
         }
         let Some(here) = self.lower_here() else { return Ok(None) };
         let is = |other: &str| other.as_bytes() == name.to_bytes();
@@ -407,7 +407,10 @@ impl Position<'_> {
 
     fn lower_child(&self, name: &CStr) -> Option<Digest> {
         let children = &self.lower_here()?.directories;
-        children.iter().find(|child| child.name.as_str().as_bytes() == name.to_bytes()).map(|child| child.digest)
+        children
+            .iter()
+            .find(|child| child.name.as_str().as_bytes() == name.to_bytes())
+            .map(|child| child.digest)
     }
 }
 
