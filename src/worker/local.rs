@@ -1,7 +1,7 @@
 //! [`LocalWorker`]: runs actions on this machine.
 //!
 //! A lease is staged ([`inputs`](super::inputs)), run by a [`Runner`], and its outputs are collected
-//! ([`outputs`](super::outputs)). This module owns the scratch directory with one directory for each
+//! ([`outputs`]). This module owns the scratch directory with one directory for each
 //! running action, and turns whatever happens into an `ExecuteResponse`: how the command ended, or
 //! why it could not be run. Only what is this machine's own fault becomes a [`WorkerLost`], so that
 //! the action may run elsewhere.
@@ -56,7 +56,8 @@ pub struct WorkerConfig {
     pub name: String,
     /// Actions it runs at once.
     pub slots: usize,
-    /// Scratch directory: emptied at the start, best on the file system of the CAS.
+    /// Scratch directory, best on the file system of the CAS, so that files need no copying. What an
+    /// earlier process left in it is removed.
     pub scratch: PathBuf,
     /// Where actions see their input root.
     pub input_root: PathBuf,
@@ -140,13 +141,13 @@ impl LocalWorker {
         let sweeper = Sweeper::new(tasks.clone());
         run_directory::clear(&config.scratch, &sweeper)?;
         let inputs = Inputs::open(
-            &config.scratch.join("inputs"),
+            &config.scratch.join(run_directory::INPUTS),
             config.inputs,
             Arc::clone(&cas),
             Arc::clone(&blobs),
             sweeper.clone(),
         )?;
-        let runs = Arc::new(RunDirectories::open(config.scratch.join("runs"), sweeper)?);
+        let runs = Arc::new(RunDirectories::new(config.scratch.join(run_directory::RUNS), sweeper));
         let slots = Semaphore::new(config.slots);
         Ok(Self { config, facts, cas, blobs, runner, inputs, runs, slots })
     }

@@ -3,14 +3,24 @@
 //! Every run gets new directories and new log files: an overlay cannot use a work directory twice,
 //! and who still reads the log of an ended action must not see that of the next one.
 
+use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::worker::inputs::FIXED_MTIME;
 use crate::worker::scratch::{Cursor, Sweeper, set_mtime};
+
+/// Where inputs are staged, below the scratch directory.
+pub(super) const INPUTS: &str = "inputs";
+
+/// Where actions run, below the scratch directory.
+pub(super) const RUNS: &str = "runs";
+
+/// Begin of the names of what waits for its removal.
+const TRASH: &str = "trash-";
 
 /// Makes run directories.
 #[derive(Debug)]
@@ -28,10 +38,9 @@ pub(super) struct RunDirectory {
 }
 
 impl RunDirectories {
-    /// Makes `directory`, where the runs will be.
-    pub(super) fn open(directory: PathBuf, sweeper: Sweeper) -> io::Result<Self> {
-        fs::create_dir(&directory)?;
-        Ok(Self { directory, made: AtomicU64::new(0), sweeper })
+    /// Makes runs in the empty `directory`.
+    pub(super) fn new(directory: PathBuf, sweeper: Sweeper) -> Self {
+        Self { directory, made: AtomicU64::new(0), sweeper }
     }
 
     /// Scratch space for one run: layers for a sandboxed one, else a plain root and a `tmp`.
@@ -92,19 +101,27 @@ fn make_root(path: &Path) -> io::Result<()> {
     set_mtime(Cursor::open(path)?.fd(), c".", FIXED_MTIME)
 }
 
-/// Makes the scratch directory, for this user only, and moves what is in it out of the way.
+/// Makes the scratch directory and moves what an earlier process left in it out of the way. Touches
+/// only what this worker makes itself, should somebody name a directory that has other things in it.
 pub(super) fn clear(scratch: &Path, sweeper: &Sweeper) -> io::Result<()> {
     fs::create_dir_all(scratch)?;
-    fs::set_permissions(scratch, Permissions::from_mode(0o700))?;
-    let left: Vec<_> = fs::read_dir(scratch)?.collect::<io::Result<_>>()?;
-    if left.is_empty() {
-        return Ok(());
-    }
-    let trash = scratch.join(format!("trash-{}", uuid::Uuid::new_v4()));
+    let trash = scratch.join(format!("{TRASH}{}", uuid::Uuid::new_v4()));
     fs::create_dir(&trash)?;
-    for entry in left {
-        fs::rename(entry.path(), trash.join(entry.file_name()))?;
+    for entry in fs::read_dir(scratch)? {
+        let name = entry?.file_name();
+        let left = [INPUTS, RUNS].iter().any(|own| name == *own) || is_trash(&name);
+        if left && scratch.join(&name) != trash {
+            fs::rename(scratch.join(&name), trash.join(&name))?;
+        }
     }
     sweeper.remove(trash);
+    for own in [INPUTS, RUNS] {
+        // Inputs and outputs are no business of other users of the machine.
+        fs::DirBuilder::new().mode(0o700).create(scratch.join(own))?;
+    }
     Ok(())
+}
+
+fn is_trash(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.starts_with(TRASH))
 }

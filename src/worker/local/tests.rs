@@ -92,7 +92,9 @@ impl Bench {
     fn new(runner: FakeRunner) -> Self {
         let (cas, tasks) = (MemoryCas::default(), Tasks::default());
         let scratch = tempfile::tempdir().unwrap();
-        fs::create_dir_all(scratch.path().join("runs/0/left-over")).unwrap();
+        for left in ["runs/0/left-over", "trash-0/x", "not-ours"] {
+            fs::create_dir_all(scratch.path().join(left)).unwrap();
+        }
         let config = WorkerConfig { slots: 4, ..WorkerConfig::new("bench", scratch.path()) };
         let worker = LocalWorker::open(
             config,
@@ -204,7 +206,7 @@ async fn nothing_is_left_of_a_run_or_of_an_earlier_process() {
     let mut names: Vec<_> =
         fs::read_dir(bench.scratch.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["inputs", "runs"]);
+    assert_eq!(names, ["inputs", "not-ours", "runs"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

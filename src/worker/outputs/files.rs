@@ -141,7 +141,9 @@ fn open(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<(File, Stat)> {
     let fd = match try_open() {
         Err(Errno::ACCESS) => {
             chmod(dir, name, 0o600)?;
-            try_open()?
+            let opened = try_open();
+            chmod(dir, name, before.st_mode & 0o7777)?;
+            opened?
         }
         other => other?,
     };

@@ -341,6 +341,44 @@ fn deletions_and_replaced_directories() {
     assert_eq!(names(&tree.children[0]).0, ["fresh"]);
 }
 
+/// The kernel's own layers, held against this reading of them.
+#[test]
+fn layers_written_by_a_real_overlay() {
+    let fixture = Fixture::over_inputs();
+    let base = fixture.dir.path();
+    fs::create_dir_all(base.join("lower/in/sub")).unwrap();
+    for (path, name) in [("f", "f"), ("in/keep", "keep"), ("in/changed", "changed"), ("in/gone", "gone")] {
+        fs::write(base.join("lower").join(path), format!("input {name}")).unwrap();
+    }
+    fs::write(base.join("lower/in/sub/deep"), "input deep").unwrap();
+    symlink("in", base.join("lower/link")).unwrap();
+    for name in ["work", "merged"] {
+        fs::create_dir(base.join(name)).unwrap();
+    }
+    let script = "set -e; mount -t overlay none merged -o userxattr,lowerdir=lower,upperdir=upper,workdir=work; \
+        cd merged; rm in/gone; rm -r in/sub; mkdir in/sub; echo 1 > in/sub/fresh; echo new > in/changed; \
+        : > in/empty; mv in/keep in/kept; rm link; mkdir link; chmod 700 f; mv in moved";
+    let ran =
+        std::process::Command::new("unshare").args(["-rm", "sh", "-c", script]).current_dir(base).output();
+    match ran {
+        Ok(output) if output.status.success() => {}
+        other => {
+            eprintln!("skipped: no overlay mounts here: {other:?}");
+            return;
+        }
+    }
+    let collected = fixture.collect(&paths(&["."])).unwrap();
+    let tree = fixture.tree(&collected.result.output_directories[0]);
+    let root = tree.root.as_ref().unwrap();
+    assert_eq!(names(root), (vec!["f"], vec!["link", "moved"], vec![]));
+    let moved = tree.children.iter().find(|child| child.files.len() == 3).unwrap();
+    assert_eq!(names(moved), (vec!["changed", "empty", "kept"], vec!["sub"], vec![]));
+    assert!(tree.children.iter().any(|child| names(child).0 == ["fresh"]));
+    assert!(root.files[0].is_executable);
+    assert_eq!(fixture.get(&moved.files[0].digest), "new\n");
+    assert_eq!(fixture.get(&moved.files[2].digest), "input keep");
+}
+
 #[test]
 fn a_renamed_directory_that_only_a_mount_can_follow_is_an_error() {
     let fixture = Fixture::over_inputs();
