@@ -159,10 +159,10 @@ impl From<CasError> for InputError {
 // === impl Inputs ===
 
 impl Inputs {
-    /// Opens the staging area `directory`, which is emptied of what an earlier process left there.
+    /// Opens a staging area in the empty `directory`.
     ///
     /// # Errors
-    /// When the directory cannot be made.
+    /// When its parts cannot be made.
     pub(super) fn open(
         directory: &Path,
         limits: InputLimits,

@@ -76,7 +76,7 @@ pub struct Collection {
     pub blobs: Arc<dyn LocalBlobs>,
     /// Names them.
     pub function: DigestFunction,
-    /// An empty directory on the file system of the outputs, for files on their way to the store.
+    /// A directory on the file system of the outputs, for files (`output-*`) on their way to the store.
     pub spool: PathBuf,
     /// Entries of all outputs together.
     pub max_entries: u64,
@@ -87,8 +87,8 @@ pub struct Collection {
 pub struct Collected {
     /// The output fields of the result.
     pub result: reapi::ActionResult,
-    /// An output that is of another kind than the Command says: FAILED_PRECONDITION.
-    pub wrong_kind: Option<String>,
+    /// Why the outputs cannot be taken, as when one is of another kind than the Command says.
+    pub refused: Option<String>,
     /// Things people should know: what was left out.
     pub notes: Vec<String>,
     /// Input blobs that the result names: the caller makes sure that they are stored.
@@ -138,6 +138,11 @@ pub fn store_log(collection: &Collection, path: &std::path::Path) -> Result<Dige
 // === impl OutputError ===
 
 impl OutputError {
+    /// Whether the action is at fault, and not the machine.
+    pub fn is_of_the_action(&self) -> bool {
+        matches!(self, Self::TooManyEntries { .. } | Self::Cas(CasError::TooLarge { .. }))
+    }
+
     fn io(name: impl Into<String>, source: io::Error) -> Self {
         Self::Io { name: name.into(), source }
     }
@@ -159,7 +164,7 @@ impl Collector<'_> {
         match at.resolve(&path.place, false)? {
             Resolved::Absent | Resolved::Outside => {}
             Resolved::Directory if path.declared == Declared::File => {
-                self.wrong_kind(format!("output_files entry {:?} is a directory", path.asked));
+                self.refuse(format!("output_files entry {:?} is a directory", path.asked));
             }
             Resolved::Directory => {
                 let captured = self.capture(at)?;
@@ -189,7 +194,7 @@ impl Collector<'_> {
                 self.done.notes.push(format!("output {:?} is a {what} and was left out", path.asked));
             }
             _ if path.declared == Declared::Directory => {
-                self.wrong_kind(format!("output_directories entry {:?} is a file", path.asked));
+                self.refuse(format!("output_directories entry {:?} is a file", path.asked));
             }
             _ => {
                 let (digest, attributes) = self.keep(at, &name, &found)?;
@@ -224,11 +229,11 @@ impl Collector<'_> {
         let to_file = matches!(leads_to, Resolved::Entry(..));
         match path.declared {
             Declared::File if to_directory => {
-                self.wrong_kind(format!("output_files entry {:?} is a symlink to a directory", path.asked));
+                self.refuse(format!("output_files entry {:?} is a symlink to a directory", path.asked));
                 return Ok(());
             }
             Declared::Directory if to_file => {
-                self.wrong_kind(format!("output_directories entry {:?} is a symlink to a file", path.asked));
+                self.refuse(format!("output_directories entry {:?} is a symlink to a file", path.asked));
                 return Ok(());
             }
             _ => {}
@@ -278,8 +283,8 @@ impl Collector<'_> {
         })
     }
 
-    fn wrong_kind(&mut self, text: String) {
-        self.done.wrong_kind.get_or_insert(text);
+    fn refuse(&mut self, text: String) {
+        self.done.refused.get_or_insert(text);
     }
 
     fn count(&mut self, entries: usize) -> Result<(), OutputError> {

@@ -180,7 +180,7 @@ mod tests {
         let root = dir.path().join("tree");
         fs::create_dir(&root).unwrap();
         let mut cursor = Cursor::open(&root).unwrap();
-        for _ in 0..5000 {
+        for _ in 0..3000 {
             rustix::fs::mkdirat(cursor.fd(), c"d", Mode::RWXU).unwrap();
             cursor.enter(c"d").unwrap();
         }

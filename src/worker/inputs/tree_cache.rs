@@ -64,7 +64,7 @@ struct TreeDirectory {
 // === impl TreeCache ===
 
 impl TreeCache {
-    /// An empty cache in `directory`, which is made.
+    /// An empty cache in the empty `directory`.
     pub(super) fn open(
         directory: &Path,
         limits: InputLimits,
@@ -73,7 +73,7 @@ impl TreeCache {
         sweeper: Sweeper,
     ) -> io::Result<Self> {
         let trees = directory.join("trees");
-        std::fs::create_dir_all(&trees)?;
+        std::fs::create_dir(&trees)?;
         let pool = FilePool::open(&directory.join("files"), limits.pooled_files, sweeper.clone())?;
         let shared = Shared { directory: trees, pool, blobs, sweeper, made: AtomicU64::new(0) };
         Ok(Self { shared: Arc::new(shared), limits, cas, state: Mutex::default() })

@@ -119,7 +119,7 @@ impl FileStore {
     /// one where it outlives the run.
     fn spool(&mut self, dir: BorrowedFd<'_>, name: &CStr, file: &File, stat: &Stat) -> io::Result<PathBuf> {
         self.spooled += 1;
-        let path = self.spool.join(self.spooled.to_string());
+        let path = self.spool.join(format!("output-{}", self.spooled));
         let single = u64::from(stat.st_nlink as u32) == 1;
         if single && rustix::fs::linkat(dir, name, CWD, &path, AtFlags::empty()).is_ok() {
             return Ok(path);
@@ -141,7 +141,9 @@ fn open(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<(File, Stat)> {
     let fd = match try_open() {
         Err(Errno::ACCESS) => {
             chmod(dir, name, 0o600)?;
-            try_open()?
+            let opened = try_open();
+            chmod(dir, name, before.st_mode & 0o7777)?;
+            opened?
         }
         other => other?,
     };

@@ -323,10 +323,10 @@ impl Position<'_> {
     /// The entry `name` of this directory.
     fn look(&self, name: &CStr) -> Result<Option<Found>, OutputError> {
         let failed = |error| OutputError::io(name.to_string_lossy(), error);
-        if self.absent == 0 {
-            if let Some(stat) = self.upper_stat(name).map_err(failed)? {
-                return self.upper_entry(name, &stat).map_err(failed);
-            }
+        if self.absent == 0
+            && let Some(stat) = self.upper_stat(name).map_err(failed)?
+        {
+            return self.upper_entry(name, &stat).map_err(failed);
         }
         let Some(here) = self.lower_here() else { return Ok(None) };
         let is = |other: &str| other.as_bytes() == name.to_bytes();

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::remove_tree;
 use crate::tasks::Tasks;
 
-/// Trees that may wait for their removal. Beyond it the caller removes, so that a disk that cannot
-/// keep up slows the work down instead of filling.
+/// Trees that may wait for their removal. Beyond it each gets a thread, in competition with the
+/// work, so that a disk that cannot keep up slows the work down instead of filling.
 const MAX_WAITING: usize = 256;
 
 /// Removes trees on a thread of its own, in order. Clones share the queue.
@@ -32,20 +32,29 @@ impl Sweeper {
 
     /// Removes the tree at `path`, soon. Failures are logged: the next start removes what is left.
     pub(in crate::worker) fn remove(&self, path: PathBuf) {
-        let start = {
-            let mut queue = self.queue();
-            if queue.waiting.len() >= MAX_WAITING || tokio::runtime::Handle::try_current().is_err() {
-                drop(queue);
-                sweep(&path);
-                return;
-            }
-            queue.waiting.push_back(path);
-            !std::mem::replace(&mut queue.sweeping, true)
-        };
-        if start {
+        if tokio::runtime::Handle::try_current().is_err() {
+            sweep(&path);
+            return;
+        }
+        let Some(path) = self.enqueue(path) else { return };
+        self.tasks.spawn_blocking(move || sweep(&path));
+    }
+
+    /// Puts `path` into the queue, and sees to it that somebody drains it. A full queue gives the
+    /// path back.
+    fn enqueue(&self, path: PathBuf) -> Option<PathBuf> {
+        let mut queue = self.queue();
+        if queue.waiting.len() >= MAX_WAITING {
+            return Some(path);
+        }
+        queue.waiting.push_back(path);
+        let idle = !std::mem::replace(&mut queue.sweeping, true);
+        drop(queue);
+        if idle {
             let this = self.clone();
             self.tasks.spawn_blocking(move || this.drain());
         }
+        None
     }
 
     fn drain(&self) {
