@@ -446,7 +446,7 @@ async fn a_spawner_that_dies_idle_is_replaced(bench: &Bench) {
         cancel.cancel();
     });
     kill(spawner);
-    until("the spawner is gone", || !Path::new(&format!("/proc/{spawner}/cwd")).exists()).await;
+    until("the spawner is gone", || !Path::new(&format!("/proc/{spawner}")).exists()).await;
     exit_codes_pass_through(bench).await;
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -173,7 +173,7 @@ impl Spawner {
     async fn start(config: &SpawnerConfig) -> Result<Self, RunError> {
         let (mut spawner, reply) = async {
             let mut spawner = Self::launch(config)?;
-            let reply = spawner.reply().await?;
+            let reply = read_reply(&mut spawner.socket).await?;
             Ok((spawner, reply))
         }
         .await
@@ -218,12 +218,14 @@ impl Spawner {
     ) -> io::Result<Reply> {
         let sent = self.send_with(frame, [command.stdout.as_fd(), command.stderr.as_fd()]).await?;
         self.socket.write_all(&frame[sent..]).await?;
+        let (mut reader, mut writer) = self.socket.split();
+        let mut reply = std::pin::pin!(read_reply(&mut reader));
         tokio::select! {
             biased;
-            readable = self.socket.readable() => readable?,
-            () = cancel.cancelled() => self.socket.write_all(&Request::kill_frame()).await?,
+            reply = &mut reply => return reply,
+            () = cancel.cancelled() => writer.write_all(&Request::kill_frame()).await?,
         }
-        self.reply().await
+        reply.await
     }
 
     /// Sends the first part of `frame`, and with it the descriptors. Returns its length.
@@ -236,18 +238,6 @@ impl Spawner {
             Ok(sendmsg(&self.socket, &parts, &mut ancillary, SendFlags::NOSIGNAL)?)
         };
         self.socket.async_io(Interest::WRITABLE, send).await
-    }
-
-    async fn reply(&mut self) -> io::Result<Reply> {
-        let mut header = [0; HEADER];
-        self.socket.read_exact(&mut header).await?;
-        let length = u32::from_le_bytes(header) as usize;
-        if length > MAX_REPLY {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        let mut message = vec![0; length];
-        self.socket.read_exact(&mut message).await?;
-        Reply::decode(&message).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
     /// Whether an idle spawner waits for work: it has neither spoken nor gone away.
@@ -264,6 +254,18 @@ impl Spawner {
             tracing::warn!(%error, "cannot wait for a spawner process");
         }
     }
+}
+
+async fn read_reply(socket: &mut (impl AsyncRead + Unpin)) -> io::Result<Reply> {
+    let mut header = [0; HEADER];
+    socket.read_exact(&mut header).await?;
+    let length = u32::from_le_bytes(header) as usize;
+    if length > MAX_REPLY {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut message = vec![0; length];
+    socket.read_exact(&mut message).await?;
+    Reply::decode(&message).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 fn program(command: &PreparedCommand, source: io::Error) -> RunError {

@@ -25,6 +25,9 @@ const STACK_SIZE: usize = 1 << 20;
 /// Bytes below a [`ChildStack`] that may not be touched; a multiple of every page size.
 const GUARD_SIZE: usize = 1 << 16;
 
+/// Signals of the kernel on all platforms but MIPS, which is none of ours.
+const SIGNALS: c_int = 64;
+
 /// Mount attributes for [`set_mount_attributes`], from `linux/mount.h`.
 pub(super) mod attribute {
     /// Nothing below may be changed.
@@ -59,6 +62,11 @@ struct MountAttributes {
     propagation: u64,
     user_namespace: u64,
 }
+
+/// A `sigaction` as the kernel has it, with the default disposition: handler, flags, restorer, mask.
+#[repr(C)]
+#[derive(Default)]
+struct DefaultAction([u64; 4]);
 
 /// What a child of [`spawn_sharing`] runs.
 type ChildBody<'a> = &'a mut dyn FnMut();
@@ -248,10 +256,20 @@ pub(super) fn pointers(strings: &[CString]) -> StringArray<'_> {
 /// Gives every signal its default disposition, blocks SIGCHLD alone, and returns a descriptor that
 /// is readable while a SIGCHLD waits.
 pub(super) fn child_signals() -> Result<OwnedFd, Errno> {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL installs no handler. The C library refuses its own two signals and the
-        // kernel SIGKILL and SIGSTOP, which cannot have another disposition anyway.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    for signal in 1..=SIGNALS {
+        let action = DefaultAction::default();
+        // SAFETY: the kernel reads as many bytes as its sigaction has, which are no more than
+        // given; all zero they mean SIG_DFL. Past the C library, which refuses to touch two signals.
+        // SIGKILL and SIGSTOP are refused, which cannot have another disposition anyway.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                &raw const action,
+                ptr::null_mut::<c_void>(),
+                SIGNALS as usize / 8,
+            )
+        };
     }
     // SAFETY: the set is initialised by sigemptyset before it is read; -1 asks for a new descriptor,
     // which is ours alone if the call succeeds.
