@@ -324,7 +324,8 @@ impl Maintenance {
 
     /// Makes the file that is given up when the disk is full.
     fn refill_reserve(&self) {
-        let (path, bytes) = (self.store.config.directory.join(super::recovery::RESERVE), self.store.marks.reserve);
+        let (path, bytes) =
+            (self.store.config.directory.join(super::recovery::RESERVE), self.store.marks.reserve);
         if path.exists() {
             return;
         }
