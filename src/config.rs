@@ -70,7 +70,8 @@ pub struct Config {
     pub keep_finished: Duration,
     /// How long an action without a client goes on.
     pub orphan_grace: Duration,
-    /// Whether only the instances in [`instances`](Self::instances) are served.
+    /// Whether only the instances in [`instances`](Self::instances) are served: there is a table of
+    /// them in the file.
     pub restrict_instances: bool,
     /// Instances with settings of their own.
     pub instances: BTreeMap<InstanceName, InstanceSettings>,
@@ -309,7 +310,7 @@ impl Set {
             queue_limit: at_least("queue-limit", required(raw.queue_limit), 1)?,
             keep_finished: required(raw.keep_finished).0,
             orphan_grace: required(raw.orphan_grace).0,
-            restrict_instances: required(raw.restrict_instances),
+            restrict_instances: raw.instances.is_some(),
             instances: instances(raw.instances.unwrap_or_default(), unknown_properties)?,
             farm: FarmConfig {
                 listen: required(raw.peer_listen).0,
@@ -581,6 +582,7 @@ mod tests {
         assert_eq!(bst.digest_function, DigestFunction::Blake3);
         assert_eq!(bst.unknown_properties, UnknownProperties::Ignore);
         assert!(bst.execution && bst.action_cache_updates);
+        assert!(config.restrict_instances);
     }
 
     #[test]

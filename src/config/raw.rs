@@ -72,10 +72,6 @@ pub struct RawConfig {
     /// Most time an action may ask for
     #[arg(long, env = "FARMHAND_MAX_TIMEOUT", value_name = "TIME", help_heading = "Running actions")]
     pub max_timeout: Option<Span>,
-    /// Serve only the instances that have a table in the configuration file
-    #[arg(long, env = "FARMHAND_RESTRICT_INSTANCES", help_heading = "Running actions")]
-    #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub restrict_instances: Option<bool>,
     /// Actions that may wait before more are refused
     #[arg(long, env = "FARMHAND_QUEUE_LIMIT", value_name = "N", help_heading = "Running actions")]
     pub queue_limit: Option<usize>,
@@ -111,7 +107,7 @@ pub struct RawConfig {
     /// Labels of this machine: one value or several for a name.
     #[arg(skip)]
     pub labels: Option<BTreeMap<String, OneOrMany>>,
-    /// Settings of instances by their names.
+    /// Settings of instances by their names; when set, no other is served.
     #[arg(skip)]
     pub instances: Option<BTreeMap<String, RawInstance>>,
 }
@@ -182,7 +178,7 @@ impl RawConfig {
         layer! { self over lower:
             name listen insecure_lan data_dir runtime_dir
             disk_budget max_blob_size lease sync epoch_interval compressed_committed_size
-            slots sandbox unknown_properties pools default_timeout max_timeout restrict_instances
+            slots sandbox unknown_properties pools default_timeout max_timeout
             queue_limit keep_finished orphan_grace
             peer_listen no_discovery peer farm_key_file
             log_filter log_format
