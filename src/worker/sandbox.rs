@@ -16,9 +16,13 @@
 //!
 //! [`probe()`] finds out beforehand whether the kernel allows it. All `unsafe` is in [`sys`].
 //!
-//! What a sandbox does not do: where the daemon runs as root, its actions run as the host's uid 0,
-//! without any capability and with the kernel's settings read-only, but the kernel does not
-//! count their processes against a limit. As an ordinary user the daemon gives away less.
+//! When a run has returned, no process of the action is left, but the kernel may take some
+//! milliseconds more to take its overlay apart. The layers may be read, changed and removed
+//! meanwhile; a new overlay needs new upper and work directories anyway.
+//!
+//! Where the daemon runs as root, its actions run as the host's uid 0: without any capability, with
+//! the kernel's settings read-only, and seeing nothing but what is listed above. As an ordinary user
+//! the daemon gives away less.
 
 use std::process::ExitCode;
 
@@ -31,6 +35,7 @@ mod launch;
 mod network;
 mod pool;
 mod probe;
+mod processes;
 mod spawner;
 mod sys;
 mod template;
