@@ -138,8 +138,9 @@ pub(super) fn child(scratch: &Path) -> ExitCode {
             Err(errno) => tell("root", &Err(words(errno))),
         }
     }
-    // Left-overs are empty directories; the result is told already.
-    let _ = std::fs::remove_dir_all(&layers);
+    if let Err(error) = std::fs::remove_dir_all(&layers) {
+        eprintln!("cannot remove {}: {error}", layers.display());
+    }
     ExitCode::SUCCESS
 }
 
@@ -166,7 +167,9 @@ fn try_namespaces() -> bool {
 }
 
 fn try_mounts(layers: &Path) -> ExitCode {
-    let root = Template::build(&[]).map_err(explain);
+    // A namespace apart: the change of the root would take the waiting process along.
+    let root = sys::unshare(UnshareFlags::NEWNS).map_err(Failure::step("make a mount namespace"));
+    let root = root.and_then(|()| Template::build(&[])).map_err(explain);
     tell("root", &root.as_ref().map(drop).map_err(Clone::clone));
     if root.is_ok() {
         let overlay = Overlay {
