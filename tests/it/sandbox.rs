@@ -218,8 +218,7 @@ async fn a_lost_spawner_is_told_and_replaced(bench: &Bench) {
         let run = bench.run(bench.shell(&script));
         let (done, ()) = tokio::join!(run, async {
             until("the action runs", || marked(&nap).len() == 3).await;
-            let main = marked(&nap).into_iter().min_by_key(|pid| (*pid != main_of(&nap), *pid)).unwrap();
-            let mut victim = main;
+            let mut victim = main_of(&nap);
             for _ in 0..generations {
                 victim = parent(victim);
             }
@@ -237,8 +236,7 @@ async fn a_lost_spawner_is_told_and_replaced(bench: &Bench) {
     }
 }
 
-/// The process that sleeps for `nap` and whose parent does so not at once: the action's main process
-/// is a child of the spawner.
+/// The main process of the action that sleeps for `nap`: the spawner is its parent.
 fn main_of(nap: &str) -> u32 {
     let is_spawner =
         |pid: u32| fs::read(format!("/proc/{pid}/cmdline")).unwrap().starts_with(b"farmhand-spawner");

@@ -5,7 +5,8 @@
 //!   the spawner had started: the kernel kills a pid namespace with its first process, and without
 //!   namespaces the guardian itself kills what it inherits. So the end of the guardian tells the
 //!   daemon that the action is gone.
-//! - When the guardian dies, the spawner is killed with it, by its parent death signal.
+//! - When the guardian is killed, the spawner is killed with it, by its parent death signal. Then
+//!   the daemon may hear of the loss a moment before the last process is gone.
 //! - Meanwhile the guardian takes apart the mount namespaces of actions that have ended. That keeps
 //!   whoever does it waiting for all processors, and the spawner has better things to do.
 
