@@ -2,23 +2,28 @@
 //!
 //! The daemon never forks. It starts a *spawner* for each slot ahead of time (`pool`): the same
 //! program again, small and single-threaded, that takes one command after the other over a socket
-//! ([`wire`], [`channel`]). In [`Mode::Sandbox`] the parts are, from the outside in:
+//! (`wire`, `channel`). In [`Mode::Sandbox`] the parts are, from the outside in:
 //!
-//! - [`guardian`]: the process that the daemon started; makes the namespaces and outlives the
+//! - `guardian`: the process that the daemon started; makes the namespaces and outlives the
 //!   spawner, so that its end means that nothing is left;
-//! - [`spawner`]: the first process of the pid namespace; starts commands, watches time and the
+//! - `spawner`: the first process of the pid namespace; starts commands, watches time and the
 //!   daemon, kills what a command leaves behind;
-//! - [`template`] and [`etc`]: the root directory that all actions share, built once;
-//! - [`enter`]: what is the action's own: its overlay, its directories in memory, its network
-//!   ([`network`]), its ids; then it has no capability left;
-//! - [`launch`]: limits, streams, exec. Also the whole of a command in [`Mode::Plain`], where
+//! - `template` and `etc`: the root directory that all actions share, built once;
+//! - `enter`: what is the action's own: its overlay, its directories in memory, its network
+//!   (`network`), its ids; then it has no capability left;
+//! - `processes` and `condition`: what else has to be right between actions;
+//! - `launch`: limits, streams, exec. Also the whole of a command in [`Mode::Plain`], where
 //!   [`plain`](super::plain) finds what to kill.
 //!
-//! [`probe()`] finds out beforehand whether the kernel allows it. All `unsafe` is in [`sys`].
+//! [`probe()`] finds out beforehand whether the kernel allows it. All `unsafe` is in `sys`.
 //!
-//! What a sandbox does not do: where the daemon runs as root, its actions run as the host's uid 0,
-//! without any capability and with the kernel's settings read-only, but the kernel does not
-//! count their processes against a limit. As an ordinary user the daemon gives away less.
+//! When a run has returned, no process of the action is left, but the kernel may take some
+//! milliseconds more to take its overlay apart. The layers may be read, changed and removed
+//! meanwhile; a new overlay needs new upper and work directories anyway.
+//!
+//! Where the daemon runs as root, its actions run as the host's uid 0: without any capability, with
+//! the kernel's settings read-only, and seeing nothing but what is listed above. As an ordinary user
+//! the daemon gives away less.
 
 use std::process::ExitCode;
 
@@ -31,6 +36,7 @@ mod launch;
 mod network;
 mod pool;
 mod probe;
+mod processes;
 mod spawner;
 mod sys;
 mod template;

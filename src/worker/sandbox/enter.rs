@@ -47,6 +47,9 @@ pub(super) fn working_directory(order: &Order) -> PathBuf {
 pub(super) fn make_root(root: &InputRoot) -> Result<OwnedFd, Failure> {
     let host = open_host()?;
     match root {
+        InputRoot::Mounted { at, .. } if !at.is_absolute() || at.parent().is_none() => {
+            Err(Failure::at("mount the input root at", at)(Errno::INVAL))
+        }
         InputRoot::Mounted { overlay, .. } => mount_overlay(host.as_fd(), overlay, false),
         InputRoot::Filesystem { overlay } => {
             let bare = lacks_mount_points(host.as_fd(), overlay);

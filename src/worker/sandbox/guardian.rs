@@ -5,11 +5,12 @@
 //!   the spawner had started: the kernel kills a pid namespace with its first process, and without
 //!   namespaces the guardian itself kills what it inherits. So the end of the guardian tells the
 //!   daemon that the action is gone.
-//! - When the guardian dies, the spawner is killed with it, by its parent death signal.
+//! - When the guardian is killed, the spawner is killed with it, by its parent death signal. Then
+//!   the daemon may hear of the loss a moment before the last process is gone.
 //! - Meanwhile the guardian takes apart the mount namespaces of actions that have ended. That keeps
 //!   whoever does it waiting for all processors, and the spawner has better things to do.
 
-use std::ffi::OsString;
+use std::ffi::{CStr, OsString};
 use std::io::{IoSlice, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,8 +21,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use rustix::process::{Pid, Signal};
 use rustix::thread::UnshareFlags;
@@ -70,16 +71,21 @@ pub(super) struct Guardian(OwnedFd);
 // === impl Guardian ===
 
 impl Guardian {
-    /// Has the guardian close `descriptor`, of which it must be the last one. If the guardian is
-    /// too busy, it is closed here.
+    /// Has the guardian close `descriptor` as the last one who has it. If the guardian is too
+    /// busy, it is closed here.
     pub(super) fn close(&self, descriptor: impl AsFd) {
-        let descriptors = [descriptor.as_fd()];
+        let borrowed = [descriptor.as_fd()];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        // Refused: the caller's copy is the last one.
-        let _ = sendmsg(&self.0, &[IoSlice::new(&[0])], &mut ancillary, flags);
+        ancillary.push(SendAncillaryMessage::ScmRights(&borrowed));
+        self.send(&mut ancillary);
+        drop(descriptor);
+        self.send(&mut SendAncillaryBuffer::default());
+    }
+
+    /// A message that is refused leaves the closing to this process.
+    fn send(&self, ancillary: &mut SendAncillaryBuffer<'_, '_, '_>) {
+        let _ = sendmsg(&self.0, &[IoSlice::new(&[0])], ancillary, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
     }
 
     /// Has this process killed when its guardian ends, also if that has happened already.
@@ -110,11 +116,15 @@ fn serve(sandbox: Option<Vec<PathBuf>>) -> ExitCode {
     let Ok(channel) = take_channel() else { return ExitCode::from(2) };
     match guard(sandbox) {
         Ok(Role::Guardian(spawner)) => {
+            name_process(c"farmhand-guard");
             drop(channel);
             wait_for(spawner);
             ExitCode::SUCCESS
         }
-        Ok(Role::Spawner(mut spawner)) => spawner.serve(&channel),
+        Ok(Role::Spawner(mut spawner)) => {
+            name_process(c"farmhand-spawn");
+            spawner.serve(&channel)
+        }
         Err(failure) => {
             // If the daemon is gone there is nobody to tell.
             let _ = channel.send(&Reply::Failed(failure));
@@ -126,9 +136,8 @@ fn serve(sandbox: Option<Vec<PathBuf>>) -> ExitCode {
 /// Splits this process into guardian and spawner.
 fn guard(sandbox: Option<Vec<PathBuf>>) -> Result<Role, Failure> {
     let children = settle().map_err(Failure::step("start the spawner"))?;
-    let host_root = rustix::process::geteuid().is_root();
     if sandbox.is_some() {
-        enter_namespaces(host_root)?;
+        enter_namespaces()?;
     } else {
         become_subreaper()?;
     }
@@ -141,7 +150,7 @@ fn guard(sandbox: Option<Vec<PathBuf>>) -> Result<Role, Failure> {
     let guardian = Guardian(guardian);
     guardian.follow().map_err(Failure::step("follow the guardian"))?;
     let spawner = match sandbox {
-        Some(shown) => Spawner::sandboxed(children, guardian, Template::build(&shown, host_root)?)?,
+        Some(shown) => Spawner::sandboxed(children, guardian, Template::build(&shown)?)?,
         None => {
             become_subreaper()?;
             Spawner::plain(children, guardian)?
@@ -152,7 +161,8 @@ fn guard(sandbox: Option<Vec<PathBuf>>) -> Result<Role, Failure> {
 
 /// Waits until the spawner and all it started are gone, and closes what it sends.
 fn wait_for(guarded: Guarded) {
-    while receive_and_close(&guarded.rubbish) {}
+    let mut kept = Vec::new();
+    while receive(&guarded.rubbish, &mut kept) {}
     while let Ok(ended) = sys::wait_any(true) {
         if ended.is_some_and(|ended| ended.pid == guarded.pid) {
             break;
@@ -171,13 +181,23 @@ fn wait_for(guarded: Guarded) {
     }
 }
 
-/// Returns whether the spawner lives.
-fn receive_and_close(rubbish: &OwnedFd) -> bool {
+/// Takes a message of the spawner: a descriptor is kept, a message without one has all kept ones
+/// closed. Returns whether the spawner lives.
+fn receive(rubbish: &OwnedFd, kept: &mut Vec<OwnedFd>) -> bool {
     let mut byte = [0];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let received =
         recvmsg(rubbish, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC);
+    let before = kept.len();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            kept.extend(descriptors);
+        }
+    }
+    if kept.len() == before {
+        kept.clear();
+    }
     match received {
         Ok(message) => message.bytes > 0,
         Err(error) => error == Errno::INTR,
@@ -190,6 +210,11 @@ fn take_channel() -> Result<Channel, Errno> {
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     sys::redirect(null.as_fd(), 0)?;
     Ok(Channel::new(socket))
+}
+
+/// Names this process in the lists of `ps` and `top`, which show 15 bytes. Nothing depends on it.
+fn name_process(name: &CStr) {
+    let _ = rustix::thread::set_name(name);
 }
 
 /// Leaves what was inherited from the daemon. Returns what tells of ended children.
@@ -207,8 +232,9 @@ fn settle() -> Result<OwnedFd, Errno> {
     Ok(children)
 }
 
-fn enter_namespaces(host_root: bool) -> Result<(), Failure> {
-    if host_root {
+fn enter_namespaces() -> Result<(), Failure> {
+    // Nobody else may.
+    if rustix::process::geteuid().is_root() {
         sys::drop_groups().map_err(Failure::step("leave the groups"))?;
     }
     enter::map_ids((0, 0)).map_err(Failure::step("make a user namespace"))?;

@@ -131,16 +131,16 @@ pub(super) fn child(scratch: &Path) -> ExitCode {
         tell("overlay", &Err(format!("{}: {error}", layers.display())));
         return ExitCode::FAILURE;
     }
-    let host_root = rustix::process::geteuid().is_root();
     if try_namespaces() {
         match sys::fork() {
-            Ok(None) => return try_mounts(&layers, host_root),
+            Ok(None) => return try_mounts(&layers),
             Ok(Some(_)) => drop(sys::wait_any(true)),
             Err(errno) => tell("root", &Err(words(errno))),
         }
     }
-    // Left-overs are empty directories; the result is told already.
-    let _ = std::fs::remove_dir_all(&layers);
+    if let Err(error) = std::fs::remove_dir_all(&layers) {
+        eprintln!("cannot remove {}: {error}", layers.display());
+    }
     ExitCode::SUCCESS
 }
 
@@ -166,8 +166,10 @@ fn try_namespaces() -> bool {
     kinds.is_ok()
 }
 
-fn try_mounts(layers: &Path, host_root: bool) -> ExitCode {
-    let root = Template::build(&[], host_root).map_err(explain);
+fn try_mounts(layers: &Path) -> ExitCode {
+    // A namespace apart: the change of the root would take the waiting process along.
+    let root = sys::unshare(UnshareFlags::NEWNS).map_err(Failure::step("make a mount namespace"));
+    let root = root.and_then(|()| Template::build(&[])).map_err(explain);
     tell("root", &root.as_ref().map(drop).map_err(Clone::clone));
     if root.is_ok() {
         let overlay = Overlay {
@@ -176,7 +178,7 @@ fn try_mounts(layers: &Path, host_root: bool) -> ExitCode {
             work: layers.join("work"),
             read_only: Vec::new(),
         };
-        let root = InputRoot::Mounted { at: "/".into(), overlay };
+        let root = InputRoot::Mounted { at: "/probe".into(), overlay };
         tell("overlay", &enter::make_root(&root).map(drop).map_err(explain));
     }
     ExitCode::SUCCESS

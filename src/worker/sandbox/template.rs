@@ -23,6 +23,7 @@ use rustix::mount::{MountFlags, MoveMountFlags, UnmountFlags, mount, move_mount,
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use super::etc::Etc;
+use super::processes::ProcessLimit;
 use super::sys::{self, attribute};
 use super::wire::{Failure, Order};
 use crate::worker::{InputRoot, Network};
@@ -54,8 +55,8 @@ const DEVICE_LINKS: &[(&str, &str)] = &[
     ("stdout", "/proc/self/fd/1"),
 ];
 
-/// Parts of `/proc` through which uid 0 of the host could change the host, with or without
-/// capabilities.
+/// Parts of `/proc` through which an action could change the host (as its uid 0, even without
+/// capabilities), or its spawner's namespaces. Missing ones are left out.
 const SETTINGS: &[&str] = &[
     "acpi",
     "asound",
@@ -75,7 +76,11 @@ const SETTINGS: &[&str] = &[
 /// A finished template; this process lives in its home.
 pub(super) struct Template {
     etc: Etc,
+    /// Mount point of the last action.
     at: Option<PathBuf>,
+    /// The directories made for it, the innermost first.
+    made: Vec<PathBuf>,
+    processes: ProcessLimit,
     home: OwnedFd,
     clean: OwnedFd,
     spare: Option<Copy>,
@@ -90,12 +95,12 @@ impl Template {
     /// Builds the template and moves into it. This process must be the first of a new pid
     /// namespace and have mount and UTS namespaces of its own. `shown` are more directories of
     /// the host to show read-only.
-    pub(super) fn build(shown: &[PathBuf], guard_settings: bool) -> Result<Self, Failure> {
+    pub(super) fn build(shown: &[PathBuf]) -> Result<Self, Failure> {
         rustix::system::sethostname(b"farmhand").map_err(Failure::step("set the host name"))?;
         enter_new_root()?;
         let host = rustix::fs::open(HOST, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(Failure::step("open the host's root"))?;
-        mount_proc(guard_settings)?;
+        let processes = mount_proc()?;
         show_directories(host.as_fd(), shown)?;
         make_devices(host.as_fd())?;
         make_rest()?;
@@ -104,27 +109,23 @@ impl Template {
         make_skeleton(&host_path.join(SKELETON))?;
         let home = this_namespace()?;
         let clean = make_clean(&home)?;
-        let mut template = Self { etc, at: None, home, clean, spare: None };
+        let mut template = Self { etc, at: None, made: Vec::new(), processes, home, clean, spare: None };
         template.stock()?;
         Ok(template)
     }
 
-    /// Makes what `order` needs of the shared part: its mount point, and the right `/etc`.
+    /// Makes what `order` needs of the shared part: its mount point, the right `/etc`, the limit on
+    /// processes.
     pub(super) fn prepare(&mut self, order: &Order) -> Result<(), Failure> {
         if self.etc.refresh(order.network == Network::Host)? {
             self.clean = make_clean(&self.home)?;
             self.spare = None;
         }
-        let at = match &order.root {
-            InputRoot::Mounted { at, .. } if !at.starts_with("/tmp") => Some(at.as_path()),
-            _ => None,
-        };
-        if self.at.as_deref() != at {
-            self.remove_mount_point();
-            if let Some(at) = at {
-                make_directories(at)?;
-                self.at = Some(at.to_owned());
-            }
+        self.processes.set(order.limits.processes)?;
+        match &order.root {
+            // Below `/tmp` it is made in the action's own.
+            InputRoot::Mounted { at, .. } if !at.starts_with("/tmp") => self.make_mount_point(at)?,
+            _ => self.remove_mount_point(),
         }
         self.stock()
     }
@@ -154,15 +155,22 @@ impl Template {
         enter(&self.home)
     }
 
-    /// Removes the mount point of the last action, so that the next one does not see it. Parents that
-    /// belong to the template are not empty, and stay.
+    /// Makes the directory `at`, and removes the one of the last action, unless it is the same.
+    fn make_mount_point(&mut self, at: &Path) -> Result<(), Failure> {
+        if self.at.as_deref() == Some(at) {
+            return Ok(());
+        }
+        self.remove_mount_point();
+        self.made = at.ancestors().take_while(|path| !path.exists()).map(Path::to_owned).collect();
+        self.at = Some(at.to_owned());
+        make_directories(at)
+    }
+
     fn remove_mount_point(&mut self) {
-        if let Some(at) = self.at.take() {
-            for directory in at.ancestors() {
-                if rustix::fs::rmdir(directory).is_err() {
-                    break;
-                }
-            }
+        self.at = None;
+        for directory in self.made.drain(..) {
+            // A left-over would be an empty directory.
+            let _ = rustix::fs::rmdir(directory);
         }
     }
 }
@@ -212,19 +220,18 @@ fn enter_new_root() -> Result<(), Failure> {
 }
 
 /// Mounts `/proc`. Processes that an action could not trace, that is the spawner, are invisible.
-fn mount_proc(guard_settings: bool) -> Result<(), Failure> {
+fn mount_proc() -> Result<ProcessLimit, Failure> {
     make_directory("/proc", 0o555)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("proc", "/proc", "proc", flags, c"hidepid=4").map_err(Failure::step("mount /proc"))?;
-    if guard_settings {
-        for name in SETTINGS {
-            let path = Path::new("/proc").join(name);
-            if path.exists() {
-                bind(CWD, &path, &path, attribute::READ_ONLY)?;
-            }
+    let processes = ProcessLimit::open();
+    for name in SETTINGS {
+        let path = Path::new("/proc").join(name);
+        if path.exists() {
+            bind(CWD, &path, &path, attribute::READ_ONLY)?;
         }
     }
-    Ok(())
+    Ok(processes)
 }
 
 fn show_directories(host: BorrowedFd<'_>, more: &[PathBuf]) -> Result<(), Failure> {
