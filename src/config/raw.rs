@@ -81,6 +81,9 @@ pub struct RawConfig {
     /// How long an action goes on after its last client went away
     #[arg(long, env = "FARMHAND_ORPHAN_GRACE", value_name = "TIME", help_heading = "Running actions")]
     pub orphan_grace: Option<Span>,
+    /// How often a client that waits hears that nothing has changed
+    #[arg(long, env = "FARMHAND_UPDATE_INTERVAL", value_name = "TIME", help_heading = "Running actions")]
+    pub update_interval: Option<Span>,
 
     /// Address for the other machines of the farm; read and checked, not opened by this version
     #[arg(long, env = "FARMHAND_PEER_LISTEN", value_name = "ADDR", help_heading = "The farm")]
@@ -107,7 +110,7 @@ pub struct RawConfig {
     /// Labels of this machine: one value or several for a name.
     #[arg(skip)]
     pub labels: Option<BTreeMap<String, OneOrMany>>,
-    /// Settings of instances by their names; when set, no other is served.
+    /// Settings of instances by their names.
     #[arg(skip)]
     pub instances: Option<BTreeMap<String, RawInstance>>,
 }
@@ -179,7 +182,7 @@ impl RawConfig {
             name listen insecure_lan data_dir runtime_dir
             disk_budget max_blob_size lease sync epoch_interval compressed_committed_size
             slots sandbox unknown_properties pools default_timeout max_timeout
-            queue_limit keep_finished orphan_grace
+            queue_limit keep_finished orphan_grace update_interval
             peer_listen no_discovery peer farm_key_file
             log_filter log_format
             labels instances
