@@ -1,0 +1,33 @@
+# Recipes for people; CI calls the same script. `just` alone lists them.
+
+_default:
+    @just --list
+
+# Start a node in the foreground.
+serve *ARGS:
+    cargo run --release -- serve {{ARGS}}
+
+# Everything CI checks.
+ci:
+    .ci/run
+
+# All tests: units, running nodes, real clients.
+test *ARGS:
+    tests/run {{ARGS}}
+
+# Formats and lints only.
+lint:
+    cargo fmt --all
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Measure a node of its own beside the limits of this machine.
+bench *ARGS:
+    cargo run --release -- bench {{ARGS}}
+
+# After a change of proto/farmhand/v1/control.proto.
+regenerate:
+    FARMHAND_REGENERATE=1 cargo test -p farmhand-proto --test generated_is_fresh
+
+# Binary, completions, manual pages, service.
+install *ARGS:
+    installer/install.sh {{ARGS}}
