@@ -421,9 +421,7 @@ impl ContentAddressableStorage for DiskCas {
             Lookup::Data(Bytes::new())
         } else {
             match self.inner().read_small(&digest, Wait::No)? {
-                Lookup::WouldWait => {
-                    self.blocking(move |store| store.read_small(&digest, Wait::Yes)).await?
-                }
+                Lookup::WouldWait => self.blocking(move |store| store.read_small(&digest, Wait::Yes)).await?,
                 found => found,
             }
         };
@@ -452,6 +450,7 @@ impl ContentAddressableStorage for DiskCas {
         if data.is_empty() {
             return Ok(());
         }
+        store.check_size(digest)?;
         let reservation = store.admit(record_len(data.len() as u32)).await?;
         let epoch = store.append_blob(digest, &data, reservation)?;
         store.settle(epoch).await
@@ -464,9 +463,8 @@ impl ContentAddressableStorage for DiskCas {
         if store.is_small(digest.size()) {
             return Ok(Box::new(SmallWriter::new(store, *digest, reservation)));
         }
-        let temporary = self.blocking(|store| {
-            store.files.temporary().map_err(|(path, error)| CasError::io(path, error))
-        });
+        let temporary =
+            self.blocking(|store| store.files.temporary().map_err(|(path, error)| CasError::io(path, error)));
         Ok(Box::new(LargeWriter::new(store, *digest, temporary.await?, reservation)))
     }
 }

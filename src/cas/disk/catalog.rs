@@ -262,10 +262,8 @@ impl Catalog {
         let broken = self.index.take();
         let closing = std::thread::Builder::new().name("index-close".to_owned());
         let _ = closing.spawn(move || drop(broken));
-        let failed = |error: std::io::Error| IndexError::Failed {
-            path: self.path.clone(),
-            reason: error.to_string(),
-        };
+        let failed =
+            |error: std::io::Error| IndexError::Failed { path: self.path.clone(), reason: error.to_string() };
         let aside = crate::index::set_aside(&self.path).map_err(failed)?;
         // The packs have it all; the room may be needed.
         let _ = std::fs::remove_dir_all(aside);
@@ -421,8 +419,7 @@ mod tests {
     fn written(n: u32) -> Written {
         let mut hash = [0; 32];
         hash[..4].copy_from_slice(&n.to_be_bytes());
-        let header =
-            Header { kind: Kind::Action, key: Key::action(&hash), epoch: 1, written: n, length: 10 };
+        let header = Header { kind: Kind::Action, key: Key::action(&hash), epoch: 1, written: n, length: 10 };
         Written { place: Place { pack: 1 + n / 300, offset: n % 300 * 82 + 32 }, header }
     }
 

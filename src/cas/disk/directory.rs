@@ -31,10 +31,8 @@ pub(super) fn take(directory: &Path) -> Result<File, OpenError> {
         let pid = if pid.trim().is_empty() { "unknown".to_owned() } else { pid.trim().to_owned() };
         return Err(OpenError::InUse { directory: directory.to_owned(), pid });
     }
-    let written = lock
-        .set_len(0)
-        .and_then(|()| lock.rewind())
-        .and_then(|()| writeln!(lock, "{}", std::process::id()));
+    let written =
+        lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{}", std::process::id()));
     // On a full disk the number is missing; the lock holds all the same.
     let _ = written;
     Ok(lock)
@@ -101,7 +99,8 @@ fn magic_of_packs(packs: &Path) -> Result<Option<Magic>, OpenError> {
     for entry in entries {
         let path = entry.map_err(|error| OpenError::io(packs, error))?.path();
         let named = path.file_name().and_then(|name| name.to_str()).and_then(pack_id).is_some();
-        let header = if named { File::open(&path).and_then(|file| read_pack_header(&file)) } else { Ok(None) };
+        let header =
+            if named { File::open(&path).and_then(|file| read_pack_header(&file)) } else { Ok(None) };
         match header.map_err(|error| OpenError::io(&path, error))? {
             Some((found, _)) if found > VERSION => {
                 return Err(OpenError::Newer { path, found, known: VERSION });

@@ -64,11 +64,8 @@ impl Store {
     }
 
     fn pack_states(&self) -> Vec<PackState> {
-        let state = |pack: &Arc<Pack>| PackState {
-            id: pack.id,
-            bytes: pack.end() - PACK_HEADER,
-            dead: pack.dead(),
-        };
+        let state =
+            |pack: &Arc<Pack>| PackState { id: pack.id, bytes: pack.end() - PACK_HEADER, dead: pack.dead() };
         self.packs.all().iter().map(state).collect()
     }
 

@@ -230,7 +230,8 @@ impl BlobWriter for LargeWriter {
 
     async fn commit(mut self: Box<Self>) -> Result<(), CasError> {
         let mut half = self.half_made().await?;
-        let (collected, store, digest) = (std::mem::take(&mut self.collected), self.store.clone(), self.digest);
+        let (collected, store, digest) =
+            (std::mem::take(&mut self.collected), self.store.clone(), self.digest);
         let reservation = self.reservation.take();
         let finishing = tokio::task::spawn_blocking(move || {
             collected.iter().try_for_each(|data| half.write(data))?;

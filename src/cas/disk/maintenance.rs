@@ -63,7 +63,7 @@ impl Maintenance {
     pub(super) fn new(store: Arc<Store>, catalog: Catalog, state: StateFile) -> Self {
         let now = Instant::now();
         let uses_noted = store.now();
-        Self {
+        let maintenance = Self {
             store,
             catalog,
             state,
@@ -73,7 +73,10 @@ impl Maintenance {
             last_uses: now,
             uses_noted,
             retry_index: None,
-        }
+        };
+        maintenance.measure_index();
+        maintenance.refill_reserve();
+        maintenance
     }
 
     pub(super) fn store(&self) -> &Arc<Store> {
@@ -83,8 +86,6 @@ impl Maintenance {
     /// Works until told to stop.
     pub(super) fn run(mut self) {
         let _gates = EndGates(self.store.clone());
-        self.measure_index();
-        self.refill_reserve();
         loop {
             let todo = self.store.work.take(Some(self.timeout()));
             match todo.stop {
@@ -315,7 +316,7 @@ impl Maintenance {
         }
     }
 
-    fn measure_index(&mut self) {
+    fn measure_index(&self) {
         let bytes = self.catalog.index().map_or(0, crate::index::Index::disk_bytes);
         let before = self.store.counters.index_bytes.swap(bytes, Ordering::Relaxed);
         self.store.space.add(bytes);
@@ -324,7 +325,8 @@ impl Maintenance {
 
     /// Makes the file that is given up when the disk is full.
     fn refill_reserve(&self) {
-        let (path, bytes) = (self.store.config.directory.join(super::recovery::RESERVE), self.store.marks.reserve);
+        let (path, bytes) =
+            (self.store.config.directory.join(super::recovery::RESERVE), self.store.marks.reserve);
         if path.exists() {
             return;
         }

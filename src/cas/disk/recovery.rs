@@ -22,9 +22,7 @@ use super::files::{Files, disk_bytes, remove_if_there};
 use super::gate::Gate;
 use super::maintenance::{Maintenance, sync_files};
 use super::map::{Found, Map, Place};
-use super::packs::{
-    Closing, PACK_HEADER, Pack, Packs, VERSION, Written, pack_id, read_pack_header,
-};
+use super::packs::{Closing, PACK_HEADER, Pack, Packs, VERSION, Written, pack_id, read_pack_header};
 use super::policy::Watermarks;
 use super::record::{self, Key, Kind, Magic, record_len};
 use super::space::{Space, Work};
@@ -140,7 +138,8 @@ struct Scanned<'a> {
 
 impl Facts {
     fn new(state: Option<State>, config: &DiskConfig) -> Self {
-        let state = state.unwrap_or_else(|| State { boot_id: config.host.boot_id.clone(), ..State::default() });
+        let state =
+            state.unwrap_or_else(|| State { boot_id: config.host.boot_id.clone(), ..State::default() });
         Self {
             closed: state.closed,
             rebooted: !state.clean && state.boot_id != config.host.boot_id,
@@ -209,7 +208,9 @@ impl Recovery {
             Err(error) => error,
         };
         let unusable = |error: IndexError| match error {
-            IndexError::Newer { path, found } => OpenError::Newer { path, found: found.into(), known: VERSION },
+            IndexError::Newer { path, found } => {
+                OpenError::Newer { path, found: found.into(), known: VERSION }
+            }
             other => OpenError::Malformed { path: path.clone(), reason: other.to_string() },
         };
         if matches!(damaged, IndexError::Newer { .. }) {
@@ -382,7 +383,8 @@ impl Recovery {
         let space = Space::new(marks.limit);
         space.add(marks.reserve + self.count_bytes());
         let packs = self.packs.into_values().collect();
-        let packs = Packs::new(config.directory.join("packs"), magic, marks.pack, packs, self.next_pack, closed + 1);
+        let packs =
+            Packs::new(config.directory.join("packs"), magic, marks.pack, packs, self.next_pack, closed + 1);
         let store = Arc::new(Store {
             config,
             marks,
@@ -406,7 +408,9 @@ impl Recovery {
             gone.into_iter().for_each(|pack| catalog.stage_drop(pack));
         }
         for digest in &self.orphans {
-            store.take_in_orphan(digest).map_err(|error| OpenError::io(store.files.path(digest, false), error))?;
+            store
+                .take_in_orphan(digest)
+                .map_err(|error| OpenError::io(store.files.path(digest, false), error))?;
         }
         let mut maintenance = Maintenance::new(store, catalog, state);
         if self.rebuilt {

@@ -41,7 +41,8 @@ impl StateFile {
         if file.metadata()?.len() < 2 * SLOT {
             file.write_all_at(&[0], 2 * SLOT - 1)?;
         }
-        let newest = [0, 1].into_iter().filter_map(|slot| read_slot(&file, slot)).max_by_key(|(turn, _)| *turn);
+        let newest =
+            [0, 1].into_iter().filter_map(|slot| read_slot(&file, slot)).max_by_key(|(turn, _)| *turn);
         let (turn, state) = newest.map_or((0, None), |(turn, state)| (turn, Some(state)));
         Ok((Self { file, turn, state: state.clone().unwrap_or_default() }, state))
     }
@@ -98,7 +99,7 @@ mod tests {
     use super::*;
 
     fn state(closed: u64) -> State {
-        State { closed, clean: closed % 2 == 0, index_generation: closed + 1, boot_id: "b-1".to_owned() }
+        State { closed, clean: closed.is_multiple_of(2), index_generation: closed + 1, boot_id: "b-1".to_owned() }
     }
 
     #[test]

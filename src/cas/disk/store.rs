@@ -126,7 +126,11 @@ impl Store {
 
     /// Bytes of disk a blob takes, the record included.
     pub(super) fn cost(&self, digest: &Digest) -> u64 {
-        if self.is_small(digest.size()) { record_len(digest.size() as u32) } else { disk_bytes(digest.size()) }
+        if self.is_small(digest.size()) {
+            record_len(digest.size() as u32)
+        } else {
+            disk_bytes(digest.size())
+        }
     }
 
     pub(super) fn is_small(&self, size: u64) -> bool {
@@ -218,8 +222,7 @@ impl Store {
         if self.map.touch(&key, now).is_some() {
             return Ok(appender.last_written_epoch());
         }
-        let place =
-            appender.append(Kind::Blob, key, now, data).map_err(|error| self.pack_error(error))?;
+        let place = appender.append(Kind::Blob, key, now, data).map_err(|error| self.pack_error(error))?;
         let found = Found { place, length: data.len() as u32, kind: Kind::Blob, twin: false, last_use: now };
         self.map.insert(key, &found);
         let epoch = appender.epoch();
@@ -240,8 +243,7 @@ impl Store {
         let now = self.now();
         let mut appender = self.packs.appender();
         self.check_open()?;
-        let place =
-            appender.append(Kind::Action, key, now, data).map_err(|error| self.pack_error(error))?;
+        let place = appender.append(Kind::Action, key, now, data).map_err(|error| self.pack_error(error))?;
         let found =
             Found { place, length: data.len() as u32, kind: Kind::Action, twin: false, last_use: now };
         if let Some(old) = self.map.insert(key, &found) {
