@@ -463,9 +463,7 @@ impl ContentAddressableStorage for DiskCas {
         if store.is_small(digest.size()) {
             return Ok(Box::new(SmallWriter::new(store, *digest, reservation)));
         }
-        let temporary =
-            self.blocking(|store| store.files.temporary().map_err(|(path, error)| CasError::io(path, error)));
-        Ok(Box::new(LargeWriter::new(store, *digest, temporary.await?, reservation)))
+        Ok(Box::new(LargeWriter::new(store, *digest, reservation)))
     }
 }
 

@@ -58,7 +58,8 @@ async fn the_longest_unused_goes_first_and_what_is_leased_stays() {
 async fn the_budget_holds_while_everything_turns_over() {
     let place = Place::new();
     let cas = open(DiskConfig { lease: Duration::from_secs(60), ..place.config(BUDGET) });
-    let len_of = |seed: u64| if seed.is_multiple_of(7) { 300_000 } else { 500 + (seed as usize * 7919) % 30_000 };
+    let len_of =
+        |seed: u64| if seed.is_multiple_of(7) { 300_000 } else { 500 + (seed as usize * 7919) % 30_000 };
     for seed in 0..900 {
         place.pass(1);
         put(&cas, seed, len_of(seed)).await;
