@@ -450,6 +450,7 @@ impl ContentAddressableStorage for DiskCas {
         if data.is_empty() {
             return Ok(());
         }
+        store.check_size(digest)?;
         let reservation = store.admit(record_len(data.len() as u32)).await?;
         let epoch = store.append_blob(digest, &data, reservation)?;
         store.settle(epoch).await
@@ -462,9 +463,7 @@ impl ContentAddressableStorage for DiskCas {
         if store.is_small(digest.size()) {
             return Ok(Box::new(SmallWriter::new(store, *digest, reservation)));
         }
-        let temporary =
-            self.blocking(|store| store.files.temporary().map_err(|(path, error)| CasError::io(path, error)));
-        Ok(Box::new(LargeWriter::new(store, *digest, temporary.await?, reservation)))
+        Ok(Box::new(LargeWriter::new(store, *digest, reservation)))
     }
 }
 

@@ -220,7 +220,12 @@ mod tests {
             assert_eq!(files.path(&digest, twin).metadata().unwrap().mode() & 0o777, mode);
         }
         let mut seen = 0;
-        files.walk(|_, name| Ok::<(), io::Error>(seen += usize::from(name.digest == digest))).unwrap();
+        files
+            .walk(|_, name| {
+                seen += usize::from(name.digest == digest);
+                Ok::<(), io::Error>(())
+            })
+            .unwrap();
         assert_eq!(seen, 2);
         files.remove(&digest).unwrap();
         files.remove(&digest).unwrap();

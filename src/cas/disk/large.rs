@@ -143,7 +143,8 @@ pub(super) struct LargeWriter {
 
 /// Where the half-made file is.
 enum Stage {
-    Here(Box<HalfMade>),
+    /// It is made with the first bytes that are written.
+    New,
     Away(JoinHandle<Result<Box<HalfMade>, CasError>>),
     /// It failed; the error was reported.
     Lost,
@@ -157,8 +158,11 @@ pub(super) struct HalfMade {
 }
 
 impl HalfMade {
-    pub(super) fn new(temp: TempFile, digest: &Digest) -> Self {
-        Self { temp, hasher: Hasher::new(digest.function()), sums: SumsBuilder::default() }
+    /// Begins a file for the blob.
+    pub(super) fn begin(store: &Store, digest: &Digest) -> Result<Box<Self>, CasError> {
+        let temp = store.files.temporary().map_err(|(path, error)| CasError::io(path, error))?;
+        let hasher = Hasher::new(digest.function());
+        Ok(Box::new(Self { temp, hasher, sums: SumsBuilder::default() }))
     }
 
     /// Hashes and writes.
@@ -184,31 +188,34 @@ impl HalfMade {
 }
 
 impl LargeWriter {
-    pub(super) fn new(store: Arc<Store>, digest: Digest, temp: TempFile, reservation: Reservation) -> Self {
-        let stage = Stage::Here(Box::new(HalfMade::new(temp, &digest)));
+    pub(super) fn new(store: Arc<Store>, digest: Digest, reservation: Reservation) -> Self {
         let (collected, reservation) = (Vec::new(), Some(reservation));
-        Self { store, digest, written: 0, collected, collected_len: 0, stage, reservation }
+        Self { store, digest, written: 0, collected, collected_len: 0, stage: Stage::New, reservation }
     }
 
-    /// The half-made file, once the thread that has it is done.
-    async fn half_made(&mut self) -> Result<Box<HalfMade>, CasError> {
+    /// The half-made file, once the thread that has it is done; `None` if there is none yet.
+    async fn half_made(&mut self) -> Result<Option<Box<HalfMade>>, CasError> {
         let lost = |source| CasError::Io { path: self.store.files.path(&self.digest, false), source };
         match std::mem::replace(&mut self.stage, Stage::Lost) {
-            Stage::Here(half) => Ok(half),
-            Stage::Away(handle) => handle.await.map_err(|error| lost(error.into()))?,
+            Stage::New => Ok(None),
+            Stage::Away(handle) => handle.await.map_err(|error| lost(error.into()))?.map(Some),
             Stage::Lost => Err(lost(io::Error::other("an earlier write of this blob failed"))),
         }
     }
 
-    async fn hand_over(&mut self) -> Result<(), CasError> {
-        let mut half = self.half_made().await?;
+    /// What a thread has to do: write all that was collected.
+    async fn writing(
+        &mut self,
+    ) -> Result<impl FnOnce() -> Result<Box<HalfMade>, CasError> + use<>, CasError> {
+        let half = self.half_made().await?;
+        let (store, digest) = (self.store.clone(), self.digest);
         let collected = std::mem::take(&mut self.collected);
         self.collected_len = 0;
-        self.stage = Stage::Away(tokio::task::spawn_blocking(move || {
+        Ok(move || {
+            let mut half = half.map_or_else(|| HalfMade::begin(&store, &digest), Ok)?;
             collected.iter().try_for_each(|data| half.write(data))?;
             Ok(half)
-        }));
-        Ok(())
+        })
     }
 }
 
@@ -221,7 +228,10 @@ impl BlobWriter for LargeWriter {
         self.written += data.len() as u64;
         self.collected_len += data.len().max(LEAST);
         self.collected.push(data);
-        if self.collected_len >= COLLECT { self.hand_over().await } else { Ok(()) }
+        if self.collected_len >= COLLECT {
+            self.stage = Stage::Away(tokio::task::spawn_blocking(self.writing().await?));
+        }
+        Ok(())
     }
 
     fn written(&self) -> u64 {
@@ -229,14 +239,11 @@ impl BlobWriter for LargeWriter {
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), CasError> {
-        let mut half = self.half_made().await?;
-        let (collected, store, digest) =
-            (std::mem::take(&mut self.collected), self.store.clone(), self.digest);
-        let reservation = self.reservation.take();
+        let writing = self.writing().await?;
+        let (store, digest, reservation) = (self.store.clone(), self.digest, self.reservation.take());
         let finishing = tokio::task::spawn_blocking(move || {
-            collected.iter().try_for_each(|data| half.write(data))?;
             let reservation = reservation.expect("invariant: a writer is committed once");
-            half.finish(&store, &digest, reservation)
+            writing()?.finish(&store, &digest, reservation)
         });
         let path = self.store.files.path(&self.digest, false);
         let epoch = finishing.await.map_err(|error| CasError::Io { path, source: error.into() })??;

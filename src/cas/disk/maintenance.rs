@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use super::record::{Key, Kind};
 use super::space::Stop;
 use super::state::{State, StateFile};
 use super::store::{Store, lock};
+use crate::digest::Digest;
 use crate::index::IndexError;
 
 /// Time between two looks at what was used.
@@ -33,6 +35,12 @@ const INDEX_RETRY: Duration = Duration::from_secs(30);
 /// Uses in the journal, beyond one for each entry, before it is written into the blocks.
 const JOURNAL_SLACK: usize = 100_000;
 
+/// Threads that sync large files, when there are many.
+const SYNC_THREADS: usize = 8;
+
+/// Files for which no further thread is worth it.
+const SYNC_BATCH: usize = 8;
+
 /// What the thread owns.
 pub(super) struct Maintenance {
     pub(super) store: Arc<Store>,
@@ -43,8 +51,6 @@ pub(super) struct Maintenance {
     last_close: Instant,
     last_commit: Instant,
     last_uses: Instant,
-    /// Uses before this are in the index.
-    uses_noted: u32,
     retry_index: Option<Instant>,
 }
 
@@ -62,8 +68,7 @@ impl Drop for EndGates {
 impl Maintenance {
     pub(super) fn new(store: Arc<Store>, catalog: Catalog, state: StateFile) -> Self {
         let now = Instant::now();
-        let uses_noted = store.now();
-        Self {
+        let maintenance = Self {
             store,
             catalog,
             state,
@@ -71,9 +76,11 @@ impl Maintenance {
             last_close: now,
             last_commit: now,
             last_uses: now,
-            uses_noted,
             retry_index: None,
-        }
+        };
+        maintenance.measure_index();
+        maintenance.refill_reserve();
+        maintenance
     }
 
     pub(super) fn store(&self) -> &Arc<Store> {
@@ -83,8 +90,6 @@ impl Maintenance {
     /// Works until told to stop.
     pub(super) fn run(mut self) {
         let _gates = EndGates(self.store.clone());
-        self.measure_index();
-        self.refill_reserve();
         loop {
             let todo = self.store.work.take(Some(self.timeout()));
             match todo.stop {
@@ -207,19 +212,30 @@ impl Maintenance {
     }
 }
 
-/// Syncs the files of large blobs and the directories they are in.
+/// Syncs the files of large blobs and the directories they are in. Several threads share the commits
+/// of the file system's journal, which are most of the cost.
 pub(super) fn sync_files(files: &Files, keys: impl Iterator<Item = Key>) -> io::Result<()> {
-    let mut directories = BTreeSet::new();
-    for digest in keys.filter_map(|key| key.digest()) {
-        match File::open(files.path(&digest, false)) {
-            Ok(file) => file.sync_data()?,
-            // It was evicted since.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        directories.insert(files.directory(&digest));
-    }
+    let digests: Vec<Digest> = keys.filter_map(|key| key.digest()).collect();
+    let each = digests.len().div_ceil(SYNC_THREADS).max(SYNC_BATCH);
+    std::thread::scope(|scope| {
+        let batches: Vec<_> =
+            digests.chunks(each).map(|batch| scope.spawn(|| sync_batch(files, batch))).collect();
+        let ended = |batch: std::thread::ScopedJoinHandle<'_, io::Result<()>>| {
+            batch.join().unwrap_or_else(|_| Err(io::Error::other("a syncing thread panicked")))
+        };
+        batches.into_iter().map(ended).collect::<io::Result<()>>()
+    })?;
+    let directories: BTreeSet<PathBuf> = digests.iter().map(|digest| files.directory(digest)).collect();
     directories.iter().try_for_each(|directory| File::open(directory)?.sync_all())
+}
+
+fn sync_batch(files: &Files, digests: &[Digest]) -> io::Result<()> {
+    digests.iter().try_for_each(|digest| match File::open(files.path(digest, false)) {
+        Ok(file) => file.sync_data(),
+        // It was evicted since.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    })
 }
 
 // === the index ===
@@ -240,15 +256,7 @@ impl Maintenance {
     /// Notes what was used since the last time.
     fn note_uses(&mut self) {
         self.last_uses = Instant::now();
-        let (since, now) = (self.uses_noted, self.store.now());
-        let (mut uses, mut entries) = (Vec::new(), 0);
-        self.store.map.for_each(|key, found| {
-            entries += 1;
-            if found.last_use >= since {
-                uses.push((*key, found.last_use));
-            }
-        });
-        self.uses_noted = now;
+        let (uses, entries) = self.store.map.take_uses();
         let noted = if self.catalog.journal_len() + uses.len() > entries + JOURNAL_SLACK {
             self.rewrite_index()
         } else {
@@ -315,7 +323,7 @@ impl Maintenance {
         }
     }
 
-    fn measure_index(&mut self) {
+    fn measure_index(&self) {
         let bytes = self.catalog.index().map_or(0, crate::index::Index::disk_bytes);
         let before = self.store.counters.index_bytes.swap(bytes, Ordering::Relaxed);
         self.store.space.add(bytes);

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::record::{Key, Kind};
@@ -40,6 +40,8 @@ struct Entry {
     last_use: AtomicU32,
     kind: Kind,
     twin: bool,
+    /// The last use was renewed since [`Map::take_uses`] looked.
+    renewed: AtomicBool,
 }
 
 type Shard = HashMap<Key, Entry, BuildHasherDefault<Spread>>;
@@ -75,7 +77,14 @@ impl Hasher for Spread {
 impl Entry {
     fn new(found: &Found) -> Self {
         let Found { place, length, kind, twin, last_use } = *found;
-        Self { place, length, last_use: AtomicU32::new(last_use), kind, twin }
+        Self {
+            place,
+            length,
+            last_use: AtomicU32::new(last_use),
+            kind,
+            twin,
+            renewed: AtomicBool::new(false),
+        }
     }
 
     fn found(&self) -> Found {
@@ -87,6 +96,7 @@ impl Entry {
         let last_use = self.last_use.load(Ordering::Relaxed);
         if now > last_use && now - last_use > grain {
             self.last_use.fetch_max(now, Ordering::Relaxed);
+            self.renewed.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -168,6 +178,21 @@ impl Map {
         }
     }
 
+    /// The uses renewed since this was last called, and the number of all entries.
+    pub(super) fn take_uses(&self) -> (Vec<(Key, u32)>, usize) {
+        let (mut uses, mut entries) = (Vec::new(), 0);
+        for shard in &self.shards {
+            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+            entries += shard.len();
+            for (key, entry) in shard.iter() {
+                if entry.renewed.load(Ordering::Relaxed) && entry.renewed.swap(false, Ordering::Relaxed) {
+                    uses.push((*key, entry.last_use.load(Ordering::Relaxed)));
+                }
+            }
+        }
+        (uses, entries)
+    }
+
     /// The numbers of the shards.
     pub(super) fn shards(&self) -> std::ops::Range<usize> {
         0..self.shards.len()
@@ -220,6 +245,8 @@ mod tests {
             assert_eq!(map.peek(&key(1)).unwrap().last_use, noted);
         }
         assert!(map.touch(&key(2), 1).is_none());
+        assert_eq!(map.take_uses(), (vec![(key(1), 130)], 1));
+        assert_eq!(map.take_uses(), (vec![], 1));
     }
 
     #[test]

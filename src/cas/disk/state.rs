@@ -99,7 +99,12 @@ mod tests {
     use super::*;
 
     fn state(closed: u64) -> State {
-        State { closed, clean: closed % 2 == 0, index_generation: closed + 1, boot_id: "b-1".to_owned() }
+        State {
+            closed,
+            clean: closed.is_multiple_of(2),
+            index_generation: closed + 1,
+            boot_id: "b-1".to_owned(),
+        }
     }
 
     #[test]
