@@ -25,6 +25,7 @@ class Interrupted:
         self.wait_for_actions(sleep)
         build.interrupt()
         build.finish(bazel.INTERRUPTED)
+        self.let_go()
         self.wait_for_none(sleep)
         self.assertTrue(self.node.running())
 
@@ -46,6 +47,9 @@ class Interrupted:
         self.workspace.clean()
         again = self.workspace.build(self.node.reapi, "//:quick", "//:slow")
         self.assertEqual({"remote cache hit": QUICK_ACTIONS, "remote": 2}, again.spawns)
+
+    def let_go(self) -> None:
+        """What it takes, after an interrupt, until the client's calls have ended."""
 
     def sleep_for(self, seconds: str) -> str:
         """How long the slow actions sleep from now on; also the argument that tells them apart."""
@@ -69,3 +73,7 @@ class InterruptedWithBazel4(Interrupted, BazelTest):
 
 class InterruptedWithBazel2(Interrupted, BazelTest):
     VERSION = bazel.BAZEL_2
+
+    def let_go(self) -> None:
+        """This version keeps its Execute calls open for as long as its server lives."""
+        self.workspace.shutdown()

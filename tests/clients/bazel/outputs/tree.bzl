@@ -7,6 +7,7 @@ def _tree_impl(ctx):
         mnemonic = "Tree",
         command = """
 set -eu
+mkdir -p "$1"  # Only its parent is promised to be there.
 cd "$1"
 shift
 for leaf in "$@"; do
