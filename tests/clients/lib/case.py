@@ -22,7 +22,7 @@ class ClientTest(unittest.TestCase):
         self.logs = logs_of(self)
         self.logs.mkdir(parents=True)
         # Short, because a Unix socket's path below it has at most 107 bytes.
-        self.scratch = Path(tempfile.mkdtemp(prefix="farmhand-"))
+        self.scratch = Path(tempfile.mkdtemp(prefix=""))
         self.addCleanup(shutil.rmtree, self.scratch, onerror=_writable_first)
         self.node = node.Node(self.scratch / "node", self.logs, *self.NODE_OPTIONS)
         self.addCleanup(self.node.stop)

@@ -102,7 +102,8 @@ def _read(pid: int, name: str) -> bytes:
 
 
 @atexit.register
-def _end_all() -> None:
+def end_all() -> None:
+    """Ends everything that a test started or claimed and that still runs."""
     for process in _started:
         end(process)
     for argument in _claimed:
