@@ -62,7 +62,8 @@ class Run:
     @property
     def spawns(self) -> dict[str, int]:
         """Actions by how they came about, as the summary counts them; Bazel's own left out."""
-        summaries = re.findall(r"^INFO: \d+ process(?:es)?(?:: (.*))?\.$", self.output, re.MULTILINE)
+        summary = r"^INFO: \d+ process(?:es)?(?:: (.*))?\.$"
+        summaries = re.findall(summary, self.output, re.MULTILINE)
         assert summaries, f"no process summary in:\n{self.output}"
         counts = (part.split(" ", 1) for part in summaries[-1].split(", ") if part)
         return {kind: int(count) for count, kind in counts if kind != "internal"}
@@ -149,14 +150,16 @@ class Started:
             ended = self._process.wait(self._seconds)
         except subprocess.TimeoutExpired:
             processes.end(self._process)
-            ended = "nothing: it hung"
+            ended = None
         output = self._output.read_text(errors="replace")
         self._output.unlink()
         with open(self._log, "a") as log:
             log.write(f"{output}\n[exit code {ended}]\n")
-        as_wanted = ended == code if code is not None else ended not in (SUCCESS, "nothing: it hung")
-        wanted = code if code is not None else "a failure"
-        assert as_wanted, f"Bazel ended with {ended}, not with {wanted}:\n{output}"
+        assert ended is not None, f"Bazel still ran after {self._seconds:g} s:\n{output}"
+        if code is None:
+            assert ended != SUCCESS, f"Bazel succeeded:\n{output}"
+        else:
+            assert ended == code, f"Bazel ended with {ended}, not with {code}:\n{output}"
         return Run(ended, output)
 
 

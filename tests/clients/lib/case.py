@@ -53,11 +53,11 @@ class BazelTest(ClientTest):
         self.assertEqual({"remote cache hit": exactly}, run.spawns, run.output)
 
     def debian_source(self, package: str) -> Path:
-        """The unpacked source of a Debian package; skips the test where it cannot be had."""
-        try:
-            return packages.debian_source(package)
-        except packages.Unavailable as why:
-            self.skipTest(str(why))
+        """The unpacked source of a Debian package; skips the test where it was not fetched."""
+        source = packages.source_of(package)
+        if not source.exists():
+            self.skipTest(f"the source of {package} is not there ({source})")
+        return source
 
 
 def logs_of(test: unittest.TestCase) -> Path:
@@ -66,7 +66,7 @@ def logs_of(test: unittest.TestCase) -> Path:
 
 
 def _writable_first(function, path, _error) -> None:
-    """Bazel makes output directories read-only: an ordinary user must change that to delete them."""
+    """Bazel makes output directories read-only; only root may delete what is in them."""
     for directory in (Path(path).parent, Path(path)):
         if directory.is_dir() and not directory.is_symlink():
             directory.chmod(0o700)

@@ -24,8 +24,18 @@ DEBIAN = {
 }
 
 
+# The Debian packages that the tests build from source.
+SOURCES = ("lua5.4",)
+
+
 class Unavailable(Exception):
-    """Something could not be had; says what and why."""
+    """A source could not be had; says why."""
+
+
+def missing() -> list[str]:
+    """All that is needed and absent, in words."""
+    return [*missing_debian(), *([] if NPM_BAZEL.exists() else [NPM_BAZEL_PACKAGE]),
+            *(f"the source of {package}" for package in missing_sources())]
 
 
 def missing_debian() -> list[str]:
@@ -74,11 +84,18 @@ def install_npm_bazel(run) -> None:
              NPM_BAZEL_PACKAGE])
 
 
-def debian_source(package: str) -> Path:
-    """The unpacked source of a Debian package, fetched once into the cache."""
-    unpacked = CACHE / "sources" / package
-    if unpacked.exists():
-        return unpacked
+def source_of(package: str) -> Path:
+    """Where the unpacked source of a Debian package lies once it is fetched."""
+    return CACHE / "sources" / package
+
+
+def missing_sources() -> list[str]:
+    """The sources that are still to be fetched."""
+    return [package for package in SOURCES if not source_of(package).exists()]
+
+
+def fetch_source(package: str) -> None:
+    """Fetches and unpacks the source of a Debian package; needs no root."""
     work = CACHE / "sources" / f"{package}.{os.getpid()}"
     work.mkdir(parents=True)
     try:
@@ -86,10 +103,9 @@ def debian_source(package: str) -> Path:
         found = [path for path in work.iterdir() if (path / "debian").is_dir()]
         if len(found) != 1:
             raise Unavailable(f"the source of {package} unpacked to {found}")
-        found[0].rename(unpacked)
+        found[0].rename(source_of(package))
     finally:
         shutil.rmtree(work)
-    return unpacked
 
 
 def _fetch_source(package: str, work: Path) -> None:

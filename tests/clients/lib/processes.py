@@ -4,6 +4,7 @@ Every process a test starts is registered here, so that none outlives the run, h
 """
 
 import atexit
+import contextlib
 import os
 import signal
 import subprocess
@@ -76,10 +77,8 @@ def claim(argument: str) -> None:
 def kill(pids: list[int]) -> None:
     """SIGKILL, for processes that may be gone already."""
     for pid in pids:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 def _session_of(pid: int) -> int | None:
