@@ -1,1 +1,592 @@
-//! To be written.
+//! Settings: many layers in, one validated [`Config`] out.
+//!
+//! A flag wins over a variable, a variable over the file, the file over the defaults, which stand
+//! in `assets/farmhand.toml` and are compiled in. [`raw`] holds the layers as written, [`values`]
+//! the sizes, durations and addresses in them, [`paths`] what the host decides. Nobody else parses
+//! or checks a setting, and nobody else reads the environment for one.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::Deserialize;
+
+use crate::digest::DigestFunction;
+use crate::instance::InstanceName;
+
+pub mod paths;
+pub mod raw;
+pub mod values;
+
+pub use paths::Host;
+pub use raw::RawConfig;
+pub use values::DiskBudget;
+
+/// The settings of a node, all of them valid.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Name of this machine; not empty.
+    pub name: String,
+    /// Address of the Remote Execution API; loopback unless [`insecure_lan`](Self::insecure_lan).
+    pub listen: SocketAddr,
+    /// Whether the API may be served beyond loopback without TLS.
+    pub insecure_lan: bool,
+    /// Absolute path of the data directory; need not exist.
+    pub data_dir: PathBuf,
+    /// Absolute path of the directory of the sockets; need not exist.
+    pub runtime_dir: PathBuf,
+    /// What the store may use.
+    pub disk_budget: DiskBudget,
+    /// Bytes of the largest blob taken.
+    pub max_blob_size: u64,
+    /// How long a blob that a client knows of is kept for sure.
+    pub lease: Duration,
+    /// When writes are acknowledged.
+    pub sync: SyncMode,
+    /// Most time between two syncs.
+    pub epoch_interval: Duration,
+    /// Committed size of compressed uploads.
+    pub compressed_committed_size: CommittedSize,
+    /// Actions that run at once; 1 at least.
+    pub slots: usize,
+    /// Whether actions get namespaces.
+    pub sandbox: SandboxMode,
+    /// What becomes of unknown platform properties where the instance does not say.
+    pub unknown_properties: UnknownProperties,
+    /// Pools this machine belongs to.
+    pub pools: Vec<String>,
+    /// Labels of this machine: name to its values.
+    pub labels: BTreeMap<String, Vec<String>>,
+    /// Time limit of actions that name none; not above [`max_timeout`](Self::max_timeout).
+    pub default_timeout: Duration,
+    /// Longest time limit an action may ask for.
+    pub max_timeout: Duration,
+    /// Actions that may wait.
+    pub queue_limit: usize,
+    /// How long finished operations are kept.
+    pub keep_finished: Duration,
+    /// How long an action without a client goes on.
+    pub orphan_grace: Duration,
+    /// Whether only the instances in [`instances`](Self::instances) are served.
+    pub restrict_instances: bool,
+    /// Instances with settings of their own.
+    pub instances: BTreeMap<InstanceName, InstanceSettings>,
+    /// The other machines.
+    pub farm: FarmConfig,
+    /// Logs.
+    pub log: LogConfig,
+}
+
+/// How this node meets the other machines of its farm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FarmConfig {
+    /// Address of the door for other machines.
+    pub listen: SocketAddr,
+    /// Whether to look for others on the network.
+    pub discovery: bool,
+    /// Addresses to dial.
+    pub peers: Vec<String>,
+    /// File of the farm key.
+    pub key_file: Option<PathBuf>,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Directives of `tracing_subscriber::EnvFilter`.
+    pub filter: String,
+    /// Shape of a line.
+    pub format: LogFormat,
+}
+
+/// Settings of one instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceSettings {
+    /// Function of digests in requests that name none.
+    pub digest_function: DigestFunction,
+    /// What the input root is to an action.
+    pub input_root: InputRootMode,
+    /// Whether actions run; without, the instance is a cache.
+    pub execution: bool,
+    /// Whether clients may write results.
+    pub action_cache_updates: bool,
+    /// What becomes of unknown platform properties.
+    pub unknown_properties: UnknownProperties,
+}
+
+/// When a write is acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum SyncMode {
+    /// Once it survives the death of the process; the disk follows within an epoch.
+    #[default]
+    Epoch,
+    /// Once it is on the disk.
+    Always,
+}
+
+/// What a compressed ByteStream upload answers as `committed_size`: the protocol says -1 for one
+/// that ends early and leaves room for the rest, and clients differ in what they check.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum CommittedSize {
+    /// -1 when the blob is there already, else the bytes sent.
+    #[default]
+    Auto,
+    /// The compressed bytes sent.
+    Compressed,
+    /// The bytes of the blob.
+    Uncompressed,
+}
+
+/// Whether actions get namespaces of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum SandboxMode {
+    /// Where the kernel allows it.
+    #[default]
+    Auto,
+    /// Always; the node does not start where it cannot.
+    Require,
+    /// Never.
+    Off,
+}
+
+/// What becomes of an action with a platform property that means nothing here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownProperties {
+    /// Refused, with the name.
+    #[default]
+    Reject,
+    /// Run as if it were not there.
+    Ignore,
+    /// Run where the labels have the same name and value.
+    Match,
+}
+
+/// What the input root is to an action.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum InputRootMode {
+    /// Decided by platform property and client.
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+    /// The whole file system: it is `/`.
+    #[serde(rename = "/")]
+    Root,
+}
+
+/// Shape of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Why there is no valid [`Config`].
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// The file holds something that is no setting.
+    #[error("{}:{line}: {}{reason}", path.display(), if key.is_empty() { String::new() } else { format!("{key}: ") })]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The key on that line; may be empty.
+        key: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A setting is well-formed and cannot be used.
+    #[error("{key}: {reason}")]
+    Invalid {
+        /// The key.
+        key: &'static str,
+        /// Why not.
+        reason: String,
+        /// What to do instead.
+        remedy: String,
+    },
+}
+
+/// Bytes of the longest path a Unix socket may have (`sun_path`, without the final NUL).
+const SOCKET_PATH_MAX: usize = 107;
+
+/// Name of the longest socket in the runtime directory.
+const LONGEST_SOCKET: &str = "control.sock";
+
+// === impl Config ===
+
+impl Config {
+    /// Validates `flags` (flags and variables) over `file` over the defaults, on `host`.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] names the first setting that cannot be used.
+    pub fn resolve(flags: RawConfig, file: RawConfig, host: &Host) -> Result<Self, ConfigError> {
+        let set = Set(flags.over(file).over(RawConfig::defaults()));
+        set.validate(host)
+    }
+
+    /// The settings of an instance without a table of its own.
+    pub fn default_instance(&self) -> InstanceSettings {
+        InstanceSettings {
+            digest_function: DigestFunction::default(),
+            input_root: InputRootMode::default(),
+            execution: true,
+            action_cache_updates: true,
+            unknown_properties: self.unknown_properties,
+        }
+    }
+}
+
+/// The defaults on this machine.
+impl Default for Config {
+    fn default() -> Self {
+        let mut host = Host::detect();
+        host.data_dir.get_or_insert_with(|| std::env::temp_dir().join("farmhand-data"));
+        Self::resolve(RawConfig::default(), RawConfig::default(), &host)
+            .expect("invariant: the compiled-in defaults are valid, as a test shows")
+    }
+}
+
+/// All layers in one; every key of the defaults is set.
+struct Set(RawConfig);
+
+// === impl Set ===
+
+impl Set {
+    fn validate(self, host: &Host) -> Result<Config, ConfigError> {
+        let raw = self.0;
+        let insecure_lan = required(raw.insecure_lan);
+        let default_timeout = required(raw.default_timeout).0;
+        let max_timeout = required(raw.max_timeout).0;
+        check_timeouts(default_timeout, max_timeout)?;
+        let unknown_properties = required(raw.unknown_properties);
+        Ok(Config {
+            name: check_name(raw.name.unwrap_or_else(|| host.name.clone()))?,
+            listen: check_listen(required(raw.listen).0, insecure_lan)?,
+            insecure_lan,
+            data_dir: absolute("data-dir", raw.data_dir.or_else(|| host.data_dir.clone()))?,
+            runtime_dir: check_runtime_dir(absolute(
+                "runtime-dir",
+                raw.runtime_dir.or_else(|| Some(host.runtime_dir.clone())),
+            )?)?,
+            disk_budget: required(raw.disk_budget),
+            max_blob_size: at_least("max-blob-size", required(raw.max_blob_size).0, 1 << 20)?,
+            lease: required(raw.lease).0,
+            sync: required(raw.sync),
+            epoch_interval: check_epoch(required(raw.epoch_interval).0)?,
+            compressed_committed_size: required(raw.compressed_committed_size),
+            slots: at_least("slots", raw.slots.unwrap_or(host.cores), 1)?,
+            sandbox: required(raw.sandbox),
+            unknown_properties,
+            pools: required(raw.pools),
+            labels: raw
+                .labels
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(name, values)| (name, values.into_vec()))
+                .collect(),
+            default_timeout,
+            max_timeout,
+            queue_limit: at_least("queue-limit", required(raw.queue_limit), 1)?,
+            keep_finished: required(raw.keep_finished).0,
+            orphan_grace: required(raw.orphan_grace).0,
+            restrict_instances: required(raw.restrict_instances),
+            instances: instances(raw.instances.unwrap_or_default(), unknown_properties)?,
+            farm: FarmConfig {
+                listen: required(raw.peer_listen).0,
+                discovery: !required(raw.no_discovery),
+                peers: required(raw.peer),
+                key_file: raw.farm_key_file,
+            },
+            log: LogConfig { filter: required(raw.log_filter), format: required(raw.log_format) },
+        })
+    }
+}
+
+fn required<T>(value: Option<T>) -> T {
+    value.expect("invariant: the compiled-in defaults set this key, as a test shows")
+}
+
+fn invalid<T>(
+    key: &'static str,
+    reason: impl Into<String>,
+    remedy: impl Into<String>,
+) -> Result<T, ConfigError> {
+    Err(ConfigError::Invalid { key, reason: reason.into(), remedy: remedy.into() })
+}
+
+fn at_least<T: PartialOrd + std::fmt::Display>(
+    key: &'static str,
+    value: T,
+    least: T,
+) -> Result<T, ConfigError> {
+    if value < least {
+        return invalid(key, format!("{value} is too small"), format!("{least} is the least"));
+    }
+    Ok(value)
+}
+
+fn check_name(name: String) -> Result<String, ConfigError> {
+    if name.is_empty() || name.len() > 253 || name.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return invalid(
+            "name",
+            format!("{name:?} cannot be the name of a machine"),
+            "use 1 to 253 characters without blanks",
+        );
+    }
+    Ok(name)
+}
+
+fn check_listen(listen: SocketAddr, insecure_lan: bool) -> Result<SocketAddr, ConfigError> {
+    if !listen.ip().is_loopback() && !insecure_lan {
+        return invalid(
+            "listen",
+            format!("{listen} can be reached from other machines, and this port asks nobody who he is"),
+            "keep 127.0.0.1, or add --insecure-lan if everybody on that network may run commands here",
+        );
+    }
+    Ok(listen)
+}
+
+fn check_timeouts(default: Duration, max: Duration) -> Result<(), ConfigError> {
+    if default.is_zero() || default > max {
+        return invalid(
+            "default-timeout",
+            format!("{default:?} is not between zero and max-timeout ({max:?})"),
+            "lower default-timeout or raise max-timeout",
+        );
+    }
+    Ok(())
+}
+
+fn check_epoch(interval: Duration) -> Result<Duration, ConfigError> {
+    let (least, most) = (Duration::from_millis(10), Duration::from_secs(60));
+    if interval < least || interval > most {
+        return invalid(
+            "epoch-interval",
+            format!("{interval:?} is out of range"),
+            "use 10ms to 60s: it is what a power cut may cost",
+        );
+    }
+    Ok(interval)
+}
+
+fn absolute(key: &'static str, path: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
+    let Some(path) = path else {
+        return invalid(key, "this user has no home directory", format!("say where with --{key}"));
+    };
+    match std::path::absolute(&path) {
+        Ok(path) => Ok(path),
+        Err(error) => invalid(key, format!("{}: {error}", path.display()), "use an absolute path"),
+    }
+}
+
+fn check_runtime_dir(dir: PathBuf) -> Result<PathBuf, ConfigError> {
+    if dir.join(LONGEST_SOCKET).as_os_str().len() > SOCKET_PATH_MAX {
+        return invalid(
+            "runtime-dir",
+            format!("{} is too long: the path of a Unix socket has {SOCKET_PATH_MAX} bytes", dir.display()),
+            "use a shorter path with --runtime-dir",
+        );
+    }
+    Ok(dir)
+}
+
+fn instances(
+    raw: BTreeMap<String, raw::RawInstance>,
+    unknown_properties: UnknownProperties,
+) -> Result<BTreeMap<InstanceName, InstanceSettings>, ConfigError> {
+    let parse = |(name, raw): (String, raw::RawInstance)| {
+        let name = InstanceName::parse(&name).or_else(|error| {
+            invalid("instances", error.to_string(), "segments are parted by single slashes")
+        })?;
+        let settings = InstanceSettings {
+            digest_function: raw.digest_function.unwrap_or_default(),
+            input_root: raw.input_root.unwrap_or_default(),
+            execution: raw.execution.unwrap_or(true),
+            action_cache_updates: raw.action_cache_updates.unwrap_or(true),
+            unknown_properties: raw.unknown_properties.unwrap_or(unknown_properties),
+        };
+        Ok((name, settings))
+    };
+    raw.into_iter().map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::values::{ByteSize, Listen, Span};
+    use super::*;
+
+    fn host() -> Host {
+        Host {
+            name: "attic".into(),
+            cores: 6,
+            data_dir: Some("/home/u/.local/share/farmhand".into()),
+            config_file: None,
+            runtime_dir: "/run/user/7/farmhand".into(),
+        }
+    }
+
+    fn file(text: &str) -> RawConfig {
+        RawConfig::parse(text, Path::new("f.toml")).unwrap()
+    }
+
+    fn is_setting(line: &str) -> bool {
+        line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '))
+    }
+
+    fn error_of(text: &str) -> String {
+        RawConfig::parse(text, Path::new("f.toml"))
+            .and_then(|file| Config::resolve(RawConfig::default(), file, &host()))
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn the_defaults_as_a_file_are_the_default_config() {
+        let as_file = Config::resolve(RawConfig::default(), file(raw::DEFAULTS), &Host::detect()).unwrap();
+        assert_eq!(as_file, Config::default());
+    }
+
+    #[test]
+    fn the_defaults_are_what_the_code_calls_default() {
+        let config = Config::resolve(RawConfig::default(), RawConfig::default(), &host()).unwrap();
+        assert_eq!((config.name.as_str(), config.slots), ("attic", 6));
+        assert_eq!(config.listen, SocketAddr::from(([127, 0, 0, 1], 8980)));
+        assert_eq!(config.disk_budget, DiskBudget::Auto);
+        assert_eq!(config.sync, SyncMode::default());
+        assert_eq!(config.sandbox, SandboxMode::default());
+        assert_eq!(config.unknown_properties, UnknownProperties::default());
+        assert_eq!(config.compressed_committed_size, CommittedSize::default());
+        assert_eq!(config.log.format, LogFormat::default());
+        assert_eq!(config.lease, Duration::from_secs(3 * 3600));
+        assert!(config.instances.is_empty() && !config.restrict_instances && !config.insecure_lan);
+    }
+
+    /// Keys shown commented out are real ones too: uncommented, the file still parses, and an
+    /// instance table with the values shown is the same as none.
+    #[test]
+    fn the_commented_out_defaults_are_valid() {
+        let uncommented: String = raw::DEFAULTS
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(rest) if is_setting(rest) => format!("{rest}\n"),
+                _ => format!("{line}\n"),
+            })
+            .collect();
+        let config = Config::resolve(RawConfig::default(), file(&uncommented), &host()).unwrap();
+        assert_eq!((config.name.as_str(), config.slots), ("attic", 8));
+        assert_eq!(config.labels["room"], ["attic", "house"]);
+        let name = InstanceName::parse("linux/main").unwrap();
+        assert_eq!(config.instances[&name], config.default_instance());
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_the_defaults() {
+        let flags =
+            RawConfig { slots: Some(3), lease: Some(Span(Duration::from_secs(9))), ..Default::default() };
+        let file = file("slots = 5\nmax-blob-size = \"2MiB\"\nname = \"cellar\"");
+        let config = Config::resolve(flags, file, &host()).unwrap();
+        assert_eq!(config.slots, 3);
+        assert_eq!(config.lease, Duration::from_secs(9));
+        assert_eq!(config.max_blob_size, 2 << 20);
+        assert_eq!(config.name, "cellar");
+        assert_eq!(config.max_timeout, Duration::from_secs(24 * 3600));
+    }
+
+    #[test]
+    fn a_bad_file_is_told_with_line_and_key() {
+        for (text, message) in [
+            (
+                "slots = 1\ndisk-budget = \"20XB\"",
+                "f.toml:2: disk-budget: \"20XB\" is not a disk budget; write a size (50GiB), a share (10%), or auto",
+            ),
+            ("slotz = 1", "f.toml:1: slotz: unknown field `slotz`"),
+            (
+                "\n\nlease = true",
+                "f.toml:3: lease: invalid type: boolean `true`, expected a text or a whole number",
+            ),
+            ("[instances.a]\nexecutes = 1", "f.toml:2: executes: unknown field `executes`"),
+            ("slots = \"many\"", "f.toml:1: slots: invalid type: string \"many\", expected usize"),
+            ("sandbox = \"on\"", "f.toml:1: sandbox: unknown variant `on`"),
+        ] {
+            assert!(error_of(text).starts_with(message), "{}", error_of(text));
+            assert_eq!(error_of(text).lines().count(), 1);
+        }
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_refused_by_name() {
+        for (text, start) in [
+            ("listen = \"0.0.0.0:8980\"", "listen: 0.0.0.0:8980 can be reached"),
+            ("slots = 0", "slots: 0 is too small"),
+            ("name = \"a b\"", "name: \"a b\""),
+            ("default-timeout = \"2h\"\nmax-timeout = \"1h\"", "default-timeout: "),
+            ("epoch-interval = \"2m\"", "epoch-interval: "),
+            ("[instances.\"a//b\"]", "instances: "),
+        ] {
+            assert!(error_of(text).starts_with(start), "{}", error_of(text));
+        }
+        let long = RawConfig {
+            runtime_dir: Some(PathBuf::from(format!("/{}", "x".repeat(100)))),
+            ..Default::default()
+        };
+        let error = Config::resolve(long, RawConfig::default(), &host()).unwrap_err();
+        assert!(error.to_string().starts_with("runtime-dir: "), "{error}");
+    }
+
+    #[test]
+    fn the_lan_needs_a_spelled_out_yes() {
+        let flags = RawConfig {
+            listen: Some(Listen(SocketAddr::from(([0, 0, 0, 0], 1)))),
+            insecure_lan: Some(true),
+            max_blob_size: Some(ByteSize(1 << 30)),
+            ..Default::default()
+        };
+        let config = Config::resolve(flags, RawConfig::default(), &host()).unwrap();
+        assert!(!config.listen.ip().is_loopback());
+    }
+
+    #[test]
+    fn an_instance_takes_what_it_does_not_set_from_the_node() {
+        let config = Config::resolve(
+            RawConfig::default(),
+            file("unknown-properties = \"ignore\"\n[instances.bst]\ninput-root = \"/\"\ndigest-function = \"blake3\""),
+            &host(),
+        )
+        .unwrap();
+        let bst = &config.instances[&InstanceName::parse("bst").unwrap()];
+        assert_eq!(bst.input_root, InputRootMode::Root);
+        assert_eq!(bst.digest_function, DigestFunction::Blake3);
+        assert_eq!(bst.unknown_properties, UnknownProperties::Ignore);
+        assert!(bst.execution && bst.action_cache_updates);
+    }
+
+    #[test]
+    fn without_a_home_the_data_directory_must_be_named() {
+        let host = Host { data_dir: None, ..host() };
+        let error = Config::resolve(RawConfig::default(), RawConfig::default(), &host).unwrap_err();
+        assert!(error.to_string().starts_with("data-dir: "), "{error}");
+    }
+}

@@ -1,1 +1,195 @@
-//! To be written.
+//! Execution: from a request to run an action to its result.
+//!
+//! - [`action`] parses and checks what a client sent; past it, nothing is validated again;
+//! - [`missing`] finds every absent input of an action in one pass;
+//! - [`queue`] is the pure state machine that decides who runs what, where and when;
+//! - [`operations`] remembers the operations, live and finished, that clients ask about by name;
+//! - [`scheduler`] drives the queue: it asks the action cache, hands leases to workers, stores results;
+//! - [`response`] words the responses that come from the scheduler and not from a worker;
+//! - [`inline`] puts small outputs into a result for callers that asked for them.
+//!
+//! **Every call has an operation of its own**; several operations may share one *run*. So cancelling
+//! one caller never harms another, each caller keeps its own hints, and a run ends early only when
+//! its last operation is gone.
+//!
+//! The action cache is asked before an operation exists, without passing through the queue: a
+//! cached result costs no hop to the scheduler's task, and stage `CACHE_CHECK` is never reported.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use farmhand_proto::reapi;
+
+use crate::cas::CasError;
+use crate::digest::DigestFunction;
+use crate::instance::InstanceName;
+
+pub mod action;
+pub mod inline;
+pub mod missing;
+pub mod operations;
+pub mod queue;
+pub mod response;
+pub mod scheduler;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use action::ActionError;
+pub use operations::{Operation, OperationId, OperationState, Stage};
+pub use queue::Refusal;
+pub use scheduler::{OperationWatch, Request, Scheduler, Snapshot};
+
+/// The most and the least urgent value of `ExecutionPolicy.priority`; others are clamped.
+pub const PRIORITIES: std::ops::RangeInclusive<i32> = -1000..=1000;
+
+/// Names of `Command.output_node_properties` that workers can fill in.
+pub const OUTPUT_NODE_PROPERTIES: [&str; 2] = ["mtime", "unix_mode"];
+
+/// How executions are handled; the same for every instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Time limit of an action that names none.
+    pub default_timeout: Duration,
+    /// Longest time limit an action may name.
+    pub max_timeout: Duration,
+    /// Runs that may wait for a slot; further ones are refused.
+    pub queue_limit: usize,
+    /// How long an operation goes on after its last caller went away.
+    pub grace: Duration,
+    /// How long an action waits for a machine that has gone and could run it.
+    pub absent_worker_wait: Duration,
+    /// How often an unchanged state is repeated to a waiting client.
+    pub update_interval: Duration,
+    /// How long finished operations are remembered.
+    pub retention: Retention,
+}
+
+/// How long finished operations are remembered: until the first of these is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Time since the end.
+    pub age: Duration,
+    /// Number of operations.
+    pub count: usize,
+    /// Encoded bytes of their responses.
+    pub bytes: usize,
+}
+
+/// Who asks, as far as the `RequestMetadata` header tells. Never part of a cache key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Invocation {
+    /// Name of the tool (`bazel`), empty if unknown.
+    pub tool: String,
+    /// Version of the tool.
+    pub tool_version: String,
+    /// One build.
+    pub tool_invocation_id: String,
+    /// What ties several builds together, a CI job for example.
+    pub correlated_invocations_id: String,
+    /// What the client calls this action: often the action's hash, sometimes a word.
+    pub action_id: String,
+    /// Kind of action (`CppCompile`).
+    pub action_mnemonic: String,
+    /// Target that is built.
+    pub target_id: String,
+}
+
+/// Why an Execute call got no operation.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecuteError {
+    /// The request or the action is malformed.
+    #[error(transparent)]
+    Invalid(#[from] ActionError),
+    /// The queue did not take the action.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The blobs of the action could not be read.
+    #[error("cannot read the action: {0}")]
+    Cas(#[from] CasError),
+    /// The instance is a cache only.
+    #[error("execution is switched off for instance {0:?}")]
+    SwitchedOff(InstanceName),
+    /// The node is ending.
+    #[error("this machine is shutting down")]
+    ShuttingDown,
+}
+
+// === impl Settings ===
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            default_timeout: Duration::from_secs(3600),
+            max_timeout: Duration::from_secs(24 * 3600),
+            queue_limit: 100_000,
+            grace: Duration::from_secs(300),
+            absent_worker_wait: Duration::from_secs(60),
+            update_interval: Duration::from_secs(30),
+            retention: Retention {
+                age: Duration::from_secs(15 * 60),
+                count: 50_000,
+                bytes: 64 * 1024 * 1024,
+            },
+        }
+    }
+}
+
+// === impl Invocation ===
+
+impl Invocation {
+    /// What slots are shared out by: one build, or whatever names the caller best.
+    pub fn share(&self) -> Arc<str> {
+        [&self.tool_invocation_id, &self.correlated_invocations_id, &self.tool]
+            .into_iter()
+            .find(|text| !text.is_empty())
+            .map_or_else(|| Arc::from(""), |text| Arc::from(text.as_str()))
+    }
+
+    /// Whether the tool takes the input root for the root of the file system, without saying so in
+    /// any platform property.
+    pub fn expects_root_as_slash(&self) -> bool {
+        self.tool.to_ascii_lowercase().contains("buildstream")
+    }
+}
+
+/// What `GetCapabilities` says about execution where it is switched on.
+pub fn capabilities(default_function: DigestFunction) -> reapi::ExecutionCapabilities {
+    reapi::ExecutionCapabilities {
+        digest_function: default_function.to_wire(),
+        exec_enabled: true,
+        execution_priority_capabilities: Some(reapi::PriorityCapabilities {
+            priorities: vec![reapi::priority_capabilities::PriorityRange {
+                min_priority: *PRIORITIES.start(),
+                max_priority: *PRIORITIES.end(),
+            }],
+        }),
+        supported_node_properties: OUTPUT_NODE_PROPERTIES.map(str::to_owned).to_vec(),
+        digest_functions: DigestFunction::ALL.map(DigestFunction::to_wire).to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_shared_out_by_build_first() {
+        let mut invocation = Invocation { tool: "bazel".into(), ..Default::default() };
+        assert_eq!(&*invocation.share(), "bazel");
+        invocation.correlated_invocations_id = "ci-1".into();
+        assert_eq!(&*invocation.share(), "ci-1");
+        invocation.tool_invocation_id = "build-7".into();
+        assert_eq!(&*invocation.share(), "build-7");
+    }
+
+    #[test]
+    fn capabilities_hold_together() {
+        for function in DigestFunction::ALL {
+            let capabilities = capabilities(function);
+            assert!(capabilities.exec_enabled);
+            assert!(capabilities.digest_functions.contains(&capabilities.digest_function));
+            let ranges = capabilities.execution_priority_capabilities.unwrap().priorities;
+            assert!(ranges.iter().any(|range| (range.min_priority..=range.max_priority).contains(&0)));
+        }
+    }
+}

@@ -25,6 +25,7 @@ pub mod local;
 pub mod outputs;
 pub mod plain;
 pub mod sandbox;
+mod scratch;
 
 /// One action handed to a worker: everything it needs besides the CAS.
 #[derive(Clone, Debug)]

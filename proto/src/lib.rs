@@ -3,10 +3,18 @@
 //! Most of them are the published ones, re-exported from `bazel-remote-apis` under the names the
 //! rest of the code uses. [`raw`] holds what that crate cannot give: messages whose byte fields
 //! are [`bytes::Bytes`], so that a blob is not copied between socket and disk, and the error
-//! details of `google.rpc` that REAPI clients look for.
+//! details of `google.rpc` that REAPI clients look for. [`control`] is Farmhand's own API, generated
+//! from `farmhand/v1/control.proto` and checked in.
 
 pub mod any;
 pub mod raw;
+pub mod time;
+
+/// The control API, `farmhand.v1`: see `farmhand/v1/control.proto`.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
+pub mod control {
+    include!("generated/farmhand.v1.rs");
+}
 
 pub use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
 pub use bazel_remote_apis::build::bazel::semver;

@@ -1,1 +1,405 @@
-//! To be written.
+//! [`LocalWorker`]: runs actions on this machine.
+//!
+//! A lease is staged ([`inputs`](super::inputs)), run by a [`Runner`], and its outputs are collected
+//! ([`outputs`]). This module owns the scratch directory with one directory for each
+//! running action, and turns whatever happens into an `ExecuteResponse`: how the command ended, or
+//! why it could not be run. Only what is this machine's own fault becomes a [`WorkerLost`], so that
+//! the action may run elsewhere.
+//!
+//! Promises: nothing of one action is left for the next; logs survive every ending; the metadata has
+//! all timestamps, in order; the blobs of the inputs are pinned to the end.
+//!
+//! The environment of an action is that of its Command over [`WorkerConfig::environment`], and
+//! nothing else.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use farmhand_proto::reapi;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::inputs::{InputLimits, Inputs, StagedInputs};
+use super::outputs::{self, Collected, Collection, LinkRoot, MergedRoot, OutputRequest};
+use super::scratch::Sweeper;
+use super::{
+    Exit, InputRoot, Lease, Limits, Network, Outcome, Overlay, PreparedCommand, Progress, Runner, Worker,
+    WorkerLost,
+};
+use crate::cas::{ContentAddressableStorage, LocalBlobs, Pins};
+use crate::digest::Digest;
+use crate::platform::{InputRootPlace, MachineFacts, NetworkAccess, Requirements};
+use crate::tasks::Tasks;
+
+mod failure;
+mod response;
+mod run_directory;
+mod timeline;
+
+use failure::Failure;
+pub use response::ResourceUsage;
+use run_directory::{RunDirectories, RunDirectory};
+use timeline::{Stage, Timeline};
+
+/// User and group that actions see themselves as, unless they ask for others.
+const USUAL_ID: u32 = 1000;
+
+/// How a [`LocalWorker`] works.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// Name of the machine, shown to clients.
+    pub name: String,
+    /// Actions it runs at once.
+    pub slots: usize,
+    /// Scratch directory, best on the file system of the CAS, so that files need no copying. What an
+    /// earlier process left in it is removed.
+    pub scratch: PathBuf,
+    /// Where actions see their input root.
+    pub input_root: PathBuf,
+    /// Limits of each action; the lease gives the time limit.
+    pub limits: Limits,
+    /// Limits of staging.
+    pub inputs: InputLimits,
+    /// Entries of all outputs of an action together.
+    pub output_entries: u64,
+    /// Variables an action gets unless its Command sets them. `PATH` is the only one by default,
+    /// for Commands that name a program without a directory. `HOME`, `USER`, `LANG` and the like stay
+    /// unset: a value made up here would end in outputs without being in the cache key.
+    pub environment: Vec<(String, String)>,
+}
+
+/// The worker of this machine.
+pub struct LocalWorker {
+    config: WorkerConfig,
+    facts: MachineFacts,
+    cas: Arc<dyn ContentAddressableStorage>,
+    blobs: Arc<dyn LocalBlobs>,
+    runner: Arc<dyn Runner>,
+    inputs: Inputs,
+    runs: Arc<RunDirectories>,
+    slots: Semaphore,
+}
+
+/// Inputs on disk, kept as long as this lives.
+enum Staged {
+    /// Layers for an overlay.
+    Layers(StagedInputs),
+    /// Private copies in the action's own directory.
+    Copies { _pins: Pins },
+}
+
+/// An action on its way.
+struct Run<'a> {
+    worker: &'a LocalWorker,
+    lease: &'a Lease,
+    request: Arc<OutputRequest>,
+    directory: Arc<RunDirectory>,
+    progress: &'a mpsc::UnboundedSender<Progress>,
+    cancel: &'a CancellationToken,
+}
+
+// === impl WorkerConfig ===
+
+impl WorkerConfig {
+    /// The defaults of a machine named `name` with its scratch space in `scratch`: a slot for each
+    /// core.
+    pub fn new(name: impl Into<String>, scratch: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.into(),
+            slots: std::thread::available_parallelism().map_or(1, usize::from),
+            scratch: scratch.into(),
+            input_root: PathBuf::from("/build"),
+            limits: Limits::default(),
+            inputs: InputLimits::default(),
+            output_entries: 1_000_000,
+            environment: vec![("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned())],
+        }
+    }
+}
+
+// === impl LocalWorker ===
+
+impl LocalWorker {
+    /// Opens the scratch directory of `config`; what an earlier process left in it is removed
+    /// beside the work.
+    ///
+    /// # Errors
+    /// When the scratch directory cannot be made.
+    pub fn open(
+        config: WorkerConfig,
+        facts: MachineFacts,
+        cas: Arc<dyn ContentAddressableStorage>,
+        blobs: Arc<dyn LocalBlobs>,
+        runner: Arc<dyn Runner>,
+        tasks: &Tasks,
+    ) -> io::Result<Self> {
+        let sweeper = Sweeper::new(tasks.clone());
+        run_directory::clear(&config.scratch, &sweeper)?;
+        let inputs = Inputs::open(
+            &config.scratch.join(run_directory::INPUTS),
+            config.inputs,
+            Arc::clone(&cas),
+            Arc::clone(&blobs),
+            sweeper.clone(),
+        )?;
+        let runs = Arc::new(RunDirectories::new(config.scratch.join(run_directory::RUNS), sweeper));
+        let slots = Semaphore::new(config.slots);
+        Ok(Self { config, facts, cas, blobs, runner, inputs, runs, slots })
+    }
+
+    /// What this machine is and has.
+    pub fn facts(&self) -> &MachineFacts {
+        &self.facts
+    }
+
+    async fn run(
+        &self,
+        lease: &Lease,
+        progress: &mpsc::UnboundedSender<Progress>,
+        cancel: &CancellationToken,
+        timeline: &mut Timeline,
+    ) -> Result<reapi::ExecuteResponse, Failure> {
+        let request = Arc::new(OutputRequest::parse(&lease.command)?);
+        if lease.command.arguments.first().is_none_or(String::is_empty) {
+            return Err(Failure::invalid("the Command has no program to run: arguments[0] is empty"));
+        }
+        let (runs, sandboxed) = (Arc::clone(&self.runs), self.runner.is_sandboxed());
+        let directory = blocking(move || Ok(Arc::new(runs.make(sandboxed)?))).await?;
+        let run = Run { worker: self, lease, request, directory, progress, cancel };
+        run.finish(timeline).await
+    }
+
+    /// Where the input root stands for an action with these requirements.
+    fn place(&self, requirements: &Requirements) -> LinkRoot {
+        match &requirements.input_root {
+            InputRootPlace::Worker => LinkRoot::At(self.config.input_root.clone()),
+            InputRootPlace::At(path) => LinkRoot::At(path.clone()),
+            InputRootPlace::Filesystem => LinkRoot::Filesystem,
+        }
+    }
+}
+
+#[async_trait]
+impl Worker for LocalWorker {
+    fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    fn slots(&self) -> usize {
+        self.config.slots
+    }
+
+    fn mismatches(&self, requirements: &Requirements) -> Vec<String> {
+        requirements.mismatches(&self.facts)
+    }
+
+    async fn execute(
+        &self,
+        lease: Lease,
+        progress: mpsc::UnboundedSender<Progress>,
+        cancel: CancellationToken,
+    ) -> Result<reapi::ExecuteResponse, WorkerLost> {
+        let mut timeline = Timeline::start(&self.config.name, lease.queued_at);
+        let slot = tokio::select! {
+            biased;
+            () = cancel.cancelled() => None,
+            slot = self.slots.acquire() => slot.ok(),
+        };
+        let ended = match slot {
+            Some(_slot) => self.run(&lease, &progress, &cancel, &mut timeline).await,
+            None => Err(Failure::Cancelled),
+        };
+        let mut response = match ended {
+            Ok(response) => response,
+            Err(failure) => failure.into_response().map_err(|reason| {
+                tracing::warn!(operation = lease.operation, reason, "an action could not be run here");
+                WorkerLost { worker: self.config.name.clone(), reason }
+            })?,
+        };
+        let empty = Digest::empty(lease.function()).to_wire();
+        let result = response.result.get_or_insert_default();
+        result.stdout_digest.get_or_insert_with(|| empty.clone());
+        result.stderr_digest.get_or_insert(empty);
+        timeline.fill(result.execution_metadata.get_or_insert_default());
+        Ok(response)
+    }
+}
+
+// === impl Run ===
+
+impl Run<'_> {
+    async fn finish(self, timeline: &mut Timeline) -> Result<reapi::ExecuteResponse, Failure> {
+        let _ = self.progress.send(Progress::Staging);
+        timeline.enter(Stage::Fetching);
+        let staged = self.stage().await?;
+        let root = Arc::new(self.merged_root(&staged));
+        let command = self.prepare(&staged, &root).await?;
+        let (stdout, stderr) = (self.directory.stdout(), self.directory.stderr());
+        let _ = self.progress.send(Progress::Running { stdout, stderr });
+        timeline.enter(Stage::Executing);
+        let ended = self.worker.runner.run(command, self.cancel.clone()).await;
+        let _ = self.progress.send(Progress::Collecting);
+        timeline.enter(Stage::Uploading);
+        let exit = match ended {
+            Ok(exit) => exit,
+            Err(error) => return Err(Failure::from_run(error)),
+        };
+        let collected = self.collect(root, &exit).await?;
+        let response = response::of_run(&exit, collected);
+        drop(staged);
+        Ok(response)
+    }
+
+    async fn stage(&self) -> Result<Staged, Failure> {
+        let inputs = &self.worker.inputs;
+        if !self.worker.runner.is_sandboxed() {
+            let target = self.directory.plain_root();
+            return Ok(Staged::Copies { _pins: inputs.copy_into(self.lease.input_root, target).await? });
+        }
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(Failure::Cancelled),
+            staged = inputs.stage(self.lease.input_root) => Ok(Staged::Layers(staged?)),
+        }
+    }
+
+    fn merged_root(&self, staged: &Staged) -> MergedRoot {
+        let blobs = Arc::clone(&self.worker.blobs);
+        match staged {
+            Staged::Layers(_) => {
+                let links = self.worker.place(&self.lease.platform);
+                MergedRoot::new(self.directory.upper(), Some(self.lease.input_root), blobs, links)
+            }
+            Staged::Copies { .. } => {
+                let root = self.directory.plain_root();
+                MergedRoot::new(root.clone(), None, blobs, LinkRoot::At(root))
+            }
+        }
+    }
+
+    async fn prepare(&self, staged: &Staged, root: &Arc<MergedRoot>) -> Result<PreparedCommand, Failure> {
+        let (merged, request, directory) =
+            (Arc::clone(root), Arc::clone(&self.request), Arc::clone(&self.directory));
+        let (stdout, stderr) = blocking(move || {
+            merged.make_parents(&request)?;
+            Ok((create(&directory.stdout())?, create(&directory.stderr())?))
+        })
+        .await?;
+        let platform = &self.lease.platform;
+        let root = self.input_root(staged);
+        let usual_id = if matches!(root, InputRoot::Filesystem { .. }) { 0 } else { USUAL_ID };
+        let network = match platform.network {
+            Some(NetworkAccess::Host) => Network::Host,
+            Some(NetworkAccess::Loopback) | None => Network::Loopback,
+        };
+        Ok(PreparedCommand {
+            arguments: self.lease.command.arguments.iter().map(OsString::from).collect(),
+            environment: self.environment(&root),
+            root,
+            working_directory: self.request.working_directory.to_path_buf(),
+            stdout,
+            stderr,
+            limits: Limits { timeout: Some(self.lease.timeout), ..self.worker.config.limits },
+            network,
+            ids: (platform.uid.unwrap_or(usual_id), platform.gid.unwrap_or(usual_id)),
+        })
+    }
+
+    fn input_root(&self, staged: &Staged) -> InputRoot {
+        let Staged::Layers(staged) = staged else {
+            return InputRoot::Plain { directory: self.directory.plain_root() };
+        };
+        let overlay = Overlay {
+            lower: staged.lower.clone(),
+            upper: self.directory.upper(),
+            work: self.directory.work(),
+            read_only: staged.read_only.clone(),
+        };
+        match self.worker.place(&self.lease.platform) {
+            LinkRoot::Filesystem => InputRoot::Filesystem { overlay },
+            LinkRoot::At(at) => InputRoot::Mounted { at, overlay },
+        }
+    }
+
+    /// The Command's variables over the configured ones, by name. Without a sandbox `/tmp` is the
+    /// host's, so such an action is pointed to a directory of its own.
+    fn environment(&self, root: &InputRoot) -> Vec<(OsString, OsString)> {
+        let mut variables: BTreeMap<OsString, OsString> = BTreeMap::new();
+        for (name, value) in &self.worker.config.environment {
+            variables.insert(name.into(), value.into());
+        }
+        if matches!(root, InputRoot::Plain { .. }) {
+            variables.insert("TMPDIR".into(), self.directory.plain_tmp().into());
+        }
+        for variable in &self.lease.command.environment_variables {
+            variables.insert((&variable.name).into(), (&variable.value).into());
+        }
+        variables.into_iter().collect()
+    }
+
+    /// Stores logs and outputs. Of a cancelled action, whose outputs nobody wants, only the logs;
+    /// of one that ran out of time, the outputs too, since clients look at them.
+    async fn collect(&self, root: Arc<MergedRoot>, exit: &Exit) -> Result<Collected, Failure> {
+        let (request, directory) = (Arc::clone(&self.request), Arc::clone(&self.directory));
+        let with_outputs = exit.outcome != Outcome::Cancelled;
+        let collection = Collection {
+            blobs: Arc::clone(&self.worker.blobs),
+            function: self.lease.function(),
+            spool: directory.path().to_owned(),
+            max_entries: self.worker.config.output_entries,
+        };
+        let collected = blocking(move || {
+            let stdout = outputs::store_log(&collection, &directory.stdout())?;
+            let stderr = outputs::store_log(&collection, &directory.stderr())?;
+            let mut collected = Collected::default();
+            if with_outputs {
+                collected = match outputs::collect(&root, &request, collection) {
+                    Err(error) if error.is_of_the_action() => {
+                        Collected { refused: Some(error.to_string()), ..Collected::default() }
+                    }
+                    other => other?,
+                };
+            }
+            collected.result.stdout_digest = Some(stdout.to_wire());
+            collected.result.stderr_digest = Some(stderr.to_wire());
+            Ok(collected)
+        })
+        .await?;
+        self.check_reused(&collected.reused).await?;
+        Ok(collected)
+    }
+
+    /// Inputs that come out as outputs may have been evicted while only their tree was left.
+    async fn check_reused(&self, reused: &HashSet<Digest>) -> Result<(), Failure> {
+        if reused.is_empty() {
+            return Ok(());
+        }
+        let digests: Vec<_> = reused.iter().copied().collect();
+        match self.worker.cas.find_missing(&digests).await {
+            Ok(missing) if missing.is_empty() => Ok(()),
+            Ok(missing) => Err(Failure::Missing(missing)),
+            Err(error) => Err(Failure::Lost(error.to_string())),
+        }
+    }
+}
+
+fn create(path: &Path) -> Result<File, Failure> {
+    File::create_new(path).map_err(|error| Failure::Lost(format!("{}: {error}", path.display())))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Failure::Lost(format!("a worker thread ended early: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

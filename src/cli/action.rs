@@ -1,0 +1,448 @@
+//! `farmhand actions` and `farmhand action`: what ran, what it was, what came of it.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use farmhand_proto::control::operation::Stage;
+use farmhand_proto::control::{GetActionRequest, GetActionResponse, ListActionsRequest, Operation};
+use farmhand_proto::protobuf::Timestamp;
+use farmhand_proto::reapi;
+use farmhand_proto::time::{std_duration, system_time};
+use prost::Message;
+use serde::Serialize;
+
+use super::error::{CliError, Explain};
+use super::fetch::{self, FetchRequest};
+use super::output::{Paint, bytes, count, duration, print, print_json, shell_word};
+use super::target::TargetArgs;
+
+/// List the actions that wait, run, or ended not long ago
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  farmhand actions --limit 20")]
+pub(super) struct ActionsArgs {
+    /// Most actions listed
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    limit: u32,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+/// Look at one action
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  farmhand action 9f86d0…/142 show\n  farmhand action 9f86d0… fetch ./repro     inputs, and the command to run on them"
+)]
+pub(super) struct ActionArgs {
+    /// Digest of the action: HASH/SIZE, blake3/HASH/SIZE, or HASH alone while it is in the history
+    #[arg(value_name = "DIGEST")]
+    digest: String,
+    /// Instance of the action
+    #[arg(long, value_name = "NAME", default_value = "", global = true)]
+    instance: String,
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Show its command, its platform, its result and its times
+    Show,
+    /// Write its input tree into a directory and print the command that reproduces it
+    Fetch {
+        /// Directory to fill; must be empty or not there
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+        /// Write its outputs in place of its inputs
+        #[arg(long)]
+        outputs: bool,
+    },
+}
+
+/// An action as it was defined, and its result, decoded.
+pub(super) struct Decoded {
+    /// The Action.
+    pub(super) action: reapi::Action,
+    /// The Command.
+    pub(super) command: reapi::Command,
+    /// The result, if there is one.
+    pub(super) result: Option<reapi::ActionResult>,
+}
+
+/// Shows or fetches an action.
+pub(super) async fn run(args: ActionArgs) -> Result<(), CliError> {
+    let mut control = args.target.connect().await?;
+    let request = GetActionRequest { digest: args.digest, instance_name: args.instance };
+    let found = control.get_action(request).await.map_err(explain_lookup)?.into_inner();
+    match args.what {
+        What::Show => print(&show(&found, Paint::stdout())?),
+        What::Fetch { directory, outputs } => {
+            let decoded = decode(&found)?;
+            let (digest, instance) = (found.digest, found.instance_name);
+            fetch::run(control, FetchRequest { digest, instance, directory, outputs, decoded }).await
+        }
+    }
+}
+
+fn explain_lookup(status: tonic::Status) -> CliError {
+    let hint = match status.code() {
+        tonic::Code::NotFound => {
+            Some("farmhand actions lists those of the history; --instance names another instance")
+        }
+        tonic::Code::InvalidArgument => {
+            Some("the digest of an action is in the log of the build tool, or in farmhand actions")
+        }
+        _ => None,
+    };
+    let error = CliError::from(status);
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+/// Decodes all parts; an action whose definition is gone cannot be fetched.
+fn decode(found: &GetActionResponse) -> Result<Decoded, CliError> {
+    if found.action.is_empty() || found.command.is_empty() {
+        return Err(CliError::new(format!(
+            "the definition of {} is not in the store any more",
+            found.digest
+        ))
+        .hint("run the build again: the tool uploads it again"));
+    }
+    Ok(Decoded {
+        action: reapi::Action::decode(found.action.as_slice()).explain("cannot read the Action")?,
+        command: reapi::Command::decode(found.command.as_slice()).explain("cannot read the Command")?,
+        result: decode_result(found)?,
+    })
+}
+
+fn decode_result(found: &GetActionResponse) -> Result<Option<reapi::ActionResult>, CliError> {
+    let result = found.result.as_deref().map(reapi::ActionResult::decode);
+    result.transpose().explain("cannot read the ActionResult")
+}
+
+// === show ===
+
+fn show(found: &GetActionResponse, paint: Paint) -> Result<String, CliError> {
+    let mut text = format!("{} {}\n", paint.bold("Action"), found.digest);
+    let mut line = |label: &str, value: &str| {
+        let _ = writeln!(text, "  {} {value}", paint.dim(&format!("{label:<12}")));
+    };
+    if !found.instance_name.is_empty() {
+        line("instance", &found.instance_name);
+    }
+    if let Some(operation) = &found.operation {
+        operation_lines(&mut line, operation);
+    }
+    line("cached", if found.in_action_cache { "yes" } else { "no" });
+    match decode(found) {
+        Ok(decoded) => definition_lines(&mut line, &decoded),
+        Err(_) => line("definition", "not in the store any more"),
+    }
+    match decode_result(found)? {
+        Some(result) => result_lines(&mut line, &result),
+        None => line("result", "none"),
+    }
+    Ok(text)
+}
+
+fn operation_lines(line: &mut impl FnMut(&str, &str), operation: &Operation) {
+    line("operation", &operation.name);
+    line("state", &state(operation));
+    for (label, value) in [
+        ("target", &operation.target),
+        ("mnemonic", &operation.mnemonic),
+        ("tool", &operation.tool),
+        ("invocation", &operation.invocation),
+        ("machine", &operation.machine),
+        ("message", &operation.message),
+    ] {
+        if !value.is_empty() {
+            line(label, value);
+        }
+    }
+}
+
+fn definition_lines(line: &mut impl FnMut(&str, &str), decoded: &Decoded) {
+    let Decoded { action, command, .. } = decoded;
+    line("command", &command_line(&command.arguments));
+    for variable in &command.environment_variables {
+        line("environment", &format!("{}={}", variable.name, variable.value));
+    }
+    if !command.working_directory.is_empty() {
+        line("directory", &command.working_directory);
+    }
+    let platform = action.platform.as_ref().or({
+        #[expect(deprecated, reason = "clients of version 2.1 and before set only this one")]
+        command.platform.as_ref()
+    });
+    for property in platform.map(|platform| platform.properties.as_slice()).unwrap_or_default() {
+        line("property", &format!("{}={}", property.name, property.value));
+    }
+    if let Some(limit) = action.timeout.as_ref().and_then(std_duration) {
+        line("time limit", &duration(limit));
+    }
+    if action.do_not_cache {
+        line("cache", "never (do_not_cache)");
+    }
+    if let Some(root) = &action.input_root_digest {
+        line("input root", &format!("{}/{}", root.hash, root.size_bytes));
+    }
+}
+
+fn result_lines(line: &mut impl FnMut(&str, &str), result: &reapi::ActionResult) {
+    line("exit code", &result.exit_code.to_string());
+    #[expect(deprecated, reason = "results of clients of version 2.0 have these two")]
+    let links = [&result.output_file_symlinks, &result.output_directory_symlinks, &result.output_symlinks];
+    for file in &result.output_files {
+        line("output", &format!("{}  {}", file.path, sized(file.digest.as_ref())));
+    }
+    for directory in &result.output_directories {
+        line("output", &format!("{}/  (directory)", directory.path));
+    }
+    for link in links.into_iter().flatten() {
+        line("output", &format!("{} -> {}", link.path, link.target));
+    }
+    for (name, digest, raw) in [
+        ("stdout", &result.stdout_digest, &result.stdout_raw),
+        ("stderr", &result.stderr_digest, &result.stderr_raw),
+    ] {
+        match digest {
+            Some(digest) => line(name, &sized(Some(digest))),
+            None if !raw.is_empty() => line(name, &bytes(raw.len() as u64)),
+            None => {}
+        }
+    }
+    if let Some(metadata) = &result.execution_metadata {
+        timing_lines(line, metadata);
+    }
+}
+
+fn timing_lines(line: &mut impl FnMut(&str, &str), metadata: &reapi::ExecutedActionMetadata) {
+    line("ran on", &metadata.worker);
+    for (label, from, to) in [
+        ("queued", &metadata.queued_timestamp, &metadata.worker_start_timestamp),
+        ("inputs", &metadata.input_fetch_start_timestamp, &metadata.input_fetch_completed_timestamp),
+        ("run", &metadata.execution_start_timestamp, &metadata.execution_completed_timestamp),
+        ("outputs", &metadata.output_upload_start_timestamp, &metadata.output_upload_completed_timestamp),
+    ] {
+        if let Some(took) = between(from.as_ref(), to.as_ref()) {
+            line(label, &duration(took));
+        }
+    }
+}
+
+fn between(from: Option<&Timestamp>, to: Option<&Timestamp>) -> Option<std::time::Duration> {
+    system_time(to?)?.duration_since(system_time(from?)?).ok()
+}
+
+fn sized(digest: Option<&reapi::Digest>) -> String {
+    let Some(digest) = digest else { return "(no digest)".to_owned() };
+    let size = u64::try_from(digest.size_bytes).unwrap_or(0);
+    format!("{}/{} ({})", digest.hash, digest.size_bytes, bytes(size))
+}
+
+/// The arguments as one shell line.
+pub(super) fn command_line(arguments: &[String]) -> String {
+    arguments.iter().map(|argument| shell_word(argument)).collect::<Vec<_>>().join(" ")
+}
+
+// === list ===
+
+/// What `actions --json` prints for each action.
+#[derive(Debug, Serialize)]
+struct OperationJson<'a> {
+    name: &'a str,
+    action: &'a str,
+    instance: &'a str,
+    stage: &'static str,
+    cached: bool,
+    status_code: i32,
+    exit_code: i32,
+    message: &'a str,
+    machine: &'a str,
+    target: &'a str,
+    mnemonic: &'a str,
+    invocation: &'a str,
+    tool: &'a str,
+    queued: Option<String>,
+    started: Option<String>,
+    finished: Option<String>,
+}
+
+/// Lists operations.
+pub(super) async fn list(args: ActionsArgs) -> Result<(), CliError> {
+    let mut control = args.target.connect().await?;
+    let request = ListActionsRequest { limit: args.limit };
+    let operations = control.list_actions(request).await?.into_inner().operations;
+    if args.json {
+        return print_json(&operations.iter().map(operation_json).collect::<Vec<_>>());
+    }
+    print(&list_text(&operations, Paint::stdout()))
+}
+
+fn operation_json(operation: &Operation) -> OperationJson<'_> {
+    let time = |time: &Option<Timestamp>| {
+        time.as_ref().and_then(system_time).map(|time| humantime::format_rfc3339_millis(time).to_string())
+    };
+    OperationJson {
+        name: &operation.name,
+        action: &operation.action_digest,
+        instance: &operation.instance_name,
+        stage: stage_name(operation.stage()),
+        cached: operation.cached,
+        status_code: operation.status_code,
+        exit_code: operation.exit_code,
+        message: &operation.message,
+        machine: &operation.machine,
+        target: &operation.target,
+        mnemonic: &operation.mnemonic,
+        invocation: &operation.invocation,
+        tool: &operation.tool,
+        queued: time(&operation.queued),
+        started: time(&operation.started),
+        finished: time(&operation.finished),
+    }
+}
+
+fn stage_name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Unspecified => "unknown",
+        Stage::Queued => "queued",
+        Stage::Running => "running",
+        Stage::Done => "done",
+    }
+}
+
+fn list_text(operations: &[Operation], paint: Paint) -> String {
+    if operations.is_empty() {
+        return "no action is waiting, running or in the history\n".to_owned();
+    }
+    let mut text = String::new();
+    for operation in operations {
+        let what = [&operation.mnemonic, &operation.target].map(String::as_str).join(" ");
+        let state = format!("{:<14}", state(operation));
+        let state = match operation.stage() {
+            Stage::Done if operation.status_code != 0 || operation.exit_code != 0 => paint.red(&state),
+            Stage::Done => paint.green(&state),
+            _ => paint.yellow(&state),
+        };
+        let took = took(operation).map(duration).unwrap_or_default();
+        let _ = writeln!(text, "{state} {took:>9}  {}  {}", operation.action_digest, what.trim());
+    }
+    let _ = writeln!(text, "{}", paint.dim(&format!("{} listed", count(operations.len() as u64))));
+    text
+}
+
+/// How it stands, in a word or two.
+fn state(operation: &Operation) -> String {
+    match operation.stage() {
+        Stage::Done if operation.status_code != 0 => format!("error {}", operation.status_code),
+        Stage::Done if operation.exit_code != 0 => format!("exit {}", operation.exit_code),
+        Stage::Done if operation.cached => "cached".to_owned(),
+        stage => stage_name(stage).to_owned(),
+    }
+}
+
+/// Time since it came in, up to its end or to now.
+fn took(operation: &Operation) -> Option<std::time::Duration> {
+    let from = system_time(operation.queued.as_ref()?)?;
+    let to = match &operation.finished {
+        Some(finished) => system_time(finished)?,
+        None => SystemTime::now(),
+    };
+    to.duration_since(from).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found() -> GetActionResponse {
+        let command = reapi::Command {
+            arguments: vec!["sh".into(), "-c".into(), "echo 'hi'".into()],
+            environment_variables: vec![reapi::command::EnvironmentVariable {
+                name: "PATH".into(),
+                value: "/bin".into(),
+            }],
+            ..Default::default()
+        };
+        let result = reapi::ActionResult {
+            exit_code: 2,
+            output_files: vec![reapi::OutputFile {
+                path: "out/a".into(),
+                digest: Some(reapi::Digest { hash: "ab".into(), size_bytes: 2048 }),
+                ..Default::default()
+            }],
+            execution_metadata: Some(reapi::ExecutedActionMetadata {
+                worker: "attic".into(),
+                execution_start_timestamp: Some(Timestamp { seconds: 5, nanos: 0 }),
+                execution_completed_timestamp: Some(Timestamp { seconds: 6, nanos: 500_000_000 }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        GetActionResponse {
+            digest: "abc/1".into(),
+            action: reapi::Action { do_not_cache: true, ..Default::default() }.encode_to_vec(),
+            command: command.encode_to_vec(),
+            result: Some(result.encode_to_vec()),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn shows_command_result_and_times() {
+        let text = show(&found(), Paint::plain()).unwrap();
+        for part in [
+            "Action abc/1",
+            r"sh -c 'echo '\''hi'\'''",
+            "PATH=/bin",
+            "exit code    2",
+            "out/a  ab/2048 (2.0 KiB)",
+            "ran on       attic",
+            "run          1.50 s",
+            "never (do_not_cache)",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+    }
+
+    #[test]
+    fn a_definition_that_is_gone_is_told() {
+        let gone = GetActionResponse { action: Vec::new(), ..found() };
+        assert!(show(&gone, Paint::plain()).unwrap().contains("not in the store any more"));
+        assert!(decode(&gone).is_err());
+    }
+
+    #[test]
+    fn states_in_words() {
+        let done = Operation { stage: Stage::Done.into(), ..Default::default() };
+        assert_eq!(state(&done), "done");
+        assert_eq!(state(&Operation { cached: true, ..done.clone() }), "cached");
+        assert_eq!(state(&Operation { exit_code: 1, ..done.clone() }), "exit 1");
+        assert_eq!(state(&Operation { status_code: 8, ..done }), "error 8");
+    }
+
+    #[test]
+    fn a_list_has_a_line_for_each_action() {
+        let done = Operation {
+            stage: Stage::Done.into(),
+            action_digest: "abc/1".into(),
+            mnemonic: "CppCompile".into(),
+            target: "//a:b".into(),
+            queued: Some(Timestamp { seconds: 1, nanos: 0 }),
+            finished: Some(Timestamp { seconds: 3, nanos: 0 }),
+            ..Default::default()
+        };
+        let text = list_text(&[done], Paint::plain());
+        assert_eq!(text, "done              2.00 s  abc/1  CppCompile //a:b\n1 listed\n");
+        assert!(list_text(&[], Paint::plain()).starts_with("no action"));
+    }
+}

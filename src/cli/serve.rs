@@ -1,0 +1,203 @@
+//! `farmhand serve`: a node in the foreground, from its start to its clean end.
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::error::{CliError, Explain, chain};
+use super::output::print;
+use crate::config::{Config, Host, RawConfig};
+use crate::node::{Endpoints, Node, NodeError, StartProgress};
+use crate::telemetry;
+
+/// How long threads that wait for a disk may hold up the end of the process.
+const LAST_THREADS: Duration = Duration::from_secs(5);
+
+/// Serve the build tools of this machine
+///
+/// Opens the Remote Execution API on localhost, over TCP and on a Unix socket. When it serves, one
+/// line is printed: `ready: reapi=ADDR peers=ADDR control=SOCKET` (`-` for a door that is not
+/// open). SIGTERM and Ctrl-C end it cleanly; a second one ends it at once.
+///
+/// This version serves one machine: the settings of the farm are read and checked, but no port for
+/// other machines is opened.
+///
+/// Every flag is also a variable, shown beside it, and a key of the configuration file.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  farmhand serve\n  farmhand serve --slots 4 --disk-budget 50GiB\n  FARMHAND_LISTEN=127.0.0.1:9000 farmhand serve --data-dir /srv/farmhand"
+)]
+pub(super) struct ServeArgs {
+    /// Configuration file; ~/.config/farmhand/farmhand.toml if not set and there
+    #[arg(long, env = "FARMHAND_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: RawConfig,
+}
+
+/// Serves until a signal comes.
+pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
+    let config = load(args.config, args.settings)?;
+    telemetry::init(&config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.explain("cannot start the runtime")?;
+    let outcome = runtime.block_on(serve(config));
+    runtime.shutdown_timeout(LAST_THREADS);
+    outcome
+}
+
+/// The settings on this host, from all their layers. A file that was named must be there.
+pub(super) fn load(file: Option<PathBuf>, flags: RawConfig) -> Result<Config, CliError> {
+    let host = Host::detect();
+    let path = file.or_else(|| host.config_file.clone().filter(|path| path.exists()));
+    let file = path.map(|path| RawConfig::read(&path)).transpose()?.unwrap_or_default();
+    Ok(Config::resolve(flags, file, &host)?)
+}
+
+async fn serve(config: Config) -> Result<(), CliError> {
+    // Before the start, so that a signal during a long rebuild counts too.
+    let mut signals = Signals::new().explain("cannot wait for signals")?;
+    let progress = Arc::new(Rebuild::new());
+    let node = tokio::select! {
+        node = Node::start(config, progress.clone()) => node.map_err(explain_start)?,
+        () = signals.next() => return Ok(()),
+    };
+    progress.finish();
+    print(&ready_line(node.endpoints()))?;
+    let ended_by_itself = tokio::select! {
+        () = signals.next() => false,
+        () = node.stopped() => true,
+    };
+    tracing::info!("ending; a second signal ends at once");
+    tokio::select! {
+        () = node.stop() => {}
+        () = signals.next() => std::process::exit(130),
+    }
+    if ended_by_itself {
+        return Err(CliError::new("the node ended by itself").hint("the log lines above say why"));
+    }
+    Ok(())
+}
+
+/// The line scripts wait for.
+fn ready_line(endpoints: &Endpoints) -> String {
+    let peers = endpoints.peers.map_or_else(|| "-".to_owned(), |address| address.to_string());
+    format!("ready: reapi={} peers={peers} control={}\n", endpoints.reapi, endpoints.control.display())
+}
+
+fn explain_start(error: NodeError) -> CliError {
+    let hint = match &error {
+        NodeError::Listen { door: "control", .. } => Some(
+            "another node may be running: see farmhand status, or give this one a --runtime-dir".to_owned(),
+        ),
+        NodeError::Listen { address, source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+            let port = address.rsplit(':').next().unwrap_or(address);
+            Some(format!("another program has port {port}; choose a free one with --listen 127.0.0.1:PORT"))
+        }
+        NodeError::Listen { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            Some("ports below 1024 need rights; choose a higher one with --listen".to_owned())
+        }
+        _ => None,
+    };
+    let explained = CliError::new(chain(&error));
+    match hint {
+        Some(hint) => explained.hint(hint),
+        None => explained,
+    }
+}
+
+/// SIGTERM and SIGINT, as one stream.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+// === impl Signals ===
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Shows how far a rebuild of the index is: a bar on a terminal, else a log line for each tenth.
+struct Rebuild {
+    bar: ProgressBar,
+    tenth: std::sync::atomic::AtomicU64,
+}
+
+// === impl Rebuild ===
+
+impl Rebuild {
+    fn new() -> Self {
+        let target = if io::stderr().is_terminal() {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        let style = ProgressStyle::with_template("rebuilding the index {bar:30} {percent}% {eta}")
+            .expect("invariant: the template is constant");
+        Self {
+            bar: ProgressBar::with_draw_target(Some(0), target).with_style(style),
+            tenth: std::sync::atomic::AtomicU64::new(0),
+        }
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl StartProgress for Rebuild {
+    fn rebuilding(&self, done: u64, total: u64) {
+        if !self.bar.is_hidden() {
+            self.bar.set_length(total);
+            self.bar.set_position(done);
+            return;
+        }
+        let tenth = done.saturating_mul(10).checked_div(total).unwrap_or(0);
+        if self.tenth.swap(tenth, std::sync::atomic::Ordering::Relaxed) != tenth {
+            tracing::info!(percent = tenth * 10, "rebuilding the index");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ready_line_is_the_contract() {
+        let mut endpoints = Endpoints {
+            reapi: ([127, 0, 0, 1], 8980).into(),
+            reapi_socket: "/r/reapi.sock".into(),
+            peers: None,
+            control: "/r/control.sock".into(),
+        };
+        let line = "ready: reapi=127.0.0.1:8980 peers=- control=/r/control.sock\n";
+        assert_eq!(ready_line(&endpoints), line);
+        endpoints.peers = Some(([0, 0, 0, 0], 8981).into());
+        assert!(ready_line(&endpoints).contains(" peers=0.0.0.0:8981 "));
+    }
+
+    #[test]
+    fn a_taken_port_has_a_remedy() {
+        let error = explain_start(NodeError::Listen {
+            door: "reapi",
+            address: "127.0.0.1:8980".into(),
+            source: io::ErrorKind::AddrInUse.into(),
+        });
+        assert!(format!("{error:?}").contains("another program has port 8980"), "{error:?}");
+    }
+}

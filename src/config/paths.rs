@@ -1,0 +1,79 @@
+//! Where things live when nobody says: what this host and this user have to offer.
+
+use std::path::{Path, PathBuf};
+
+use directories::ProjectDirs;
+
+/// Name of the configuration file.
+const FILE_NAME: &str = "farmhand.toml";
+
+/// What defaults are made of: read once from the machine, given by tests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Name of the machine.
+    pub name: String,
+    /// Cores this process may use.
+    pub cores: usize,
+    /// Data directory of the user; `None` without a home directory.
+    pub data_dir: Option<PathBuf>,
+    /// Configuration file of the user; `None` without a home directory.
+    pub config_file: Option<PathBuf>,
+    /// Directory of sockets.
+    pub runtime_dir: PathBuf,
+}
+
+impl Host {
+    /// This machine and this user.
+    pub fn detect() -> Self {
+        let dirs = ProjectDirs::from("", "", "farmhand");
+        let uid = rustix::process::getuid().as_raw();
+        let run_user = PathBuf::from(format!("/run/user/{uid}"));
+        Self {
+            name: host_name(),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            data_dir: dirs.as_ref().map(|dirs| dirs.data_dir().to_owned()),
+            config_file: dirs.as_ref().map(|dirs| dirs.config_dir().join(FILE_NAME)),
+            runtime_dir: runtime_dir(
+                dirs.as_ref().and_then(ProjectDirs::runtime_dir),
+                run_user.is_dir().then_some(run_user.as_path()),
+                &std::env::temp_dir(),
+                uid,
+            ),
+        }
+    }
+}
+
+/// The session's directory, else the user's, else one below `temp` that carries the user id; whoever
+/// creates it makes it private.
+fn runtime_dir(session: Option<&Path>, user: Option<&Path>, temp: &Path, uid: u32) -> PathBuf {
+    match (session, user) {
+        (Some(session), _) => session.to_owned(),
+        (None, Some(user)) => user.join("farmhand"),
+        (None, None) => temp.join(format!("farmhand-{uid}")),
+    }
+}
+
+fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() { "localhost".to_owned() } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_runtime_directory_is_always_private_to_the_user() {
+        let (session, user, temp) = (Path::new("/x/farmhand"), Path::new("/run/user/7"), Path::new("/tmp"));
+        assert_eq!(runtime_dir(Some(session), Some(user), temp, 7), session);
+        assert_eq!(runtime_dir(None, Some(user), temp, 7), Path::new("/run/user/7/farmhand"));
+        assert_eq!(runtime_dir(None, None, temp, 7), Path::new("/tmp/farmhand-7"));
+    }
+
+    #[test]
+    fn this_machine_has_a_name_and_a_core() {
+        let host = Host::detect();
+        assert!(!host.name.is_empty());
+        assert!(host.cores >= 1);
+    }
+}

@@ -1,0 +1,216 @@
+//! [`RawConfig`]: settings as they were written, each one once: the same definition is the key of
+//! the file, the flag of `farmhand serve` and the `FARMHAND_…` variable.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::values::{ByteSize, DiskBudget, Listen, Span};
+use super::{CommittedSize, ConfigError, InputRootMode, LogFormat, SandboxMode, SyncMode, UnknownProperties};
+use crate::digest::DigestFunction;
+
+/// The defaults, as the commented file people read.
+pub const DEFAULTS: &str = include_str!("../../assets/farmhand.toml");
+
+/// One layer of settings; what it does not set is left to the layer below.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, clap::Args)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawConfig {
+    /// Name of this machine in results and in the farm; the host name if not set
+    #[arg(long, env = "FARMHAND_NAME", value_name = "NAME", help_heading = "Who and where")]
+    pub name: Option<String>,
+    /// Address of the Remote Execution API for the build tools of this machine
+    #[arg(long, env = "FARMHAND_LISTEN", value_name = "ADDR", help_heading = "Who and where")]
+    pub listen: Option<Listen>,
+    /// Serve `--listen` beyond loopback although nobody is asked who he is
+    #[arg(long, env = "FARMHAND_INSECURE_LAN", help_heading = "Who and where")]
+    #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub insecure_lan: Option<bool>,
+    /// Directory of the blobs, results and index
+    #[arg(long, env = "FARMHAND_DATA_DIR", value_name = "DIR", help_heading = "Who and where")]
+    pub data_dir: Option<PathBuf>,
+    /// Directory of the Unix sockets
+    #[arg(long, env = "FARMHAND_RUNTIME_DIR", value_name = "DIR", help_heading = "Who and where")]
+    pub runtime_dir: Option<PathBuf>,
+
+    /// Bytes the store may use: a size (50GiB), a share of the disk (10%), or auto
+    #[arg(long, env = "FARMHAND_DISK_BUDGET", value_name = "BYTES", help_heading = "Store")]
+    pub disk_budget: Option<DiskBudget>,
+    /// Largest blob taken
+    #[arg(long, env = "FARMHAND_MAX_BLOB_SIZE", value_name = "BYTES", help_heading = "Store")]
+    pub max_blob_size: Option<ByteSize>,
+    /// How long a blob is kept for sure after a client was told of it
+    #[arg(long, env = "FARMHAND_LEASE", value_name = "TIME", help_heading = "Store")]
+    pub lease: Option<Span>,
+    /// When a write is acknowledged: safe from a killed process, or always on the disk first
+    #[arg(long, env = "FARMHAND_SYNC", value_name = "WHEN", help_heading = "Store")]
+    pub sync: Option<SyncMode>,
+    /// Most time between two syncs of the disk with `--sync epoch`
+    #[arg(long, env = "FARMHAND_EPOCH_INTERVAL", value_name = "TIME", help_heading = "Store")]
+    pub epoch_interval: Option<Span>,
+    /// What a compressed upload answers as its committed size
+    #[arg(long, env = "FARMHAND_COMPRESSED_COMMITTED_SIZE", value_name = "HOW", help_heading = "Store")]
+    pub compressed_committed_size: Option<CommittedSize>,
+
+    /// Actions that run at once; the number of cores if not set
+    #[arg(long, env = "FARMHAND_SLOTS", value_name = "N", help_heading = "Running actions")]
+    pub slots: Option<usize>,
+    /// Whether every action gets namespaces of its own
+    #[arg(long, env = "FARMHAND_SANDBOX", value_name = "HOW", help_heading = "Running actions")]
+    pub sandbox: Option<SandboxMode>,
+    /// What becomes of actions with platform properties that mean nothing here
+    #[arg(long, env = "FARMHAND_UNKNOWN_PROPERTIES", value_name = "HOW", help_heading = "Running actions")]
+    pub unknown_properties: Option<UnknownProperties>,
+    /// Pools this machine belongs to, parted by commas
+    #[arg(long, env = "FARMHAND_POOLS", value_name = "NAMES", help_heading = "Running actions")]
+    #[arg(value_delimiter = ',')]
+    pub pools: Option<Vec<String>>,
+    /// Time an action may run when it names none
+    #[arg(long, env = "FARMHAND_DEFAULT_TIMEOUT", value_name = "TIME", help_heading = "Running actions")]
+    pub default_timeout: Option<Span>,
+    /// Most time an action may ask for
+    #[arg(long, env = "FARMHAND_MAX_TIMEOUT", value_name = "TIME", help_heading = "Running actions")]
+    pub max_timeout: Option<Span>,
+    /// Serve only the instances that have a table in the configuration file
+    #[arg(long, env = "FARMHAND_RESTRICT_INSTANCES", help_heading = "Running actions")]
+    #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub restrict_instances: Option<bool>,
+    /// Actions that may wait before more are refused
+    #[arg(long, env = "FARMHAND_QUEUE_LIMIT", value_name = "N", help_heading = "Running actions")]
+    pub queue_limit: Option<usize>,
+    /// How long a finished operation can still be asked for
+    #[arg(long, env = "FARMHAND_KEEP_FINISHED", value_name = "TIME", help_heading = "Running actions")]
+    pub keep_finished: Option<Span>,
+    /// How long an action goes on after its last client went away
+    #[arg(long, env = "FARMHAND_ORPHAN_GRACE", value_name = "TIME", help_heading = "Running actions")]
+    pub orphan_grace: Option<Span>,
+
+    /// Address for the other machines of the farm; read and checked, not opened by this version
+    #[arg(long, env = "FARMHAND_PEER_LISTEN", value_name = "ADDR", help_heading = "The farm")]
+    pub peer_listen: Option<Listen>,
+    /// Do not look for other machines; this version never does
+    #[arg(long, env = "FARMHAND_NO_DISCOVERY", help_heading = "The farm")]
+    #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub no_discovery: Option<bool>,
+    /// Another machine of the farm, may be repeated; not dialled by this version
+    #[arg(long, env = "FARMHAND_PEER", value_name = "ADDR", help_heading = "The farm")]
+    #[arg(value_delimiter = ',')]
+    pub peer: Option<Vec<String>>,
+    /// File that holds the farm key; not used by this version
+    #[arg(long, env = "FARMHAND_FARM_KEY_FILE", value_name = "FILE", help_heading = "The farm")]
+    pub farm_key_file: Option<PathBuf>,
+
+    /// What is logged: a level, or levels by module as in info,farmhand::cas=debug
+    #[arg(long, env = "FARMHAND_LOG_FILTER", value_name = "FILTER", help_heading = "Logs")]
+    pub log_filter: Option<String>,
+    /// Logs for people or for machines
+    #[arg(long, env = "FARMHAND_LOG_FORMAT", value_name = "FORMAT", help_heading = "Logs")]
+    pub log_format: Option<LogFormat>,
+
+    /// Labels of this machine: one value or several for a name.
+    #[arg(skip)]
+    pub labels: Option<BTreeMap<String, OneOrMany>>,
+    /// Settings of instances by their names.
+    #[arg(skip)]
+    pub instances: Option<BTreeMap<String, RawInstance>>,
+}
+
+/// One text, or a list of them.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// `"a"`
+    One(String),
+    /// `["a", "b"]`
+    Many(Vec<String>),
+}
+
+/// A table below `[instances]`; what it does not set is as for an instance without a table.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawInstance {
+    /// Function of digests in requests that name none.
+    pub digest_function: Option<DigestFunction>,
+    /// What the input root is to an action.
+    pub input_root: Option<InputRootMode>,
+    /// Whether actions run.
+    pub execution: Option<bool>,
+    /// Whether clients may write results.
+    pub action_cache_updates: Option<bool>,
+    /// What becomes of unknown platform properties.
+    pub unknown_properties: Option<UnknownProperties>,
+}
+
+/// `$upper`'s fields where they are set, else `$lower`'s; a field left out does not compile.
+macro_rules! layer {
+    ($upper:ident over $lower:ident: $($field:ident)*) => {
+        RawConfig { $($field: $upper.$field.or($lower.$field)),* }
+    };
+}
+
+impl RawConfig {
+    /// The layer of the defaults.
+    pub fn defaults() -> Self {
+        toml::from_str(DEFAULTS).expect("invariant: a test parses the compiled-in defaults")
+    }
+
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`], or [`ConfigError::File`] with line and key.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// Parses the text of a file; `path` is for errors.
+    ///
+    /// # Errors
+    /// [`ConfigError::File`] with line and key.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| {
+            let (line, key) = place(text, error.span());
+            ConfigError::File { path: path.to_owned(), line, key, reason: one_line(error.message()) }
+        })
+    }
+
+    /// This layer over `lower`.
+    #[must_use]
+    pub fn over(self, lower: Self) -> Self {
+        layer! { self over lower:
+            name listen insecure_lan data_dir runtime_dir
+            disk_budget max_blob_size lease sync epoch_interval compressed_committed_size
+            slots sandbox unknown_properties pools default_timeout max_timeout restrict_instances
+            queue_limit keep_finished orphan_grace
+            peer_listen no_discovery peer farm_key_file
+            log_filter log_format
+            labels instances
+        }
+    }
+}
+
+impl OneOrMany {
+    /// All of them.
+    pub fn into_vec(self) -> Vec<String> {
+        match self {
+            Self::One(value) => vec![value],
+            Self::Many(values) => values,
+        }
+    }
+}
+
+/// Line (from 1) and key an error of the parser points at.
+fn place(text: &str, span: Option<std::ops::Range<usize>>) -> (usize, String) {
+    let start = span.map_or(0, |span| span.start.min(text.len()));
+    let line = text.as_bytes()[..start].iter().filter(|&&byte| byte == b'\n').count();
+    let key = text.lines().nth(line).and_then(|line| line.split_once('=')).map(|(key, _)| key.trim());
+    (line + 1, key.unwrap_or_default().to_owned())
+}
+
+/// The parser's words on one line, without its list of every key there is.
+fn one_line(message: &str) -> String {
+    let message = message.split(", expected one of").next().unwrap_or(message);
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,259 @@
+//! Random histories: whatever happens in whatever order, the queue keeps its promises.
+//!
+//! [`World`] is everything around the queue, as simple as it can be: it performs effects, and
+//! remembers what must be true of them.
+
+use proptest::prelude::*;
+
+use super::tests::{Bench, action, exit, id};
+use super::*;
+
+/// Something that happens. Numbers choose among what is there at that moment.
+#[derive(Clone, Debug)]
+enum Happening {
+    Submit { action: u8, priority: i32, share: u8, skip: bool, private: bool, picky: bool },
+    Join { worker: u8, slots: u8 },
+    Leave { worker: u8 },
+    Progress { which: u8 },
+    End { which: u8, exit_code: i32 },
+    Lose { which: u8 },
+    Store { which: u8, fails: bool },
+    Waiter { which: u8, joins: bool },
+    Cancel { which: u8 },
+    Wait { seconds: u16 },
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    use Happening::*;
+    prop_oneof![
+        6 => (0..6_u8, -2..3, 0..3_u8, any::<bool>(), prop::bool::weighted(0.2), prop::bool::weighted(0.2))
+            .prop_map(|(action, priority, share, skip, private, picky)| Submit {
+                action, priority, share, skip, private, picky
+            }),
+        2 => (0..3_u8, 0..4_u8).prop_map(|(worker, slots)| Join { worker, slots }),
+        1 => (0..3_u8).prop_map(|worker| Leave { worker }),
+        2 => any::<u8>().prop_map(|which| Progress { which }),
+        4 => (any::<u8>(), 0..2).prop_map(|(which, exit_code)| End { which, exit_code }),
+        2 => any::<u8>().prop_map(|which| Lose { which }),
+        3 => (any::<u8>(), any::<bool>()).prop_map(|(which, fails)| Store { which, fails }),
+        2 => (any::<u8>(), any::<bool>()).prop_map(|(which, joins)| Waiter { which, joins }),
+        2 => any::<u8>().prop_map(|which| Cancel { which }),
+        2 => prop_oneof![0..5_u16, 50..70_u16, 290..310_u16].prop_map(|seconds| Wait { seconds }),
+    ]
+}
+
+struct World {
+    bench: Bench,
+    next: u128,
+    operations: BTreeMap<OperationId, Known>,
+    /// Attempts whose workers have not answered yet, stopped ones included.
+    attempts: Vec<AttemptId>,
+    /// The attempt each run is on, as far as the outside was told.
+    on_worker: BTreeMap<RunId, (AttemptId, Arc<str>)>,
+    stores: Vec<RunId>,
+    private_runs: BTreeMap<RunId, OperationId>,
+}
+
+/// What an operation's waiters have been told.
+#[derive(Default)]
+struct Known {
+    stage: Option<Stage>,
+    done: usize,
+    refused: bool,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            bench: Bench::new(&Settings { queue_limit: 8, ..Settings::default() }),
+            next: 0,
+            operations: BTreeMap::new(),
+            attempts: Vec::new(),
+            on_worker: BTreeMap::new(),
+            stores: Vec::new(),
+            private_runs: BTreeMap::new(),
+        }
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Submit { action: name, priority, share, skip, private, picky } => {
+                let on = picky.then(|| format!("m{}", name % 3));
+                let text = format!("{name}{private}{picky}");
+                let action = action(&text, on.as_deref(), private);
+                let mut submission = self.bench.submission(self.next, &action);
+                submission.priority = priority;
+                submission.share = share.to_string().into();
+                submission.looked_up_at = submission.looked_up_at.filter(|_| !skip);
+                self.operations.insert(id(self.next), Known::default());
+                self.next += 1;
+                self.apply(Event::Submitted(submission));
+            }
+            Happening::Join { worker, slots } => {
+                let effects = self.bench.join(&format!("m{worker}"), slots.into());
+                self.perform(effects);
+            }
+            Happening::Leave { worker } => {
+                let worker: Arc<str> = format!("m{worker}").into();
+                self.on_worker.retain(|_, (_, name)| *name != worker);
+                self.apply(Event::WorkerLeft { worker, reason: "left".into() });
+            }
+            Happening::Progress { which } => {
+                if let Some(&attempt) = pick(&self.attempts, which) {
+                    self.apply(Event::Progress(attempt, Step::Running));
+                }
+            }
+            Happening::End { which, exit_code } => {
+                if let Some(attempt) = self.answer(which) {
+                    self.apply(Event::Ended(attempt, exit(exit_code)));
+                }
+            }
+            Happening::Lose { which } => {
+                if let Some(attempt) = self.answer(which) {
+                    self.apply(Event::Lost(attempt, "lost".into()));
+                }
+            }
+            Happening::Store { which, fails } => {
+                if let Some(&run) = pick(&self.stores, which) {
+                    self.stores.retain(|other| *other != run);
+                    self.apply(Event::Stored(run, if fails { Err("full".into()) } else { Ok(()) }));
+                }
+            }
+            Happening::Waiter { which, joins } => {
+                if let Some(operation) = self.some_operation(which) {
+                    let event = if joins { Event::WaiterJoined } else { Event::WaiterGone };
+                    self.apply(event(operation));
+                }
+            }
+            Happening::Cancel { which } => {
+                if let Some(operation) = self.some_operation(which) {
+                    self.apply(Event::Cancel(operation));
+                }
+            }
+            Happening::Wait { seconds } => {
+                self.bench.wait(Duration::from_secs(seconds.into()));
+                self.apply(Event::Tick);
+            }
+        }
+        self.check();
+    }
+
+    fn some_operation(&self, which: u8) -> Option<OperationId> {
+        pick(&self.operations.keys().copied().collect::<Vec<_>>(), which).copied()
+    }
+
+    /// An attempt that gets its answer now.
+    fn answer(&mut self, which: u8) -> Option<AttemptId> {
+        let attempt = *pick(&self.attempts, which)?;
+        self.attempts.retain(|other| *other != attempt);
+        if self.on_worker.get(&attempt.run).is_some_and(|(current, _)| *current == attempt) {
+            self.on_worker.remove(&attempt.run);
+        }
+        Some(attempt)
+    }
+
+    fn apply(&mut self, event: Event) {
+        let effects = self.bench.apply(event);
+        self.perform(effects);
+    }
+
+    fn perform(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Refuse(operation, _) => {
+                    let known = self.operations.get_mut(&operation).unwrap();
+                    assert!(known.stage.is_none() && !known.refused);
+                    known.refused = true;
+                }
+                Effect::Assign(assignment) => self.assign(assignment),
+                Effect::CancelRun(attempt) => assert!(self.attempts.contains(&attempt)),
+                Effect::Store(run, _, response) => {
+                    assert!(response::is_success(&response));
+                    assert!(!self.private_runs.contains_key(&run));
+                    assert!(!self.stores.contains(&run) && !self.on_worker.contains_key(&run));
+                    self.stores.push(run);
+                }
+                Effect::Notify(operation, state) => self.notify(operation, &state),
+            }
+        }
+    }
+
+    fn assign(&mut self, assignment: Assignment) {
+        let Assignment { attempt, worker, operation, action, .. } = assignment;
+        if action.do_not_cache {
+            let owner = *self.private_runs.entry(attempt.run).or_insert(operation);
+            assert_eq!(owner, operation, "a private run has one owner");
+        }
+        self.attempts.push(attempt);
+        let before = self.on_worker.insert(attempt.run, (attempt, worker));
+        assert!(before.is_none(), "assigned twice at once: {attempt:?}");
+    }
+
+    fn notify(&mut self, operation: OperationId, state: &OperationState) {
+        let known = self.operations.get_mut(&operation).unwrap();
+        assert!(!known.refused && known.done == 0, "news after the end of {operation}");
+        assert_eq!(state.is_done(), state.response.is_some());
+        assert!(state.stage != Stage::Executing || state.timeline.worker.is_some());
+        if state.stage == Stage::Queued && known.stage == Some(Stage::Executing) {
+            assert!(state.timeline.attempts > 0, "back in the queue without having been tried");
+        }
+        known.stage = Some(state.stage);
+        known.done += usize::from(state.is_done());
+    }
+
+    /// What holds after every event.
+    fn check(&self) {
+        let queue = &self.bench.queue;
+        let waiting = queue.pool.waiting();
+        for (id, run) in &queue.runs {
+            assert_eq!(waiting.contains(id), matches!(run.phase, Phase::Queued), "{id:?}");
+            assert!(!run.operations.is_empty() || !matches!(run.phase, Phase::Queued | Phase::Executing(_)));
+        }
+        assert!(waiting.iter().all(|run| queue.runs.contains_key(run)));
+        assert_eq!(waiting.len(), queue.queued);
+        for (name, (busy, _)) in queue.pool.slots() {
+            let held = queue.runs.values().filter(|run| run.worker() == Some(&name)).count();
+            assert_eq!(busy, held, "slots of {name}");
+        }
+        for (operation, known) in &self.operations {
+            let is_live = queue.tickets.contains_key(operation);
+            assert_eq!(is_live, !known.refused && known.done == 0, "{operation}");
+        }
+        assert!(queue.joinable.values().all(|run| queue.runs.contains_key(run)));
+    }
+
+    /// Lets everything that is under way end well.
+    fn settle(&mut self) {
+        for worker in 0..3 {
+            self.happen(Happening::Join { worker, slots: 2 });
+        }
+        while !self.attempts.is_empty() || !self.stores.is_empty() {
+            self.happen(Happening::End { which: 0, exit_code: 0 });
+            self.happen(Happening::Store { which: 0, fails: false });
+        }
+        self.happen(Happening::Wait { seconds: 400 });
+    }
+}
+
+fn pick<T>(items: &[T], which: u8) -> Option<&T> {
+    (!items.is_empty()).then(|| &items[usize::from(which) % items.len()])
+}
+
+proptest! {
+    #[test]
+    fn every_history_keeps_the_promises(history in prop::collection::vec(happening(), 0..120)) {
+        let mut world = World::new();
+        for happening in history {
+            world.happen(happening);
+        }
+        world.settle();
+        for (operation, known) in &world.operations {
+            prop_assert_eq!(known.done + usize::from(known.refused), 1, "{}", operation);
+        }
+        let queue = &world.bench.queue;
+        prop_assert!(queue.runs.is_empty() && queue.tickets.is_empty() && queue.joinable.is_empty());
+        prop_assert!(queue.alone.is_empty() && queue.recent.is_empty());
+        prop_assert_eq!(queue.pool.class_count(), 0);
+        prop_assert!(queue.pool.slots().values().all(|(busy, _)| *busy == 0));
+    }
+}

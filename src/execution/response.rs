@@ -1,0 +1,101 @@
+//! `ExecuteResponse`s that come from the scheduler itself: the action never ran to an end.
+//!
+//! These are outcomes of operations, so they carry their status inside (`Operation.error` is never
+//! set). Which code means what to which client decides about endless retries; hence one file.
+
+use std::time::Duration;
+
+use farmhand_proto::{any, protobuf, raw, reapi, rpc};
+use tonic::Code;
+
+use super::queue::Loss;
+use crate::digest::Digest;
+
+/// The action needs blobs that are absent. The one detail names each; clients upload them and try
+/// again.
+pub fn missing(digests: &[Digest]) -> reapi::ExecuteResponse {
+    let violation = |digest: &Digest| raw::Violation {
+        r#type: "MISSING".into(),
+        subject: digest.missing_subject(),
+        description: String::new(),
+    };
+    let failure = raw::PreconditionFailure { violations: digests.iter().map(violation).collect() };
+    let message = format!("{} blobs of the action are not in the CAS", digests.len());
+    with_status(Code::FailedPrecondition, message, vec![any::pack(&failure)])
+}
+
+/// Nobody wants the result any more, for the reason given.
+pub fn cancelled(reason: &str) -> reapi::ExecuteResponse {
+    with_status(Code::Cancelled, reason.to_owned(), Vec::new())
+}
+
+/// No machine can run the action; `reason` says why, machine by machine.
+pub fn unrunnable(reason: String) -> reapi::ExecuteResponse {
+    with_status(Code::FailedPrecondition, reason, Vec::new())
+}
+
+/// Every worker that had the action was lost. ABORTED, because clients take UNAVAILABLE here for
+/// the end of the whole build.
+pub fn lost(losses: &[Loss]) -> reapi::ExecuteResponse {
+    let each: Vec<_> = losses.iter().map(|loss| format!("{}: {}", loss.worker, loss.reason)).collect();
+    let message = format!("the action was given up after {} lost workers: {}", losses.len(), each.join("; "));
+    with_status(Code::Aborted, message, Vec::new())
+}
+
+/// A result out of the action cache.
+pub fn cached(result: reapi::ActionResult) -> reapi::ExecuteResponse {
+    reapi::ExecuteResponse {
+        result: Some(result),
+        cached_result: true,
+        status: Some(rpc::Status::default()),
+        ..Default::default()
+    }
+}
+
+/// Whether `response` may be stored in the action cache: it ran, and it succeeded.
+pub fn is_success(response: &reapi::ExecuteResponse) -> bool {
+    let is_ok = response.status.as_ref().is_none_or(|status| status.code == 0);
+    is_ok && response.result.as_ref().is_some_and(|result| result.exit_code == 0)
+}
+
+/// Adds a line to what clients show beside the result.
+pub fn add_message(response: &mut reapi::ExecuteResponse, line: &str) {
+    if !response.message.is_empty() {
+        response.message.push('\n');
+    }
+    response.message.push_str(line);
+}
+
+fn with_status(code: Code, message: String, details: Vec<protobuf::Any>) -> reapi::ExecuteResponse {
+    let status = rpc::Status { code: code as i32, message: message.clone(), details };
+    reapi::ExecuteResponse { status: Some(status), message, ..Default::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::DigestFunction;
+
+    #[test]
+    fn missing_blobs_are_one_detail_with_a_violation_each() {
+        let digests = [b"a", b"b"].map(|data| Digest::of(DigestFunction::Sha256, data));
+        let status = missing(&digests).status.unwrap();
+        assert_eq!((status.code, status.details.len()), (Code::FailedPrecondition as i32, 1));
+        assert_eq!(status.details[0].type_url, "type.googleapis.com/google.rpc.PreconditionFailure");
+        let failure = any::unpack::<raw::PreconditionFailure>(&status.details[0]).unwrap();
+        let subjects: Vec<_> = failure.violations.iter().map(|v| (&*v.r#type, v.subject.clone())).collect();
+        assert_eq!(subjects, digests.map(|digest| ("MISSING", digest.missing_subject())));
+    }
+
+    #[test]
+    fn only_clean_ends_are_successes() {
+        let result = |exit_code| Some(reapi::ActionResult { exit_code, ..Default::default() });
+        let response = |result, status| reapi::ExecuteResponse { result, status, ..Default::default() };
+        assert!(is_success(&response(result(0), None)));
+        assert!(is_success(&response(result(0), Some(rpc::Status::default()))));
+        assert!(!is_success(&response(result(1), None)));
+        assert!(!is_success(&response(None, None)));
+        let timeout = rpc::Status { code: Code::DeadlineExceeded as i32, ..Default::default() };
+        assert!(!is_success(&response(result(0), Some(timeout))));
+    }
+}

@@ -1,0 +1,340 @@
+//! [`Scheduler`]: the handle through which everybody starts, follows and cancels executions.
+//!
+//! One task, the `driver`, owns the queue: it applies events one by one and performs the effects.
+//! A result out of the action cache never reaches it. Around it: one task for each action that is
+//! with a worker, and one for each result on its way into the action cache.
+//!
+//! The channel to the driver has no bound of its own. What bounds it: a caller has at most one
+//! unanswered request in it, a stream at most one notice that it is gone, and a worker's news come
+//! from as many actions as it has slots.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use farmhand_proto::reapi;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::action::{Action, Loaded, PlatformRules, PreparedAction};
+use super::inline::InlineHints;
+use super::operations::{Counters, Operation, OperationId, OperationState, Operations, Record, Stage};
+use super::queue::{Event, Now, Queue, Refusal, Submission};
+use super::{ExecuteError, Invocation, PRIORITIES, Settings, response};
+use crate::action_cache::{ActionCache, ActionKey};
+use crate::cas::ContentAddressableStorage;
+use crate::digest::Digest;
+use crate::instance::InstanceName;
+use crate::tasks::Tasks;
+use crate::worker::Worker;
+
+mod driver;
+#[cfg(test)]
+mod tests;
+
+/// One Execute call, its fields parsed.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Instance named by the client.
+    pub instance: InstanceName,
+    /// Digest of the Action.
+    pub action: Digest,
+    /// Whether the action cache must not be read.
+    pub skip_cache_lookup: bool,
+    /// `ExecutionPolicy.priority`, as sent.
+    pub priority: i32,
+    /// What to put inside the result.
+    pub hints: InlineHints,
+    /// Who asks.
+    pub invocation: Arc<Invocation>,
+    /// How its platform properties are read.
+    pub platform: PlatformRules,
+}
+
+/// Starts, follows and cancels executions. Clones are the same scheduler.
+#[derive(Clone)]
+pub struct Scheduler {
+    shared: Arc<Shared>,
+}
+
+/// Follows one operation. As long as one of these lives, the operation has a client that waits.
+pub struct OperationWatch {
+    operation: Arc<Operation>,
+    state: watch::Receiver<OperationState>,
+    events: mpsc::UnboundedSender<Message>,
+}
+
+/// What the farm does and did, for people.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Waiting for a slot, one entry for each run.
+    pub queued: Vec<LiveAction>,
+    /// With a worker, one entry for each run.
+    pub running: Vec<LiveAction>,
+    /// Finished operations since the start.
+    pub counters: Counters,
+    /// The latest finished operations, newest first.
+    pub history: Vec<Record>,
+}
+
+/// A run that is not over.
+#[derive(Clone, Debug)]
+pub struct LiveAction {
+    /// The first operation that wants it.
+    pub operation: Arc<Operation>,
+    /// Where it is.
+    pub state: OperationState,
+    /// Operations that want it.
+    pub callers: usize,
+}
+
+struct Shared {
+    cas: Arc<dyn ContentAddressableStorage>,
+    action_cache: Arc<dyn ActionCache>,
+    operations: Operations,
+    settings: Settings,
+    events: mpsc::UnboundedSender<Message>,
+    tasks: Tasks,
+}
+
+/// What the driver is told.
+enum Message {
+    Event(Event),
+    Submit { operation: Arc<Operation>, submission: Submission, reply: oneshot::Sender<Result<(), Refusal>> },
+    AddWorker(Arc<dyn Worker>),
+}
+
+/// The time, on both clocks.
+fn now() -> Now {
+    Now { instant: Instant::now(), wall: SystemTime::now() }
+}
+
+// === impl Scheduler ===
+
+impl Scheduler {
+    /// Starts a scheduler without workers. It ends with `tasks`.
+    pub fn start(
+        cas: Arc<dyn ContentAddressableStorage>,
+        action_cache: Arc<dyn ActionCache>,
+        settings: Settings,
+        tasks: &Tasks,
+    ) -> Self {
+        let (events, messages) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            cas,
+            action_cache,
+            operations: Operations::new(settings.retention),
+            events,
+            tasks: tasks.clone(),
+            settings,
+        });
+        let queue = Queue::new(&shared.settings, now());
+        tasks.spawn("scheduler", driver::run(shared.clone(), queue, messages));
+        Self { shared }
+    }
+
+    /// Takes a worker in, or takes note of another number of slots of a known one.
+    pub fn add_worker(&self, worker: Arc<dyn Worker>) {
+        self.send(Message::AddWorker(worker));
+    }
+
+    /// Takes a worker out. What it has runs elsewhere, or waits for it to come back.
+    pub fn remove_worker(&self, name: &str, reason: &str) {
+        self.send(Message::Event(Event::WorkerLeft { worker: name.into(), reason: reason.to_owned() }));
+    }
+
+    /// Starts an action, or finds its result. The operation returned may be over already: a hit, or
+    /// an action whose blobs are absent.
+    ///
+    /// # Errors
+    /// [`ExecuteError`], when there is no operation.
+    pub async fn execute(&self, request: Request) -> Result<OperationWatch, ExecuteError> {
+        let Shared { cas, settings, .. } = &*self.shared;
+        let loaded = Action::load(&**cas, &request.instance, request.action, settings).await??;
+        let action = match loaded {
+            Loaded::Ready(action) => action,
+            Loaded::Missing(digests) => return Ok(self.finished(request, response::missing(&digests))),
+        };
+        let mut looked_up_at = None;
+        if !request.skip_cache_lookup && !action.do_not_cache() {
+            looked_up_at = Some(Instant::now());
+            if let Some(result) = self.lookup(action.key()).await {
+                return Ok(self.finished(request, response::cached(result)));
+            }
+        }
+        let mut rules = request.platform;
+        rules.root_as_slash |= request.invocation.expects_root_as_slash();
+        match action.prepare(&**cas, rules).await?? {
+            Loaded::Ready(action) => self.submit(request, action, looked_up_at).await,
+            Loaded::Missing(digests) => Ok(self.finished(request, response::missing(&digests))),
+        }
+    }
+
+    /// The operation called `name`.
+    pub fn get(&self, name: &str) -> Option<Arc<Operation>> {
+        self.shared.operations.get(OperationId::parse(name)?)
+    }
+
+    /// Waits for the operation called `name` as one more client.
+    pub fn attach(&self, name: &str) -> Option<OperationWatch> {
+        let operation = self.get(name)?;
+        if !operation.is_done() {
+            self.send(Message::Event(Event::WaiterJoined(operation.id)));
+        }
+        Some(self.watch(operation))
+    }
+
+    /// Up to `limit` operations after `after`, in the order of their names.
+    pub fn list(&self, after: Option<OperationId>, limit: usize) -> Vec<Arc<Operation>> {
+        self.shared.operations.page(after, limit)
+    }
+
+    /// Cancels the operation called `name`; `false` if there is none. Nothing happens to one that
+    /// is over. Others that share its run are not touched.
+    pub fn cancel(&self, name: &str) -> bool {
+        let Some(operation) = self.get(name) else { return false };
+        self.send(Message::Event(Event::Cancel(operation.id)));
+        true
+    }
+
+    /// Forgets an operation that is over; `false` if it is not.
+    pub fn forget(&self, operation: &Operation) -> bool {
+        self.shared.operations.forget(operation.id)
+    }
+
+    /// What runs and ran.
+    pub fn snapshot(&self) -> Snapshot {
+        let (counters, history) = self.shared.operations.history();
+        let mut snapshot = Snapshot { counters, history, ..Default::default() };
+        let mut runs = BTreeMap::new();
+        for operation in self.shared.operations.live() {
+            let state = operation.state();
+            let entry = runs.entry((state.run, state.run.is_none().then_some(operation.id)));
+            entry.or_insert_with(|| LiveAction { operation, state, callers: 0 }).callers += 1;
+        }
+        for action in runs.into_values() {
+            match action.state.stage {
+                Stage::Queued => snapshot.queued.push(action),
+                Stage::Executing => snapshot.running.push(action),
+                Stage::Completed => {}
+            }
+        }
+        snapshot
+    }
+
+    /// How executions are handled.
+    pub fn settings(&self) -> &Settings {
+        &self.shared.settings
+    }
+
+    /// Where results are inlined from.
+    pub fn cas(&self) -> &dyn ContentAddressableStorage {
+        &*self.shared.cas
+    }
+
+    /// Fires when the node is to end: nothing that waits gets an answer any more.
+    pub fn stopping(&self) -> &CancellationToken {
+        self.shared.tasks.token()
+    }
+
+    /// The stored result, if it may be served. A cache that cannot be read is like an empty one: the
+    /// build goes on.
+    async fn lookup(&self, key: &ActionKey) -> Option<reapi::ActionResult> {
+        match self.shared.action_cache.get(key).await {
+            Ok(found) => found.filter(|result| result.exit_code == 0),
+            Err(error) => {
+                tracing::warn!(action = %key.action, %error, "action cache not readable");
+                None
+            }
+        }
+    }
+
+    async fn submit(
+        &self,
+        request: Request,
+        action: PreparedAction,
+        looked_up_at: Option<Instant>,
+    ) -> Result<OperationWatch, ExecuteError> {
+        let (priority, share) = (clamp(request.priority), request.invocation.share());
+        let operation = Arc::new(new_operation(request, OperationState::queued(SystemTime::now())));
+        let action = Arc::new(action);
+        let submission = Submission { operation: operation.id, action, priority, share, looked_up_at };
+        // Made before the queue knows the operation: should this call be dropped while it waits for
+        // the answer, the notice of that is in the channel behind the submission.
+        let watch = self.watch(operation.clone());
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Submit { operation, submission, reply });
+        answer.await.map_err(|_| ExecuteError::ShuttingDown)??;
+        Ok(watch)
+    }
+
+    /// An operation that is over before it began.
+    fn finished(&self, request: Request, response: reapi::ExecuteResponse) -> OperationWatch {
+        let state = OperationState::completed(SystemTime::now(), Arc::new(response));
+        let operation = Arc::new(new_operation(request, state));
+        self.shared.operations.insert(Instant::now(), operation.clone());
+        self.watch(operation)
+    }
+
+    fn watch(&self, operation: Arc<Operation>) -> OperationWatch {
+        let state = operation.subscribe();
+        OperationWatch { operation, state, events: self.shared.events.clone() }
+    }
+
+    /// A driver that has ended needs to be told nothing.
+    fn send(&self, message: Message) {
+        let _ended = self.shared.events.send(message);
+    }
+}
+
+fn new_operation(request: Request, state: OperationState) -> Operation {
+    let note = (clamp(request.priority) != request.priority).then(|| {
+        let (least, most) = (PRIORITIES.start(), PRIORITIES.end());
+        format!("priority {} is not between {least} and {most}; the nearest was taken", request.priority)
+    });
+    Operation::new(request.instance, request.action, request.invocation, request.hints, note, state)
+}
+
+fn clamp(priority: i32) -> i32 {
+    priority.clamp(*PRIORITIES.start(), *PRIORITIES.end())
+}
+
+// === impl OperationWatch ===
+
+impl OperationWatch {
+    /// What is followed.
+    pub fn operation(&self) -> &Arc<Operation> {
+        &self.operation
+    }
+
+    /// The latest state, which counts as seen from now on.
+    pub fn state(&mut self) -> OperationState {
+        self.state.borrow_and_update().clone()
+    }
+
+    /// Waits for a state that was not seen yet.
+    pub async fn changed(&mut self) {
+        // The sender lives in `operation`, so the channel cannot be closed.
+        let _open = self.state.changed().await;
+    }
+
+    /// Waits for the end.
+    pub async fn done(&mut self) -> OperationState {
+        loop {
+            let state = self.state();
+            if state.is_done() {
+                return state;
+            }
+            self.changed().await;
+        }
+    }
+}
+
+impl Drop for OperationWatch {
+    fn drop(&mut self) {
+        if !self.operation.is_done() {
+            let _ended = self.events.send(Message::Event(Event::WaiterGone(self.operation.id)));
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The task that owns the queue: `loop { perform(queue.apply(now, next().await)) }`.
+//!
+//! It never waits for anything but its next message, so it cannot be held up by a worker, a disk
+//! or a client.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use farmhand_proto::reapi::ExecuteResponse;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::{Message, Shared, now};
+use crate::action_cache::ActionKey;
+use crate::execution::operations::Operation;
+use crate::execution::queue::{
+    Assignment, AttemptId, Effect, Event, Matcher, Queue, Refusal, RunId, Step, Submission,
+};
+use crate::worker::{Lease, Progress, Worker};
+
+/// How often the queue is told that time passes.
+const TICK: Duration = Duration::from_secs(1);
+
+struct Driver {
+    shared: Arc<Shared>,
+    queue: Queue,
+    workers: HashMap<Arc<str>, Arc<dyn Worker>>,
+    running: HashMap<AttemptId, CancellationToken>,
+}
+
+/// A promise of one last event: if the task that owes it ends without, the fallback is sent.
+struct Report {
+    events: mpsc::UnboundedSender<Message>,
+    fallback: Option<Event>,
+}
+
+/// Runs until the node ends.
+pub(super) async fn run(shared: Arc<Shared>, queue: Queue, mut messages: mpsc::UnboundedReceiver<Message>) {
+    let stopping = shared.tasks.token().clone();
+    let mut driver = Driver { shared, queue, workers: HashMap::new(), running: HashMap::new() };
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            _ = ticks.tick() => driver.tick(),
+            Some(message) = messages.recv() => driver.handle(message),
+        }
+    }
+}
+
+// === impl Driver ===
+
+impl Driver {
+    fn handle(&mut self, message: Message) {
+        match message {
+            Message::Event(event) => self.apply(event),
+            Message::Submit { operation, submission, reply } => self.submit(operation, submission, reply),
+            Message::AddWorker(worker) => self.add_worker(worker),
+        }
+    }
+
+    fn tick(&mut self) {
+        self.shared.operations.expire(now().instant);
+        self.apply(Event::Tick);
+    }
+
+    fn apply(&mut self, event: Event) {
+        if let Event::Ended(attempt, _) | Event::Lost(attempt, _) = &event {
+            self.running.remove(attempt);
+        }
+        for effect in self.queue.apply(now(), event) {
+            self.perform(effect);
+        }
+    }
+
+    fn add_worker(&mut self, worker: Arc<dyn Worker>) {
+        let name: Arc<str> = worker.name().into();
+        let slots = worker.slots();
+        self.workers.insert(name.clone(), worker.clone());
+        let matcher = Matcher::new(move |requirements| worker.mismatches(requirements));
+        self.apply(Event::WorkerJoined { worker: name, slots, matcher });
+    }
+
+    fn submit(
+        &mut self,
+        operation: Arc<Operation>,
+        submission: Submission,
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    ) {
+        let mut effects = self.queue.apply(now(), Event::Submitted(submission));
+        let refused = effects.iter().position(|e| matches!(e, Effect::Refuse(id, _) if *id == operation.id));
+        let answer = match refused.map(|index| effects.remove(index)) {
+            Some(Effect::Refuse(_, refusal)) => Err(refusal),
+            _ => {
+                self.shared.operations.insert(now().instant, operation);
+                Ok(())
+            }
+        };
+        for effect in effects {
+            self.perform(effect);
+        }
+        // A caller that went away meanwhile has sent a notice of it.
+        let _gone = reply.send(answer);
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Notify(id, state) => self.shared.operations.update(now().instant, id, state),
+            Effect::Assign(assignment) => self.assign(assignment),
+            Effect::CancelRun(attempt) => {
+                if let Some(token) = self.running.get(&attempt) {
+                    token.cancel();
+                }
+            }
+            Effect::Store(run, key, response) => {
+                let store = store(self.shared.clone(), run, key, response);
+                self.shared.tasks.spawn("store result", store);
+            }
+            Effect::Refuse(id, refusal) => tracing::error!(%id, %refusal, "refused twice"),
+        }
+    }
+
+    fn assign(&mut self, assignment: Assignment) {
+        let Assignment { attempt, worker: name, operation, action, queued_at } = assignment;
+        let report = Report::new(&self.shared, Event::Lost(attempt, "it gave no answer".into()));
+        let Some(worker) = self.workers.get(&name).cloned() else { return };
+        let lease = Lease {
+            operation: format!("{}-{}", operation.uuid(), attempt.number),
+            instance: action.key.instance.clone(),
+            action_digest: action.key.action,
+            command: action.command.clone(),
+            input_root: action.input_root,
+            platform: action.requirements.clone(),
+            timeout: action.timeout,
+            queued_at,
+        };
+        let cancel = self.shared.tasks.token().child_token();
+        self.running.insert(attempt, cancel.clone());
+        self.shared.tasks.spawn("run action", execute(worker, lease, attempt, cancel, report));
+    }
+}
+
+/// Has a worker run an action, and passes on what it tells.
+async fn execute(
+    worker: Arc<dyn Worker>,
+    lease: Lease,
+    attempt: AttemptId,
+    cancel: CancellationToken,
+    report: Report,
+) {
+    let (progress, mut steps) = mpsc::unbounded_channel();
+    let mut execution = worker.execute(lease, progress, cancel);
+    let outcome = loop {
+        tokio::select! {
+            biased;
+            Some(progress) = steps.recv() => match progress {
+                Progress::Staging => {}
+                Progress::Running { .. } => report.send(Event::Progress(attempt, Step::Running)),
+                Progress::Collecting => report.send(Event::Progress(attempt, Step::Collecting)),
+            },
+            outcome = &mut execution => break outcome,
+        }
+    };
+    report.finish(match outcome {
+        Ok(response) => Event::Ended(attempt, Arc::new(response)),
+        Err(lost) => Event::Lost(attempt, lost.reason),
+    });
+}
+
+/// Puts a result into the action cache.
+async fn store(shared: Arc<Shared>, run: RunId, key: ActionKey, response: Arc<ExecuteResponse>) {
+    let report = Report::new(&shared, Event::Stored(run, Err("the action cache gave no answer".into())));
+    let result = response.result.clone().unwrap_or_default();
+    let outcome = shared.action_cache.put(&key, result).await.map_err(|error| error.to_string());
+    if let Err(reason) = &outcome {
+        tracing::warn!(action = %key.action, reason, "result not cached");
+    }
+    report.finish(Event::Stored(run, outcome));
+}
+
+// === impl Report ===
+
+impl Report {
+    fn new(shared: &Shared, fallback: Event) -> Self {
+        Self { events: shared.events.clone(), fallback: Some(fallback) }
+    }
+
+    fn send(&self, event: Event) {
+        let _ended = self.events.send(Message::Event(event));
+    }
+
+    fn finish(mut self, event: Event) {
+        self.fallback = None;
+        self.send(event);
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if let Some(fallback) = self.fallback.take() {
+            self.send(fallback);
+        }
+    }
+}

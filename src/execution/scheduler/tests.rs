@@ -1,0 +1,283 @@
+//! The scheduler with fakes around it. The clock stands still unless a test waits for time.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use farmhand_proto::{any, raw, rpc};
+use tonic::Code;
+
+use super::*;
+use crate::digest::DigestFunction::Sha256;
+use crate::execution::ActionError;
+use crate::execution::operations::Outcome;
+use crate::execution::testing::{Farm, NEEDS, platform, request};
+use crate::platform::InputRootPlace;
+
+fn status(state: &OperationState) -> rpc::Status {
+    state.response.as_ref().unwrap().status.clone().unwrap_or_default()
+}
+
+fn code(state: &OperationState) -> Code {
+    status(state).code.into()
+}
+
+fn key(action: Digest) -> ActionKey {
+    ActionKey { instance: InstanceName::default(), action }
+}
+
+async fn run(farm: &Farm, action: Digest) -> OperationState {
+    farm.scheduler.execute(request(action)).await.unwrap().done().await
+}
+
+/// Waits until the operation is with a worker whose command runs.
+async fn running(watch: &mut OperationWatch) {
+    while watch.state().timeline.running_at.is_none() {
+        watch.changed().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn runs_once_and_then_answers_from_the_cache() {
+    let (farm, worker) = Farm::with_worker(1);
+    let action = farm.action(&["true"]);
+    let first = run(&farm, action).await;
+    assert_eq!((code(&first), first.timeline.worker.as_deref()), (Code::Ok, Some("worker")));
+    assert!(!first.response.unwrap().cached_result);
+    assert!(farm.action_cache.get(&key(action)).await.unwrap().is_some());
+    let second = run(&farm, action).await;
+    assert!(second.response.unwrap().cached_result);
+    assert_eq!(worker.runs(), 1);
+    let counters = farm.scheduler.snapshot().counters;
+    assert_eq!((counters.succeeded, counters.cached), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_result_is_in_the_cache_before_it_is_announced() {
+    let (farm, _worker) = Farm::with_worker(1);
+    for number in 0..20 {
+        let action = farm.action(&["true", &number.to_string()]);
+        run(&farm, action).await;
+        assert!(farm.action_cache.get(&key(action)).await.unwrap().is_some());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_clean_results_are_cached() {
+    let (farm, worker) = Farm::with_worker(1);
+    let private = farm.action_with(&["true"], |action, _| action.do_not_cache = true);
+    for action in [farm.action(&["false"]), farm.action(&["timeout"]), private] {
+        run(&farm, action).await;
+        run(&farm, action).await;
+        assert!(farm.action_cache.get(&key(action)).await.unwrap().is_none());
+    }
+    assert_eq!(worker.runs(), 6);
+    let outcomes: Vec<_> = farm.scheduler.snapshot().history.iter().map(|record| record.outcome).collect();
+    assert_eq!(outcomes[0], Outcome::Succeeded);
+    assert_eq!(outcomes[2], Outcome::Error(Code::DeadlineExceeded as i32));
+    assert_eq!(outcomes[4], Outcome::Failed(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_result_that_a_client_put_there_is_no_hit() {
+    let (farm, worker) = Farm::with_worker(1);
+    let action = farm.action(&["true"]);
+    let failed = reapi::ActionResult { exit_code: 1, ..Default::default() };
+    farm.action_cache.put(&key(action), failed).await.unwrap();
+    assert!(!run(&farm, action).await.response.unwrap().cached_result);
+    assert_eq!(worker.runs(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn skipping_the_lookup_heals_the_cache() {
+    let (farm, worker) = Farm::with_worker(1);
+    let action = farm.action(&["true"]);
+    let poison = reapi::ActionResult { stdout_raw: b"poison".to_vec(), ..Default::default() };
+    farm.action_cache.put(&key(action), poison.clone()).await.unwrap();
+    let request = Request { skip_cache_lookup: true, ..request(action) };
+    let state = farm.scheduler.execute(request).await.unwrap().done().await;
+    assert!(!state.response.unwrap().cached_result);
+    assert_eq!(worker.runs(), 1);
+    assert_ne!(farm.action_cache.get(&key(action)).await.unwrap(), Some(poison));
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_at_once_run_once_and_one_may_cancel() {
+    let (farm, worker) = Farm::with_worker(4);
+    let action = farm.action(&["wait"]);
+    let mut watches = Vec::new();
+    for _ in 0..10 {
+        watches.push(farm.scheduler.execute(request(action)).await.unwrap());
+    }
+    running(&mut watches[0]).await;
+    let snapshot = farm.scheduler.snapshot();
+    assert_eq!((snapshot.running.len(), snapshot.running[0].callers), (1, 10));
+    assert!(farm.scheduler.cancel(&watches[3].operation().id.to_string()));
+    assert_eq!(code(&watches[3].done().await), Code::Cancelled);
+    worker.release();
+    for (number, watch) in watches.iter_mut().enumerate() {
+        let expected = if number == 3 { Code::Cancelled } else { Code::Ok };
+        assert_eq!(code(&watch.done().await), expected, "{number}");
+    }
+    assert_eq!((worker.runs(), worker.cancelled.load(Ordering::SeqCst)), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancelling_kills_the_run_and_frees_the_slot() {
+    let (farm, worker) = Farm::with_worker(1);
+    let mut watch = farm.scheduler.execute(request(farm.action(&["wait"]))).await.unwrap();
+    running(&mut watch).await;
+    let name = watch.operation().id.to_string();
+    assert!(farm.scheduler.cancel(&name));
+    assert_eq!(code(&watch.done().await), Code::Cancelled);
+    assert_eq!(code(&run(&farm, farm.action(&["true"])).await), Code::Ok);
+    assert_eq!(worker.cancelled.load(Ordering::SeqCst), 1);
+    assert!(farm.scheduler.cancel(&name), "a finished one is left alone");
+    assert!(!farm.scheduler.cancel("operations/nothing"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_outlives_its_client_for_the_grace_period() {
+    let (farm, worker) = Farm::with_worker(1);
+    let mut watch = farm.scheduler.execute(request(farm.action(&["wait"]))).await.unwrap();
+    running(&mut watch).await;
+    let name = watch.operation().id.to_string();
+    drop(watch);
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    let mut again = farm.scheduler.attach(&name).unwrap();
+    tokio::time::sleep(Duration::from_secs(1000)).await;
+    assert!(!again.state().is_done(), "somebody waits");
+    drop(again);
+    tokio::time::sleep(Duration::from_secs(302)).await;
+    let operation = farm.scheduler.get(&name).unwrap();
+    assert_eq!(code(&operation.state()), Code::Cancelled);
+    assert_eq!(worker.cancelled.load(Ordering::SeqCst), 1);
+    tokio::time::sleep(Settings::default().retention.age).await;
+    assert!(farm.scheduler.get(&name).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_dropped_before_its_answer_leaves_no_eternal_operation() {
+    let farm = Farm::new(Settings::default());
+    let action = farm.action(&["true"]);
+    let call = farm.scheduler.execute(request(action));
+    assert!(futures_util::FutureExt::now_or_never(call).is_none(), "waits for the queue's answer");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(farm.scheduler.snapshot().queued.len(), 1);
+    tokio::time::sleep(Duration::from_secs(301)).await;
+    assert!(farm.scheduler.snapshot().queued.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_and_panicking_workers_are_given_up_after_four_tries() {
+    let (farm, worker) = Farm::with_worker(1);
+    for (tries, program) in ["lose", "panic"].into_iter().enumerate() {
+        let state = run(&farm, farm.action(&[program])).await;
+        assert_eq!((code(&state), worker.runs()), (Code::Aborted, 4 * (tries + 1)));
+        assert!(status(&state).message.contains("worker: "), "{}", status(&state).message);
+    }
+    let names: std::collections::HashSet<_> =
+        worker.leases.lock().unwrap().iter().map(|lease| lease.operation.clone()).collect();
+    assert_eq!(names.len(), 8, "every try has a name of its own");
+    assert!(names.iter().all(|name| !name.contains('/')));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_leaves_is_replaced() {
+    let (farm, _first) = Farm::with_worker(1);
+    let mut watch = farm.scheduler.execute(request(farm.action(&["wait"]))).await.unwrap();
+    running(&mut watch).await;
+    farm.scheduler.remove_worker("worker", "closed its lid");
+    let second = farm.add_worker("second", 1);
+    second.release();
+    let state = watch.done().await;
+    assert_eq!((code(&state), state.timeline.worker.as_deref()), (Code::Ok, Some("second")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn missing_blobs_are_all_named_in_the_response() {
+    let (farm, worker) = Farm::with_worker(1);
+    let absent = Digest::of(Sha256, b"absent");
+    let other = Digest::of(Sha256, b"other");
+    let no_command = farm.action_with(&["true"], |action, _| {
+        action.command_digest = Some(absent.to_wire());
+        action.input_root_digest = Some(other.to_wire());
+    });
+    for (action, expected) in [(absent, vec![absent]), (no_command, vec![absent, other])] {
+        let mut watch = farm.scheduler.execute(request(action)).await.unwrap();
+        let status = status(&watch.state());
+        assert_eq!(status.code, Code::FailedPrecondition as i32);
+        let failure: raw::PreconditionFailure = any::unpack(&status.details[0]).unwrap();
+        let subjects: Vec<_> = failure.violations.into_iter().map(|violation| violation.subject).collect();
+        assert_eq!(subjects, expected.iter().map(Digest::missing_subject).collect::<Vec<_>>());
+        assert!(farm.scheduler.get(&watch.operation().id.to_string()).is_some());
+    }
+    assert_eq!(worker.runs(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn faults_of_the_action_are_errors_of_the_call() {
+    let (farm, _worker) = Farm::with_worker(1);
+    let seconds = |seconds| Some(farmhand_proto::protobuf::Duration { seconds, nanos: 0 });
+    let rubbish = farm.cas.insert(Sha256, &b"\xff\xff\xff"[..]);
+    let bad_command = farm.action_with(&["x"], |a, _| a.command_digest = Some(rubbish.to_wire()));
+    let no_root = farm.action_with(&["x"], |a, _| a.input_root_digest = None);
+    let error = async |action| match farm.scheduler.execute(request(action)).await {
+        Err(ExecuteError::Invalid(error)) => error,
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("no error"),
+    };
+    assert!(matches!(error(rubbish).await, ActionError::Decode { role: "Action", .. }));
+    assert!(matches!(error(bad_command).await, ActionError::Decode { role: "Command", .. }));
+    assert!(matches!(error(no_root).await, ActionError::Digest { .. }));
+    assert!(matches!(error(farm.action(&[])).await, ActionError::Arguments(_)));
+    for bad in [-1, 24 * 3600 + 1, i64::MAX] {
+        let action = farm.action_with(&["x"], |action, _| action.timeout = seconds(bad));
+        assert!(matches!(error(action).await, ActionError::Timeout { .. }), "{bad}");
+    }
+    let outside = farm.action_with(&["x"], |_, command| command.output_paths = vec!["../x".into()]);
+    assert!(matches!(error(outside).await, ActionError::OutputPath(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_carry_what_the_client_asked_for() {
+    let (farm, worker) = Farm::with_worker(1);
+    let action = farm.action_with(&["true"], |action, command| {
+        action.timeout = Some(farmhand_proto::protobuf::Duration { seconds: 7, nanos: 0 });
+        action.platform = platform(NEEDS, "worker");
+        command.working_directory = "a/./b".into();
+    });
+    let invocation = Arc::new(Invocation { tool: "BuildStream".into(), ..Default::default() });
+    let mut watch = farm.scheduler.execute(Request { invocation, ..request(action) }).await.unwrap();
+    watch.done().await;
+    run(&farm, farm.action(&["true", "plain"])).await;
+    let leases = worker.leases.lock().unwrap();
+    assert_eq!((leases[0].timeout, &*leases[0].command.working_directory), (Duration::from_secs(7), "a/b"));
+    assert_eq!(leases[0].platform.input_root, InputRootPlace::Filesystem);
+    assert_eq!(leases[1].timeout, Settings::default().default_timeout);
+    assert!(leases[1].platform.properties.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_can_run_and_what_does_not_fit_is_refused() {
+    let (farm, _worker) = Farm::with_worker(0);
+    let picky = farm.action_with(&["true"], |action, _| action.platform = platform(NEEDS, "gpu"));
+    let error = farm.scheduler.execute(request(picky)).await.err().unwrap();
+    assert!(error.to_string().contains("worker: needs=gpu"), "{error}");
+
+    let farm = Farm::new(Settings { queue_limit: 1, ..Settings::default() });
+    let _first = farm.scheduler.execute(request(farm.action(&["a"]))).await.unwrap();
+    let error = farm.scheduler.execute(request(farm.action(&["b"]))).await.err().unwrap();
+    assert!(matches!(error, ExecuteError::Refused(Refusal::Full(1))));
+    assert_eq!(farm.scheduler.snapshot().queued.len(), 1, "the refused one is forgotten");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_node_ends_runs_and_refuses_new_ones() {
+    let (farm, worker) = Farm::with_worker(1);
+    let mut watch = farm.scheduler.execute(request(farm.action(&["wait"]))).await.unwrap();
+    running(&mut watch).await;
+    farm.tasks.stop().await;
+    assert_eq!(worker.cancelled.load(Ordering::SeqCst), 1);
+    let error = farm.scheduler.execute(request(farm.action(&["true"]))).await.err().unwrap();
+    assert!(matches!(error, ExecuteError::ShuttingDown));
+}

@@ -1,0 +1,278 @@
+//! What a machine is and has, and whether that is what an action asks for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{InputRootPlace, NetworkAccess, Requirements};
+
+/// The pool every machine is in.
+const DEFAULT_POOL: &str = "default";
+
+/// What becomes of an action with a property name that means nothing here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownProperties {
+    /// Refuse the action and name the property (`Platform.Property` in the REAPI asks for it).
+    #[default]
+    Reject,
+    /// Run the action all the same.
+    Ignore,
+    /// Run it only where the machine has a label of that name with every value asked for.
+    Match,
+}
+
+/// Facts about a machine that actions may ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MachineFacts {
+    /// Value of `OSFamily`, in lower case.
+    pub os: String,
+    /// Values of `ISA` that hold here, in the spelling of the lexicon.
+    pub isa: BTreeSet<String>,
+    /// CPU cores.
+    pub cores: u64,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Values of `Pool` that hold here.
+    pub pools: BTreeSet<String>,
+    /// Configured labels: name to its values.
+    pub labels: BTreeMap<String, BTreeSet<String>>,
+    /// Whether actions get namespaces of their own.
+    pub sandboxed: bool,
+}
+
+impl MachineFacts {
+    /// The facts of this machine; pools and labels are those of an unconfigured one.
+    pub fn detect(sandboxed: bool) -> Self {
+        let system = rustix::system::sysinfo();
+        Self {
+            os: std::env::consts::OS.to_owned(),
+            isa: detect_isa(),
+            cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64),
+            memory: u64::from(system.mem_unit).saturating_mul(system.totalram),
+            pools: BTreeSet::from([DEFAULT_POOL.to_owned()]),
+            labels: BTreeMap::new(),
+            sandboxed,
+        }
+    }
+
+    fn unknown_mismatch(&self, policy: UnknownProperties, name: &str, values: &[String]) -> Option<String> {
+        match policy {
+            UnknownProperties::Ignore => None,
+            UnknownProperties::Reject => Some(format!(
+                "{name}={}: no such platform property is known here; set the policy for unknown properties \
+                 to \"ignore\" or \"match\" to allow it",
+                values.join(",")
+            )),
+            UnknownProperties::Match => {
+                let labels = self.labels.get(name);
+                let wanting: Vec<_> =
+                    values.iter().filter(|value| !labels.is_some_and(|l| l.contains(*value))).collect();
+                let value = wanting.first()?;
+                Some(match labels {
+                    None => format!("{name}={value}: this machine has no label {name}"),
+                    Some(labels) => {
+                        format!("{name}={value}: this machine has {name}={}", list(labels))
+                    }
+                })
+            }
+        }
+    }
+}
+
+impl Requirements {
+    /// Why a machine with these facts can never run the action: one text for each property, with
+    /// its name in front; empty if it can.
+    pub fn mismatches(&self, facts: &MachineFacts) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if let Some(os) = self.os_family.as_ref().filter(|os| **os != facts.os) {
+            reasons.push(format!("OSFamily={os}: this machine is {}", facts.os));
+        }
+        for isa in self.isa.iter().filter(|isa| !facts.isa.contains(*isa)) {
+            reasons.push(format!("ISA={isa}: this machine has {}", list(&facts.isa)));
+        }
+        for pool in self.pools.iter().filter(|pool| !facts.pools.contains(*pool)) {
+            reasons.push(format!("Pool={pool}: this machine is in {}", list(&facts.pools)));
+        }
+        if let Some(wanted) = self.millicores.filter(|wanted| *wanted > facts.cores.saturating_mul(1000)) {
+            reasons.push(format!(
+                "resources:cpu: {} cores are asked for, this machine has {}",
+                wanted.div_ceil(1000),
+                facts.cores
+            ));
+        }
+        if let Some(wanted) = self.memory.filter(|wanted| *wanted > facts.memory) {
+            reasons.push(format!(
+                "resources:memory: {wanted} bytes are asked for, this machine has {}",
+                facts.memory
+            ));
+        }
+        if !facts.sandboxed {
+            reasons.extend(self.needs_of_sandbox());
+        }
+        for property in &self.unserved {
+            reasons.push(format!("{}={}: {}", property.name, property.value, property.reason));
+        }
+        let unknown = self.unknown.iter().filter_map(|name| {
+            let values = self.properties.get(name).map_or(&[][..], Vec::as_slice);
+            facts.unknown_mismatch(self.unknown_policy, name, values)
+        });
+        reasons.extend(unknown);
+        reasons
+    }
+
+    fn needs_of_sandbox(&self) -> Vec<String> {
+        let place = match &self.input_root {
+            InputRootPlace::Worker => None,
+            InputRootPlace::At(path) => Some(format!("InputRootAbsolutePath={}", path.display())),
+            InputRootPlace::Filesystem => Some("input-root=/".to_owned()),
+        };
+        let network = (self.network == Some(NetworkAccess::Loopback)).then(|| "network=off".to_owned());
+        let uid = self.uid.map(|uid| format!("unixUID={uid}"));
+        let gid = self.gid.map(|gid| format!("unixGID={gid}"));
+        [place, network, uid, gid]
+            .into_iter()
+            .flatten()
+            .map(|property| format!("{property}: this machine runs actions without a sandbox"))
+            .collect()
+    }
+}
+
+fn list(values: &BTreeSet<String>) -> String {
+    if values.is_empty() {
+        return "none".to_owned();
+    }
+    values.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// The lexicon's spelling of an instruction set: other common names become it, unknown ones stay.
+pub(super) fn lexicon_isa(value: &str) -> String {
+    let value = value.to_ascii_lowercase();
+    let name = match value.as_str() {
+        "x86_64" | "amd64" | "x64" | "k8" => "x86-64",
+        "x86" | "i386" | "i486" | "i586" | "i686" => "x86-32",
+        "arm64" | "aarch64" => "arm-a64",
+        "arm" | "aarch32" => "arm-a32",
+        "riscv64" => "rv64g",
+        "ppc64le" => "power-isa-le",
+        other => other,
+    };
+    name.to_owned()
+}
+
+#[cfg(target_arch = "x86_64")]
+fn detect_isa() -> BTreeSet<String> {
+    let features = [
+        ("x86-sse4.1", std::arch::is_x86_feature_detected!("sse4.1")),
+        ("x86-sse4.2", std::arch::is_x86_feature_detected!("sse4.2")),
+        ("x86-avx", std::arch::is_x86_feature_detected!("avx")),
+        ("x86-avx2", std::arch::is_x86_feature_detected!("avx2")),
+        ("x86-avx-512", std::arch::is_x86_feature_detected!("avx512f")),
+    ];
+    let extensions = features.into_iter().filter(|(_, here)| *here).map(|(name, _)| name.to_owned());
+    // A 64-bit x86 runs 32-bit code too.
+    ["x86-64", "x86-32"].into_iter().map(str::to_owned).chain(extensions).collect()
+}
+
+#[cfg(target_arch = "aarch64")]
+fn detect_isa() -> BTreeSet<String> {
+    let features = [
+        ("arm-neon", std::arch::is_aarch64_feature_detected!("neon")),
+        ("arm-sve", std::arch::is_aarch64_feature_detected!("sve")),
+    ];
+    let extensions = features.into_iter().filter(|(_, here)| *here).map(|(name, _)| name.to_owned());
+    ["arm-a64", "armv8"].into_iter().map(str::to_owned).chain(extensions).collect()
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn detect_isa() -> BTreeSet<String> {
+    BTreeSet::from([lexicon_isa(std::env::consts::ARCH)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::parse;
+    use super::*;
+
+    fn facts() -> MachineFacts {
+        MachineFacts {
+            os: "linux".into(),
+            isa: ["x86-64", "x86-avx2"].map(String::from).into(),
+            cores: 4,
+            memory: 8 << 30,
+            pools: ["default", "big"].map(String::from).into(),
+            labels: [("gpu".to_owned(), BTreeSet::from(["none".to_owned()]))].into(),
+            sandboxed: true,
+        }
+    }
+
+    fn mismatches(properties: &[(&str, &str)], facts: &MachineFacts) -> Vec<String> {
+        parse(properties).unwrap().mismatches(facts)
+    }
+
+    #[test]
+    fn what_is_met_gives_no_reason() {
+        let met = [
+            ("OSFamily", "Linux"),
+            ("ISA", "x86-64"),
+            ("ISA", "x86-avx2"),
+            ("Arch", "amd64"),
+            ("Pool", "big"),
+            ("Pool", "default"),
+            ("resources:cpu", "4"),
+            ("resources:memory", "8G"),
+            ("network", "on"),
+            ("input-root", "/"),
+            ("unixUID", "7"),
+        ];
+        assert_eq!(mismatches(&met, &facts()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_unmet_property_is_named() {
+        let unmet = [
+            ("OSFamily", "plan9"),
+            ("ISA", "x86-avx-512"),
+            ("ISA", "arm64"),
+            ("Pool", "gpu"),
+            ("resources:cpu", "4.5"),
+            ("resources:memory", "9G"),
+            ("container-image", "docker://gcc"),
+            ("foo", "bar"),
+        ];
+        let reasons = mismatches(&unmet, &facts());
+        let names = ["OSFamily=plan9", "ISA=x86-avx-512", "ISA=arm-a64", "Pool=gpu", "resources:cpu"];
+        let rest = ["resources:memory", "container-image=docker://gcc", "foo=bar"];
+        for (reason, name) in reasons.iter().zip(names.iter().chain(&rest)) {
+            assert!(reason.starts_with(name), "{reason}");
+        }
+        assert_eq!(reasons.len(), names.len() + rest.len(), "{reasons:?}");
+    }
+
+    #[test]
+    fn unknown_properties_follow_the_policy() {
+        let mismatches = |name: &str, value: &str, unknown_policy| {
+            let requirements = Requirements { unknown_policy, ..parse(&[(name, value)]).unwrap() };
+            requirements.mismatches(&facts()).len()
+        };
+        assert_eq!(mismatches("gpu", "none", UnknownProperties::Reject), 1);
+        assert_eq!(mismatches("gpu", "a100", UnknownProperties::Ignore), 0);
+        assert_eq!(mismatches("gpu", "none", UnknownProperties::Match), 0);
+        assert_eq!(mismatches("gpu", "a100", UnknownProperties::Match), 1);
+        assert_eq!(mismatches("tpu", "none", UnknownProperties::Match), 1);
+    }
+
+    #[test]
+    fn what_needs_a_sandbox_is_refused_without_one() {
+        let plain = MachineFacts { sandboxed: false, ..facts() };
+        let asked = [("input-root", "/"), ("network", "off"), ("unixUID", "0"), ("unixGID", "0")];
+        assert_eq!(mismatches(&asked, &plain).len(), 4);
+        assert!(mismatches(&[("network", "on")], &plain).is_empty());
+    }
+
+    #[test]
+    fn this_machine_matches_itself() {
+        let facts = MachineFacts::detect(true);
+        let arch = std::env::consts::ARCH;
+        assert!(mismatches(&[("OSFamily", std::env::consts::OS), ("Arch", arch)], &facts).is_empty());
+        assert!(facts.cores > 0 && facts.memory > 1 << 20);
+    }
+}

@@ -1,0 +1,241 @@
+//! `google.bytestream.ByteStream`: blobs of any size, in and out.
+//!
+//! An own service in place of the generated one, so that blobs are not copied between socket and
+//! store. `read` and `write` hold one call each; `upload` is a blob on its way in; `partial` keeps
+//! what came of interrupted uploads for a while, so that clients can go on where they were.
+//!
+//! An upload may be answered before the client has sent everything: the blob is there already, or
+//! the bytes are wrong. The rest is then read and thrown away, within bounds, because clients that
+//! send first and read afterwards would see a reset stream in place of the answer.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use farmhand_proto::{bytestream, raw};
+use futures_util::future::BoxFuture;
+use tonic::body::Body;
+use tonic::codegen::StdError;
+use tonic::server::{Grpc, NamedService};
+use tonic::{Request, Response, Status, Streaming};
+use tower::{Service, service_fn};
+
+use super::codec::BlobCodec;
+use super::resource_name::WriteName;
+use super::{Instances, MAX_RECEIVED_MESSAGE, codec};
+use crate::cas::ContentAddressableStorage;
+use crate::digest::Digest;
+use crate::tasks::Tasks;
+use drain::Drain;
+use partial::Partials;
+
+mod drain;
+mod partial;
+mod read;
+mod upload;
+mod write;
+
+pub use read::ReadError;
+pub use write::WriteError;
+
+/// How long and how much interrupted uploads are kept, and what uploads are told.
+#[derive(Clone, Debug)]
+pub struct ByteStreamSettings {
+    /// An upload that sends nothing for so long is ended; one that was interrupted is forgotten.
+    pub idle: Duration,
+    /// Interrupted uploads kept at most; the oldest goes first.
+    pub partial_uploads: usize,
+    /// What a complete compressed upload is told it has committed.
+    pub committed_size: CommittedSize,
+}
+
+/// What `committed_size` counts after a complete compressed upload. The protocol leaves it open, and
+/// each choice is an error to some client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CommittedSize {
+    /// By the tool's name: uncompressed bytes for Siso and the tools of the Go SDK, compressed bytes
+    /// for all others.
+    #[default]
+    Auto,
+    /// The compressed bytes received: Bazel, Buck2.
+    Compressed,
+    /// The size of the blob.
+    Uncompressed,
+}
+
+/// The service. Clones share their uploads.
+#[derive(Clone)]
+pub struct ByteStreamService {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    cas: Arc<dyn ContentAddressableStorage>,
+    instances: Instances,
+    settings: ByteStreamSettings,
+    partials: Arc<Partials>,
+    drain: Drain,
+}
+
+// === impl ByteStreamSettings ===
+
+impl Default for ByteStreamSettings {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(600),
+            partial_uploads: 256,
+            committed_size: CommittedSize::default(),
+        }
+    }
+}
+
+// === impl CommittedSize ===
+
+impl CommittedSize {
+    /// Whether that tool is told the uncompressed size.
+    fn is_uncompressed_for(self, tool_name: &str) -> bool {
+        match self {
+            Self::Auto => {
+                let tool = tool_name.to_ascii_lowercase();
+                ["siso", "reclient", "re-client", "rewrapper", "reproxy", "remotetool", "remote-apis-sdks"]
+                    .iter()
+                    .any(|name| tool.contains(name))
+            }
+            Self::Compressed => false,
+            Self::Uncompressed => true,
+        }
+    }
+}
+
+// === impl ByteStreamService ===
+
+impl ByteStreamService {
+    /// Serves the blobs of `cas`. Idle uploads are dropped, and rests of answered ones read, by
+    /// tasks of `tasks`.
+    pub fn new(
+        cas: Arc<dyn ContentAddressableStorage>,
+        instances: Instances,
+        settings: ByteStreamSettings,
+        tasks: &Tasks,
+    ) -> Self {
+        let partials = Arc::new(Partials::new(settings.idle, settings.partial_uploads));
+        tasks.spawn("expire uploads", partial::expire(Arc::clone(&partials), tasks.token().clone()));
+        let drain = Drain::new(tasks.clone());
+        Self { shared: Arc::new(Shared { cas, instances, settings, partials, drain }) }
+    }
+}
+
+impl NamedService for ByteStreamService {
+    const NAME: &'static str = "google.bytestream.ByteStream";
+}
+
+impl<B> Service<http::Request<B>> for ByteStreamService
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            Ok(match request.uri().path() {
+                "/google.bytestream.ByteStream/Read" => shared.serve_read(request).await,
+                "/google.bytestream.ByteStream/Write" => shared.serve_write(request).await,
+                "/google.bytestream.ByteStream/QueryWriteStatus" => shared.serve_query(request).await,
+                path => Status::unimplemented(format!("{path} is not served")).into_http(),
+            })
+        })
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    async fn serve_read<B>(self: Arc<Self>, request: http::Request<B>) -> http::Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<StdError> + Send + 'static,
+    {
+        let decoder = codec::BlobDecoder::<bytestream::ReadRequest>::default();
+        let mut messages =
+            Streaming::new_request(decoder, request.into_body(), None, Some(MAX_RECEIVED_MESSAGE));
+        let pieces = match messages.message().await {
+            Ok(Some(request)) => self.read(request).await,
+            Ok(None) => Err(Status::invalid_argument("no request message")),
+            Err(status) => Err(status),
+        };
+        pieces.map_or_else(Status::into_http, codec::data_stream)
+    }
+
+    async fn serve_write<B>(self: Arc<Self>, request: http::Request<B>) -> http::Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<StdError> + Send + 'static,
+    {
+        let method = service_fn(move |request: Request<Streaming<raw::WriteRequest>>| {
+            let shared = Arc::clone(&self);
+            async move {
+                let committed_size = shared.write(request).await?;
+                Ok::<_, Status>(Response::new(bytestream::WriteResponse { committed_size }))
+            }
+        });
+        Grpc::new(BlobCodec::default())
+            .max_decoding_message_size(MAX_RECEIVED_MESSAGE)
+            .client_streaming(method, request)
+            .await
+    }
+
+    async fn serve_query<B>(self: Arc<Self>, request: http::Request<B>) -> http::Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<StdError> + Send + 'static,
+    {
+        let method = service_fn(move |request: Request<bytestream::QueryWriteStatusRequest>| {
+            let shared = Arc::clone(&self);
+            async move {
+                let name = request.into_inner().resource_name;
+                shared.query_write_status(&name).await.map(Response::new)
+            }
+        });
+        Grpc::new(BlobCodec::default()).unary(method, request).await
+    }
+
+    async fn query_write_status(&self, name: &str) -> Result<bytestream::QueryWriteStatusResponse, Status> {
+        let name = self.parse_write_name(name)?;
+        if self.is_present(&name.digest).await? {
+            let committed_size = signed(name.digest.size());
+            return Ok(bytestream::QueryWriteStatusResponse { committed_size, complete: true });
+        }
+        let committed_size = signed(self.partials.committed(&name.into()));
+        Ok(bytestream::QueryWriteStatusResponse { committed_size, complete: false })
+    }
+
+    /// Parses the name of an upload into an instance that is served.
+    fn parse_write_name(&self, name: &str) -> Result<WriteName, Status> {
+        let name = WriteName::parse(name, |instance| self.instances.default_function(instance))?;
+        self.instances.get(name.instance.clone())?;
+        Ok(name)
+    }
+
+    async fn is_present(&self, digest: &Digest) -> Result<bool, Status> {
+        Ok(self.cas.find_missing(std::slice::from_ref(digest)).await?.is_empty())
+    }
+}
+
+/// Sizes on the wire are signed.
+fn signed(size: u64) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,301 @@
+//! One `Write` call: from its messages to a blob.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use farmhand_proto::raw::WriteRequest;
+use tokio::time::timeout;
+use tonic::{Request, Status, Streaming};
+
+use super::partial::Session;
+use super::upload::Upload;
+use super::{Shared, signed};
+use crate::rpc::compression::{Compressor, Decoder};
+use crate::rpc::metadata::RequestMetadata;
+use crate::rpc::resource_name::WriteName;
+
+/// After so many bytes an upload looks whether somebody else has completed the blob.
+const LOOK_AGAIN: u64 = 16 * 1024 * 1024;
+
+/// How long the end of the stream is waited for after `finish_write`.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// What a whole compressed upload that was answered early is told.
+const ANSWERED_EARLY: i64 = -1;
+
+/// Why a sequence of messages is no upload.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// The stream ended before its first message.
+    #[error("the stream has no message")]
+    NoMessage,
+    /// A later message names another resource.
+    #[error("resource_name changed from {first:?} to {later:?} within one stream")]
+    Renamed {
+        /// Name in the first message.
+        first: String,
+        /// Name in the later one.
+        later: String,
+    },
+    /// A gap, or bytes twice.
+    #[error("write_offset is {actual}, but the upload stands at {expected}")]
+    Offset {
+        /// Offset that would be right.
+        expected: u64,
+        /// Offset sent; negative ones appear as their distance from zero.
+        actual: u64,
+    },
+    /// Something after `finish_write`.
+    #[error("a message follows the one that had finish_write set")]
+    AfterFinish,
+    /// The upload goes on in another stream, which has not ended yet.
+    #[error("the upload is still open in another stream")]
+    StillOpen,
+    /// Nothing came for too long.
+    #[error("the upload was idle for too long")]
+    Idle,
+}
+
+/// Checks that the messages of one stream fit together. Pure.
+#[derive(Debug)]
+struct Sequence {
+    name: String,
+    /// Offset the next message must have.
+    next: u64,
+    finished: bool,
+}
+
+/// How a call ended that has an answer.
+struct Answer {
+    committed: i64,
+    /// Whether the client may still be sending.
+    is_early: bool,
+}
+
+/// One call under way.
+struct Receiver<'a> {
+    shared: &'a Shared,
+    name: WriteName,
+    sequence: Sequence,
+    session: Session,
+    /// Present for compressed uploads.
+    decoder: Option<Decoder>,
+    looked_at: u64,
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Receives an upload; gives the committed size.
+    pub(super) async fn write(&self, request: Request<Streaming<WriteRequest>>) -> Result<i64, Status> {
+        let tool = RequestMetadata::of(request.metadata()).tool_name;
+        let mut stream = request.into_inner();
+        let first = next_message(&mut stream, self.settings.idle).await?.ok_or(WriteError::NoMessage)?;
+        let name = match self.parse_write_name(&first.resource_name) {
+            Ok(name) => name,
+            Err(status) => {
+                self.drain.rest_of(stream, 0);
+                return Err(status);
+            }
+        };
+        let size = name.digest.size();
+        let answer = self.receive(name, &tool, first, &mut stream).await;
+        if answer.as_ref().is_ok_and(|answer| !answer.is_early) {
+            return answer.map(|answer| answer.committed);
+        }
+        self.drain.rest_of(stream, size);
+        answer.map(|answer| answer.committed)
+    }
+
+    async fn receive(
+        &self,
+        name: WriteName,
+        tool: &str,
+        first: WriteRequest,
+        stream: &mut Streaming<WriteRequest>,
+    ) -> Result<Answer, Status> {
+        let counts_uncompressed =
+            name.compressor == Compressor::Identity || self.settings.committed_size.is_uncompressed_for(tool);
+        let size = signed(name.digest.size());
+        let early =
+            Answer { committed: if counts_uncompressed { size } else { ANSWERED_EARLY }, is_early: true };
+        if self.is_present(&name.digest).await? {
+            return Ok(early);
+        }
+        let mut receiver = Receiver::new(self, name, &first)?;
+        if !first.finish_write || receiver.decoder.is_some() {
+            receiver.session.open().await?;
+        }
+        receiver.accept(first).await?;
+        while !receiver.sequence.finished {
+            if receiver.is_done_elsewhere().await? {
+                receiver.session.discard();
+                return Ok(early);
+            }
+            match next_message(stream, self.settings.idle).await? {
+                Some(message) => receiver.accept(message).await?,
+                None => return Ok(Answer { committed: signed(receiver.session.written()), is_early: false }),
+            }
+        }
+        expect_end(stream).await?;
+        let received = signed(receiver.sequence.next);
+        receiver.commit().await?;
+        Ok(Answer { committed: if counts_uncompressed { size } else { received }, is_early: false })
+    }
+}
+
+async fn next_message(
+    stream: &mut Streaming<WriteRequest>,
+    idle: Duration,
+) -> Result<Option<WriteRequest>, Status> {
+    timeout(idle, stream.message()).await.map_err(|_| WriteError::Idle)?
+}
+
+/// Waits until the client has closed its side. One that leaves it open gets its answer a little later.
+async fn expect_end(stream: &mut Streaming<WriteRequest>) -> Result<(), Status> {
+    match timeout(CLOSING, stream.message()).await {
+        Ok(Ok(None)) | Err(_) => Ok(()),
+        Ok(Ok(Some(_))) => Err(WriteError::AfterFinish.into()),
+        Ok(Err(status)) => Err(status),
+    }
+}
+
+// === impl Receiver ===
+
+impl<'a> Receiver<'a> {
+    fn new(shared: &'a Shared, name: WriteName, first: &WriteRequest) -> Result<Self, Status> {
+        let sequence = Sequence::new(first)?;
+        let digest = name.digest;
+        let fresh = || Upload::new(Arc::clone(&shared.cas), digest);
+        let session = shared.partials.begin(name.clone().into(), sequence.next, fresh)?;
+        let decoder = match name.compressor {
+            Compressor::Identity => None,
+            Compressor::Zstd => Some(Decoder::new(digest.size().saturating_sub(sequence.next))?),
+        };
+        let looked_at = session.written();
+        Ok(Self { shared, name, sequence, session, decoder, looked_at })
+    }
+
+    async fn accept(&mut self, message: WriteRequest) -> Result<(), Status> {
+        self.sequence.accept(&message)?;
+        let is_last = message.finish_write;
+        match &mut self.decoder {
+            None => self.session.write(message.data, is_last).await?,
+            Some(decoder) => {
+                let result = decompress(decoder, &mut self.session, message.data).await;
+                if result.is_err() {
+                    self.session.discard();
+                }
+                result?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the blob has been completed by somebody else; looks now and then only.
+    async fn is_done_elsewhere(&mut self) -> Result<bool, Status> {
+        let written = self.session.written();
+        if written - self.looked_at < LOOK_AGAIN {
+            return Ok(false);
+        }
+        self.looked_at = written;
+        self.shared.is_present(&self.name.digest).await
+    }
+
+    async fn commit(mut self) -> Result<(), Status> {
+        if let Some(Err(error)) = self.decoder.as_ref().map(Decoder::finish) {
+            self.session.discard();
+            return Err(error.into());
+        }
+        Ok(self.session.commit().await?)
+    }
+}
+
+async fn decompress(decoder: &mut Decoder, session: &mut Session, mut data: Bytes) -> Result<(), Status> {
+    while let Some(piece) = decoder.step(&mut data)? {
+        session.write(piece, false).await?;
+        tokio::task::consume_budget().await;
+    }
+    Ok(())
+}
+
+// === impl Sequence ===
+
+impl Sequence {
+    fn new(first: &WriteRequest) -> Result<Self, WriteError> {
+        let next = u64::try_from(first.write_offset)
+            .map_err(|_| WriteError::Offset { expected: 0, actual: first.write_offset.unsigned_abs() })?;
+        Ok(Self { name: first.resource_name.clone(), next, finished: false })
+    }
+
+    fn accept(&mut self, message: &WriteRequest) -> Result<(), WriteError> {
+        if self.finished {
+            return Err(WriteError::AfterFinish);
+        }
+        if !message.resource_name.is_empty() && message.resource_name != self.name {
+            let later = message.resource_name.chars().take(300).collect();
+            return Err(WriteError::Renamed { first: self.name.clone(), later });
+        }
+        if u64::try_from(message.write_offset) != Ok(self.next) {
+            let actual = message.write_offset.unsigned_abs();
+            return Err(WriteError::Offset { expected: self.next, actual });
+        }
+        self.next += message.data.len() as u64;
+        self.finished = message.finish_write;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn message(name: &str, offset: i64, len: usize, finish_write: bool) -> WriteRequest {
+        WriteRequest {
+            resource_name: name.into(),
+            write_offset: offset,
+            finish_write,
+            data: vec![0; len].into(),
+        }
+    }
+
+    proptest! {
+        /// Any cut of a stream into contiguous messages is fine, with the name in any of them; and any
+        /// one wrong offset is not.
+        #[test]
+        fn contiguous_streams_only(
+            start in 0..1_000_i64,
+            lens in proptest::collection::vec((0..50_usize, any::<bool>()), 1..20),
+            broken in 0..40_usize,
+            shift in prop_oneof![-5..0_i64, 1..5_i64],
+        ) {
+            let first = message("n", start, lens[0].0, false);
+            let mut sequence = Sequence::new(&first).unwrap();
+            let mut offset = start;
+            for (i, (len, named)) in lens.iter().enumerate() {
+                let name = if *named || i == 0 { "n" } else { "" };
+                if i == broken {
+                    let result = sequence.accept(&message(name, offset + shift, *len, false));
+                    let refused = matches!(result, Err(WriteError::Offset { .. }));
+                    prop_assert!(refused);
+                }
+                prop_assert_eq!(sequence.accept(&message(name, offset, *len, i + 1 == lens.len())), Ok(()));
+                offset += *len as i64;
+            }
+            prop_assert_eq!(sequence.next, offset as u64);
+            prop_assert_eq!(sequence.accept(&message("", offset, 0, false)), Err(WriteError::AfterFinish));
+        }
+    }
+
+    #[test]
+    fn names_may_not_change_and_offsets_not_be_negative() {
+        let first = message("n", 0, 3, false);
+        let mut sequence = Sequence::new(&first).unwrap();
+        sequence.accept(&first).unwrap();
+        assert!(matches!(sequence.accept(&message("m", 3, 1, false)), Err(WriteError::Renamed { .. })));
+        assert!(Sequence::new(&message("n", -1, 0, false)).is_err());
+    }
+}

@@ -1,0 +1,235 @@
+//! What failures look like on the wire: the only mapping of domain errors to statuses.
+//!
+//! Codes are chosen by what clients do with them. `INVALID_ARGUMENT`, `NOT_FOUND` and
+//! `PERMISSION_DENIED` end a request for good; `RESOURCE_EXHAUSTED`, `UNAVAILABLE`, `ABORTED` and
+//! `INTERNAL` are tried again by nearly everybody, so they say how long to wait (`RetryInfo`).
+
+use std::fmt::Display;
+
+use farmhand_proto::{any, protobuf, raw, rpc};
+use prost::Message;
+use tonic::{Code, Status};
+
+use super::action_cache::UpdateError;
+use super::byte_stream::{ReadError, WriteError};
+use super::cas::{BatchError, TreeError};
+use super::compression::CompressionError;
+use super::instances::InstanceError;
+use super::resource_name::ResourceNameError;
+use crate::action_cache::ActionCacheError;
+use crate::cas::CasError;
+use crate::digest::DigestError;
+use crate::execution::{ExecuteError, Refusal};
+use crate::instance::InstanceNameError;
+
+/// Seconds a client should wait before it tries again.
+const RETRY_SECONDS: i64 = 2;
+
+/// An error that has a place in `google.rpc.Code`. Its text becomes the message.
+pub trait StatusOf: Display {
+    /// The canonical code.
+    fn code(&self) -> Code;
+
+    /// Typed details, for errors a client acts on. By default: when to try again, for the codes that
+    /// are tried again.
+    fn details(&self) -> Vec<protobuf::Any> {
+        retry_details(self.code())
+    }
+}
+
+/// The status as a message, for answers that carry one for each entry.
+pub fn wire<E: StatusOf + ?Sized>(error: &E) -> rpc::Status {
+    rpc::Status { code: error.code() as i32, message: error.to_string(), details: error.details() }
+}
+
+/// The status of a whole call. Details travel as an encoded `google.rpc.Status`.
+pub fn status<E: StatusOf + ?Sized>(error: &E) -> Status {
+    let wire = wire(error);
+    if wire.details.is_empty() {
+        return Status::new(error.code(), wire.message);
+    }
+    let details = wire.encode_to_vec().into();
+    Status::with_details(error.code(), wire.message, details)
+}
+
+fn retry_details(code: Code) -> Vec<protobuf::Any> {
+    if !matches!(code, Code::ResourceExhausted | Code::Unavailable | Code::Internal | Code::Aborted) {
+        return Vec::new();
+    }
+    let retry_delay = Some(protobuf::Duration { seconds: RETRY_SECONDS, nanos: 0 });
+    vec![any::pack(&raw::RetryInfo { retry_delay })]
+}
+
+impl StatusOf for CasError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NotFound(_) => Code::NotFound,
+            Self::Mismatch { .. } | Self::TooLong(_) | Self::TooLarge { .. } => Code::InvalidArgument,
+            Self::OutOfRange { .. } => Code::OutOfRange,
+            Self::NoSpace { .. } => Code::ResourceExhausted,
+            Self::Io { .. } => Code::Internal,
+        }
+    }
+}
+
+impl StatusOf for ActionCacheError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Incomplete(_) => Code::FailedPrecondition,
+            Self::Malformed(_) => Code::InvalidArgument,
+            Self::Cas(error) => error.code(),
+        }
+    }
+}
+
+impl StatusOf for DigestError {
+    fn code(&self) -> Code {
+        Code::InvalidArgument
+    }
+}
+
+impl StatusOf for InstanceNameError {
+    fn code(&self) -> Code {
+        Code::InvalidArgument
+    }
+}
+
+impl StatusOf for InstanceError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Name(error) => error.code(),
+            Self::Unknown(_) => Code::NotFound,
+        }
+    }
+}
+
+impl StatusOf for ResourceNameError {
+    fn code(&self) -> Code {
+        Code::InvalidArgument
+    }
+}
+
+impl StatusOf for CompressionError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Unsupported(_) | Self::Corrupt(_) | Self::Truncated | Self::TooLong { .. } => {
+                Code::InvalidArgument
+            }
+            Self::Engine(_) => Code::Internal,
+        }
+    }
+}
+
+impl StatusOf for ReadError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Offset { .. } => Code::OutOfRange,
+            Self::Limit(_) | Self::LimitOfCompressed(_) => Code::InvalidArgument,
+        }
+    }
+}
+
+impl StatusOf for WriteError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NoMessage | Self::Renamed { .. } | Self::Offset { .. } | Self::AfterFinish => {
+                Code::InvalidArgument
+            }
+            Self::StillOpen => Code::Aborted,
+            Self::Idle => Code::DeadlineExceeded,
+        }
+    }
+}
+
+impl StatusOf for BatchError {
+    fn code(&self) -> Code {
+        Code::InvalidArgument
+    }
+}
+
+impl StatusOf for TreeError {
+    fn code(&self) -> Code {
+        Code::InvalidArgument
+    }
+}
+
+impl StatusOf for UpdateError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NotAllowed(_) => Code::PermissionDenied,
+            Self::NoResult | Self::RawMismatch(_) | Self::TooLarge(_) => Code::InvalidArgument,
+            Self::NotFound => Code::NotFound,
+        }
+    }
+}
+
+impl StatusOf for ExecuteError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Invalid(_) => Code::InvalidArgument,
+            Self::Refused(Refusal::Full(_)) => Code::ResourceExhausted,
+            Self::Refused(Refusal::NoWorker(_)) => Code::FailedPrecondition,
+            Self::SwitchedOff(_) => Code::Unimplemented,
+            Self::Cas(error) => error.code(),
+            Self::ShuttingDown => Code::Unavailable,
+        }
+    }
+}
+
+/// Lets handlers use `?` on these.
+macro_rules! into_status {
+    ($($error:ty),+ $(,)?) => {$(
+        impl From<$error> for Status {
+            fn from(error: $error) -> Self {
+                status(&error)
+            }
+        }
+    )+};
+}
+
+into_status!(
+    ActionCacheError,
+    BatchError,
+    CasError,
+    CompressionError,
+    ExecuteError,
+    DigestError,
+    InstanceError,
+    InstanceNameError,
+    ReadError,
+    ResourceNameError,
+    TreeError,
+    UpdateError,
+    WriteError,
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::{Digest, DigestFunction};
+
+    #[test]
+    fn a_full_store_says_when_to_try_again() {
+        let status = Status::from(CasError::NoSpace { wanted: 7, reason: "all leased".into() });
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        let details = rpc::Status::decode(status.details()).unwrap();
+        assert_eq!(details.code, Code::ResourceExhausted as i32);
+        let info: raw::RetryInfo = any::unpack(&details.details[0]).unwrap();
+        assert!(info.retry_delay.unwrap().seconds > 0);
+    }
+
+    #[test]
+    fn lasting_faults_carry_no_details() {
+        let digest = Digest::empty(DigestFunction::Sha256);
+        for (error, code) in [
+            (CasError::NotFound(digest), Code::NotFound),
+            (CasError::TooLong(digest), Code::InvalidArgument),
+            (CasError::OutOfRange { offset: 2, size: 1 }, Code::OutOfRange),
+        ] {
+            let text = error.to_string();
+            let status = Status::from(error);
+            assert_eq!((status.code(), status.message()), (code, text.as_str()));
+            assert!(status.details().is_empty());
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! [`RequestMetadata`]: who is asking, from the header that build tools send.
+//!
+//! For logs, fairness and the dashboard, and never for rights or cache keys. Nothing in here fails: a
+//! header that is absent or rubbish gives empty fields.
+
+use farmhand_proto::reapi;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use prost::Message;
+use tonic::metadata::MetadataMap;
+
+/// The header's names, the current one first. Pants sends the second, recc of 2021 the third.
+const HEADERS: [HeaderName; 3] = [
+    HeaderName::from_static("build.bazel.remote.execution.v2.requestmetadata-bin"),
+    HeaderName::from_static("google.devtools.remoteexecution.v1test.requestmetadata-bin"),
+    HeaderName::from_static("requestmetadata-bin"),
+];
+
+/// What a client tells about itself (`build.bazel.remote.execution.v2.RequestMetadata`). Empty
+/// where it does not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestMetadata {
+    /// Name of the build tool.
+    pub tool_name: String,
+    /// Its version.
+    pub tool_version: String,
+    /// One run of the tool: one build.
+    pub tool_invocation_id: String,
+    /// What ties several runs together: a CI job.
+    pub correlated_invocations_id: String,
+    /// Usually the hash of the action, sometimes a word (`capabilities`): not a digest.
+    pub action_id: String,
+    /// Kind of action, such as `CppCompile`.
+    pub action_mnemonic: String,
+    /// The target that is built.
+    pub target_id: String,
+    /// Its configuration.
+    pub configuration_id: String,
+}
+
+impl RequestMetadata {
+    /// Reads the metadata of a call.
+    pub fn of(metadata: &MetadataMap) -> Self {
+        Self::of_headers(metadata.as_ref())
+    }
+
+    /// Reads the headers of a call. The first of the names that has a readable value wins.
+    pub fn of_headers(headers: &HeaderMap) -> Self {
+        HEADERS.iter().find_map(|name| decode(headers, name)).map(Self::from_wire).unwrap_or_default()
+    }
+
+    fn from_wire(wire: reapi::RequestMetadata) -> Self {
+        let tool = wire.tool_details.unwrap_or_default();
+        Self {
+            tool_name: tool.tool_name,
+            tool_version: tool.tool_version,
+            tool_invocation_id: wire.tool_invocation_id,
+            correlated_invocations_id: wire.correlated_invocations_id,
+            action_id: wire.action_id,
+            action_mnemonic: wire.action_mnemonic,
+            target_id: wire.target_id,
+            configuration_id: wire.configuration_id,
+        }
+    }
+}
+
+/// The message in all values of one header. A value may hold several, joined by commas; later ones
+/// add to the earlier.
+fn decode(headers: &HeaderMap, name: &HeaderName) -> Option<reapi::RequestMetadata> {
+    let mut merged = None;
+    for value in headers.get_all(name) {
+        for part in value.as_bytes().split(|byte| *byte == b',') {
+            let Some(bytes) = decode_base64(part.trim_ascii()) else { continue };
+            let mut message: reapi::RequestMetadata = merged.clone().unwrap_or_default();
+            if message.merge(bytes.as_ref()).is_ok() {
+                merged = Some(message);
+            }
+        }
+    }
+    merged
+}
+
+/// Decodes one base64 text, padded or not, with the rules gRPC has for binary headers.
+fn decode_base64(text: &[u8]) -> Option<bytes::Bytes> {
+    const KEY: &str = "one-bin";
+    let mut headers = HeaderMap::with_capacity(1);
+    headers.insert(KEY, HeaderValue::from_bytes(text).ok()?);
+    MetadataMap::from_headers(headers).get_bin(KEY)?.to_bytes().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tonic::metadata::BinaryMetadataValue;
+
+    use super::*;
+
+    fn wire() -> reapi::RequestMetadata {
+        reapi::RequestMetadata {
+            tool_details: Some(reapi::ToolDetails { tool_name: "bazel".into(), tool_version: "8".into() }),
+            action_id: "lease-extension".into(),
+            tool_invocation_id: "inv".into(),
+            correlated_invocations_id: "ci".into(),
+            action_mnemonic: "CppCompile".into(),
+            target_id: "//a:b".into(),
+            configuration_id: "cfg".into(),
+        }
+    }
+
+    /// Unpadded base64 of a message.
+    fn base64(message: &reapi::RequestMetadata) -> String {
+        let value = BinaryMetadataValue::from_bytes(&message.encode_to_vec());
+        String::from_utf8(value.as_encoded_bytes().to_vec()).unwrap()
+    }
+
+    fn read(name: &HeaderName, value: &str) -> RequestMetadata {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, HeaderValue::from_str(value).unwrap());
+        RequestMetadata::of_headers(&headers)
+    }
+
+    #[test]
+    fn all_names_padded_or_not() {
+        let text = base64(&wire());
+        let padded = format!("{text}{}", "=".repeat((4 - text.len() % 4) % 4));
+        for name in &HEADERS {
+            for value in [&text, &padded] {
+                let metadata = read(name, value);
+                assert_eq!(metadata, RequestMetadata::from_wire(wire()), "{name}");
+                assert_eq!(metadata.tool_name, "bazel");
+                assert_eq!(metadata.action_id, "lease-extension");
+            }
+        }
+    }
+
+    #[test]
+    fn comma_joined_values_add_up() {
+        let tool = reapi::RequestMetadata { tool_details: wire().tool_details, ..Default::default() };
+        let rest = reapi::RequestMetadata { tool_details: None, ..wire() };
+        let joined = format!("{}, {}", base64(&tool), base64(&rest));
+        assert_eq!(read(&HEADERS[0], &joined), RequestMetadata::from_wire(wire()));
+    }
+
+    #[test]
+    fn eight_kilobytes_of_ids() {
+        let message =
+            reapi::RequestMetadata { correlated_invocations_id: "x".repeat(8192), ..Default::default() };
+        assert_eq!(read(&HEADERS[0], &base64(&message)).correlated_invocations_id.len(), 8192);
+    }
+
+    proptest! {
+        #[test]
+        fn rubbish_is_tolerated(value in "[ -~]{0,200}", good: bool) {
+            let value = if good { format!("{value},{}", base64(&wire())) } else { value };
+            let metadata = read(&HEADERS[0], &value);
+            if good {
+                prop_assert_eq!(metadata.tool_invocation_id, "inv");
+            }
+        }
+    }
+}

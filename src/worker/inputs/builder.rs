@@ -1,0 +1,220 @@
+//! [`Builder`]: writes a [`Closure`] to disk.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec};
+use rustix::io::Errno;
+
+use super::closure::Closure;
+use super::file_pool::FilePool;
+use super::{FIXED_MTIME, InputError, node_mtime};
+use crate::cas::{CasError, LocalBlobs};
+use crate::digest::Digest;
+use crate::merkle::{Directory, FileNode, NodeProperties, SymlinkNode};
+use crate::worker::scratch::{Cursor, c_name, chmod, set_mtime};
+
+/// Mode of a directory without `unix_mode`.
+const DIRECTORY_MODE: u32 = 0o755;
+
+/// Permission bits that are honoured.
+const PERMISSIONS: u32 = 0o777;
+
+/// Builds one directory tree out of blobs.
+pub(super) struct Builder<'a> {
+    blobs: &'a dyn LocalBlobs,
+    closure: &'a Closure,
+    /// Where small files are shared; without it every file is a private copy.
+    pool: Option<&'a FilePool>,
+}
+
+/// A directory that is being filled.
+struct Frame {
+    directory: Arc<Directory>,
+    next: usize,
+    read_only: bool,
+    /// Whether something below a read-only directory is writable again.
+    has_writable: bool,
+    /// Paths below this one that are read-only.
+    read_only_below: Vec<PathBuf>,
+}
+
+impl<'a> Builder<'a> {
+    /// Builds a tree whose files share their inodes with the store: only ever a lower layer.
+    pub(super) fn shared(blobs: &'a dyn LocalBlobs, closure: &'a Closure, pool: &'a FilePool) -> Self {
+        Self { blobs, closure, pool: Some(pool) }
+    }
+
+    /// Builds a tree of private copies.
+    pub(super) fn private(blobs: &'a dyn LocalBlobs, closure: &'a Closure) -> Self {
+        Self { blobs, closure, pool: None }
+    }
+
+    /// Fills the empty directory `at`. Gives the read-only paths in it.
+    pub(super) fn build(&self, at: &Path) -> Result<Vec<PathBuf>, InputError> {
+        let mut cursor = Cursor::open(at).map_err(|error| InputError::io(at, error))?;
+        let mut path = PathBuf::new();
+        let mut stack = vec![self.fill(&cursor, self.closure.root, false)?];
+        loop {
+            let Some(frame) = stack.last_mut() else { return Ok(Vec::new()) };
+            if let Some(child) = frame.directory.directories.get(frame.next) {
+                frame.next += 1;
+                let (digest, read_only) = (child.digest, frame.read_only);
+                let name = child.name.as_str();
+                enter_new(&mut cursor, name).map_err(|error| failed(name, error))?;
+                path.push(name);
+                stack.push(self.fill(&cursor, digest, read_only)?);
+                continue;
+            }
+            let frame = stack.pop().expect("invariant: it was there a moment ago");
+            let Some(parent) = stack.last_mut() else {
+                finish(&cursor, c".", &frame.directory.properties)
+                    .map_err(|error| InputError::io(at, error))?;
+                return Ok(frame.into_read_only(path));
+            };
+            let name = &parent.directory.directories[parent.next - 1].name;
+            leave(&mut cursor, name.as_str(), &frame.directory.properties)
+                .map_err(|error| failed(name.as_str(), error))?;
+            parent.has_writable |= !frame.read_only || frame.has_writable;
+            parent.read_only_below.extend(frame.into_read_only(path.clone()));
+            path.pop();
+        }
+    }
+
+    /// Makes the files and symlinks of a directory.
+    fn fill(&self, cursor: &Cursor, digest: Digest, inherited: bool) -> Result<Frame, InputError> {
+        let directory = Arc::clone(self.closure.directory(&digest));
+        for file in &directory.files {
+            self.place(cursor.fd(), file)?;
+        }
+        for link in &directory.symlinks {
+            place_symlink(cursor.fd(), link).map_err(|error| failed(link.name.as_str(), error))?;
+        }
+        let read_only = subtree_read_only(&directory.properties).unwrap_or(inherited);
+        Ok(Frame { directory, next: 0, read_only, has_writable: false, read_only_below: Vec::new() })
+    }
+
+    fn place(&self, dir: BorrowedFd<'_>, file: &FileNode) -> Result<(), InputError> {
+        let usual = if file.is_executable { 0o555 } else { 0o444 };
+        let mode = file.properties.unix_mode.map_or(usual, |mode| mode & PERMISSIONS);
+        let mtime = node_mtime(&file.properties);
+        let name = c_name(file.name.as_str()).map_err(|error| failed(file.name.as_str(), error))?;
+        let failed = |error| failed(file.name.as_str(), error);
+        // A shared inode has the usual attributes.
+        let pool = self.pool.filter(|_| mode == usual && mtime == FIXED_MTIME);
+        let Some(source) = self.blobs.file(&file.digest, file.is_executable)? else {
+            if pool.is_some_and(|pool| pool.link(&file.digest, file.is_executable, dir, &name)) {
+                return Ok(());
+            }
+            let data = self.blobs.load(&file.digest)?;
+            write_file(dir, &name, &data, mode, mtime).map_err(failed)?;
+            if let Some(pool) = pool {
+                pool.offer(&file.digest, file.is_executable, dir, &name);
+            }
+            return Ok(());
+        };
+        if pool.is_some() && link_blob(&source, dir, &name).map_err(failed)? {
+            return Ok(());
+        }
+        match copy_file(&source, dir, &name, mode, mtime) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(CasError::NotFound(file.digest).into())
+            }
+            other => other.map_err(failed),
+        }
+    }
+}
+
+impl Frame {
+    /// The read-only paths of this directory, which stands at `path`. The overlay can only take
+    /// whole subtrees away, so a read-only directory with a writable one inside gives those of its
+    /// subdirectories that are read-only throughout.
+    fn into_read_only(self, path: PathBuf) -> Vec<PathBuf> {
+        if self.read_only && !self.has_writable { vec![path] } else { self.read_only_below }
+    }
+}
+
+fn subtree_read_only(properties: &NodeProperties) -> Option<bool> {
+    let (_, value) = properties.strings.iter().find(|(name, _)| name == "SubtreeReadOnly")?;
+    Some(value.eq_ignore_ascii_case("true"))
+}
+
+fn enter_new(cursor: &mut Cursor, name: &str) -> io::Result<()> {
+    let name = c_name(name)?;
+    rustix::fs::mkdirat(cursor.fd(), name.as_c_str(), Mode::RWXU)?;
+    cursor.enter(&name)
+}
+
+/// Goes up and gives the directory its final attributes: from above, since its own mode may shut
+/// us out.
+fn leave(cursor: &mut Cursor, name: &str, properties: &NodeProperties) -> io::Result<()> {
+    cursor.leave()?;
+    finish(cursor, &c_name(name)?, properties)
+}
+
+fn finish(cursor: &Cursor, name: &CStr, properties: &NodeProperties) -> io::Result<()> {
+    let mode = properties.unix_mode.map_or(DIRECTORY_MODE, |mode| mode & PERMISSIONS);
+    set_mtime(cursor.fd(), name, node_mtime(properties))?;
+    chmod(cursor.fd(), name, mode)
+}
+
+fn place_symlink(dir: BorrowedFd<'_>, link: &SymlinkNode) -> io::Result<()> {
+    let name = c_name(link.name.as_str())?;
+    rustix::fs::symlinkat(link.target.as_str(), dir, name.as_c_str())?;
+    set_mtime(dir, &name, FIXED_MTIME)
+}
+
+/// Links a file of the store; `false` where that is not possible and a copy will do.
+fn link_blob(source: &Path, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<bool> {
+    match rustix::fs::linkat(CWD, source, dir, name, AtFlags::empty()) {
+        Ok(()) => {}
+        Err(Errno::MLINK | Errno::XDEV | Errno::PERM | Errno::NOENT) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    }
+    let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if (stat.st_mtime, stat.st_mtime_nsec as i64) != (FIXED_MTIME.tv_sec, FIXED_MTIME.tv_nsec) {
+        set_mtime(dir, name, FIXED_MTIME)?;
+    }
+    Ok(true)
+}
+
+fn write_file(dir: BorrowedFd<'_>, name: &CStr, data: &Bytes, mode: u32, mtime: Timespec) -> io::Result<()> {
+    let mut file = create(dir, name)?;
+    file.write_all(data)?;
+    seal(&file, mode, mtime)
+}
+
+fn copy_file(source: &Path, dir: BorrowedFd<'_>, name: &CStr, mode: u32, mtime: Timespec) -> io::Result<()> {
+    let mut source = File::open(source)?;
+    let mut file = create(dir, name)?;
+    if rustix::fs::ioctl_ficlone(&file, &source).is_err() {
+        io::copy(&mut source, &mut file)?;
+    }
+    seal(&file, mode, mtime)
+}
+
+fn create(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?.into())
+}
+
+fn seal(file: &File, mode: u32, mtime: Timespec) -> io::Result<()> {
+    let times = rustix::fs::Timestamps { last_access: mtime, last_modification: mtime };
+    rustix::fs::futimens(file, &times)?;
+    Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
+}
+
+/// Tells what the file system cannot hold from a file system that fails.
+fn failed(name: &str, source: io::Error) -> InputError {
+    let own_fault = [Errno::NAMETOOLONG, Errno::INVAL, Errno::ILSEQ, Errno::EXIST];
+    if own_fault.iter().any(|errno| source.raw_os_error() == Some(errno.raw_os_error())) {
+        InputError::Unstageable { name: name.to_owned(), source }
+    } else {
+        InputError::io(name, source)
+    }
+}

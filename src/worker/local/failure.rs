@@ -1,0 +1,122 @@
+//! [`Failure`]: why an action gave no result, and what the client is told.
+
+use farmhand_proto::{any, raw, reapi, rpc};
+
+use crate::digest::Digest;
+use crate::worker::RunError;
+use crate::worker::inputs::InputError;
+use crate::worker::outputs::{OutputError, RequestError};
+
+/// Numbers of `google.rpc.Code`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Code {
+    Cancelled = 1,
+    InvalidArgument = 3,
+    DeadlineExceeded = 4,
+    FailedPrecondition = 9,
+}
+
+/// An action that was not run to its end.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Input blobs are missing: the client uploads them and tries again.
+    Missing(Vec<Digest>),
+    /// The action itself is at fault.
+    Refused { code: Code, text: String, exit_code: i32 },
+    /// The lease was cancelled before the command began.
+    Cancelled,
+    /// This machine is at fault.
+    Lost(String),
+}
+
+impl Failure {
+    pub(super) fn invalid(text: impl Into<String>) -> Self {
+        Self::Refused { code: Code::InvalidArgument, text: text.into(), exit_code: 0 }
+    }
+
+    fn precondition(text: impl Into<String>) -> Self {
+        Self::Refused { code: Code::FailedPrecondition, text: text.into(), exit_code: 0 }
+    }
+
+    /// A command that could not be started. The exit codes are those of a shell.
+    pub(super) fn from_run(error: RunError) -> Self {
+        let text = error.to_string();
+        match error {
+            RunError::Program { source, .. } => {
+                let not_found = source.kind() == std::io::ErrorKind::NotFound;
+                let exit_code = if not_found { 127 } else { 126 };
+                Self::Refused { code: Code::InvalidArgument, text, exit_code }
+            }
+            RunError::Setup { .. } | RunError::SpawnerLost => Self::Lost(text),
+        }
+    }
+
+    /// The answer to the client, or why this worker has none.
+    pub(super) fn into_response(self) -> Result<reapi::ExecuteResponse, String> {
+        let (status, exit_code) = match self {
+            Self::Missing(digests) => (missing(&digests), 0),
+            Self::Refused { code, text, exit_code } => (status(code, text), exit_code),
+            Self::Cancelled => (status(Code::Cancelled, "the action was cancelled before it ran"), 0),
+            Self::Lost(reason) => return Err(reason),
+        };
+        let result = Some(reapi::ActionResult { exit_code, ..Default::default() });
+        Ok(reapi::ExecuteResponse { result, status: Some(status), ..Default::default() })
+    }
+}
+
+pub(super) fn status(code: Code, message: impl Into<String>) -> rpc::Status {
+    rpc::Status { code: code as i32, message: message.into(), details: Vec::new() }
+}
+
+/// The status that names missing blobs: clients upload them and try again, if this is its only
+/// detail.
+fn missing(digests: &[Digest]) -> rpc::Status {
+    let violations = digests
+        .iter()
+        .map(|digest| raw::Violation {
+            r#type: "MISSING".to_owned(),
+            subject: digest.missing_subject(),
+            description: String::new(),
+        })
+        .collect();
+    let text = format!("{} input blobs are not in the CAS", digests.len());
+    let mut status = status(Code::FailedPrecondition, text);
+    status.details.push(any::pack(&raw::PreconditionFailure { violations }));
+    status
+}
+
+impl From<RequestError> for Failure {
+    fn from(error: RequestError) -> Self {
+        Self::invalid(error.to_string())
+    }
+}
+
+impl From<InputError> for Failure {
+    fn from(error: InputError) -> Self {
+        match error {
+            InputError::Missing(digests) => Self::Missing(digests),
+            InputError::Malformed { .. }
+            | InputError::TooManyEntries { .. }
+            | InputError::DirectoryTooLarge { .. }
+            | InputError::Unstageable { .. } => Self::invalid(error.to_string()),
+            InputError::Cas(_) | InputError::Io { .. } => Self::Lost(error.to_string()),
+        }
+    }
+}
+
+impl From<OutputError> for Failure {
+    fn from(error: OutputError) -> Self {
+        match error {
+            OutputError::Missing(digests) => Self::Missing(digests),
+            OutputError::Malformed { .. } => Self::invalid(error.to_string()),
+            _ if error.is_of_the_action() => Self::precondition(error.to_string()),
+            _ => Self::Lost(error.to_string()),
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Lost(format!("the scratch directory failed: {error}"))
+    }
+}
