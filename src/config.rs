@@ -70,9 +70,9 @@ pub struct Config {
     pub keep_finished: Duration,
     /// How long an action without a client goes on.
     pub orphan_grace: Duration,
-    /// Whether only the instances in [`instances`](Self::instances) are served.
-    pub restrict_instances: bool,
-    /// Instances with settings of their own.
+    /// How often a state that did not change is told again to a client that waits.
+    pub update_interval: Duration,
+    /// Instances with settings of their own. If there are any, no others are served.
     pub instances: BTreeMap<InstanceName, InstanceSettings>,
     /// The other machines.
     pub farm: FarmConfig,
@@ -309,7 +309,7 @@ impl Set {
             queue_limit: at_least("queue-limit", required(raw.queue_limit), 1)?,
             keep_finished: required(raw.keep_finished).0,
             orphan_grace: required(raw.orphan_grace).0,
-            restrict_instances: required(raw.restrict_instances),
+            update_interval: required(raw.update_interval).0,
             instances: instances(raw.instances.unwrap_or_default(), unknown_properties)?,
             farm: FarmConfig {
                 listen: required(raw.peer_listen).0,
@@ -481,7 +481,7 @@ mod tests {
         assert_eq!(config.compressed_committed_size, CommittedSize::default());
         assert_eq!(config.log.format, LogFormat::default());
         assert_eq!(config.lease, Duration::from_secs(3 * 3600));
-        assert!(config.instances.is_empty() && !config.restrict_instances && !config.insecure_lan);
+        assert!(config.instances.is_empty() && !config.insecure_lan);
     }
 
     /// Keys shown commented out are real ones too: uncommented, the file still parses, and an

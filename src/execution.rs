@@ -37,7 +37,7 @@ pub(crate) mod testing;
 pub use action::ActionError;
 pub use operations::{Operation, OperationId, OperationState, Stage};
 pub use queue::Refusal;
-pub use scheduler::{OperationWatch, Request, Scheduler, Snapshot};
+pub use scheduler::{LiveAction, OperationWatch, Request, Scheduler, Snapshot};
 
 /// The most and the least urgent value of `ExecutionPolicy.priority`; others are clamped.
 pub const PRIORITIES: std::ops::RangeInclusive<i32> = -1000..=1000;

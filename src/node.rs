@@ -1,20 +1,50 @@
-//! The composition root: what runs in this process.
+//! The composition root: what runs in this process, and the only place that nests decorators.
+//!
+//! [`Node::start`] reads as the picture in ARCHITECTURE.md, from the doors inwards. A door that cannot
+//! be opened is found before anything is touched; the store is opened (and its lock taken) before
+//! anything else of the data directory is.
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use async_trait::async_trait;
-use farmhand_proto::control::{self, GetStatusResponse, Operation};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
+use tonic::service::Routes;
 
-use crate::action_cache::memory::MemoryActionCache;
-use crate::cas::memory::MemoryCas;
-use crate::config::Config;
-use crate::rpc::control::{ControlService, ControlSource, PROTOCOL_VERSION, bind_private};
+use crate::action_cache::ActionCache;
+use crate::action_cache::complete::CompleteActionCache;
+use crate::action_cache::disk::DiskActionCache;
+use crate::cas::ContentAddressableStorage;
+use crate::cas::disk::{DiskCas, OpenError, RebuildProgress};
+use crate::config::{Config, SandboxMode};
+use crate::execution::Scheduler;
+use crate::platform::MachineFacts;
+use crate::rpc::action_cache::ActionCacheService;
+use crate::rpc::byte_stream::ByteStreamService;
+use crate::rpc::capabilities::{CacheCapabilitiesProvider, CapabilitiesService};
+use crate::rpc::cas::CasService;
+use crate::rpc::control::{ControlService, bind_private};
+use crate::rpc::execution::{ExecutionCapabilitiesProvider, ExecutionService};
+use crate::rpc::operations::OperationsService;
+use crate::rpc::{Instances, server};
 use crate::tasks::Tasks;
+use crate::worker::local::LocalWorker;
+use crate::worker::sandbox::{self, Mode, SandboxSupport, SpawnerConfig, SpawnerPool};
+use crate::worker::{RunError, Runner};
+
+mod settings;
+mod status;
+
+use status::StatusSource;
+
+/// A result that was found complete is shown again without another look for this long, or for a
+/// quarter of the lease where that is shorter, so that what it names never ages past its lease.
+const FRESH: Duration = Duration::from_secs(60);
+
+/// Shorter leases break builds: Bazel relies on three hours by default.
+const USUAL_LEASE: Duration = Duration::from_secs(3 * 3600);
 
 /// Told how far the start is, where it takes long.
 pub trait StartProgress: Send + Sync + 'static {
@@ -48,52 +78,82 @@ pub enum NodeError {
         /// The system's words.
         source: io::Error,
     },
+    /// The store does not open.
+    #[error("cannot open the data directory: {0}")]
+    Store(#[from] OpenError),
+    /// The configuration insists on a sandbox that does not work here.
+    #[error("the sandbox does not work here: {reason}")]
+    Sandbox {
+        /// The steps that failed.
+        reason: String,
+        /// What may help, most likely first.
+        remedies: Vec<String>,
+    },
+    /// The processes that start actions do not.
+    #[error("cannot start the spawner processes: {0}")]
+    Spawners(#[from] RunError),
+    /// The operating system failed.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
 }
 
 /// A running node.
 pub struct Node {
     endpoints: Endpoints,
     tasks: Tasks,
+    spawners: Arc<SpawnerPool>,
+    store: DiskCas,
 }
 
+/// The doors, open but not served yet.
+struct Doors {
+    reapi: TcpListener,
+    reapi_socket: UnixListener,
+    control: UnixListener,
+    endpoints: Endpoints,
+}
+
+// === impl Node ===
+
 impl Node {
-    /// Starts a node.
+    /// Starts a node. It serves when this returns.
     ///
     /// # Errors
-    /// [`NodeError`].
+    /// [`NodeError`]; nothing is left running then.
     pub async fn start(config: Config, progress: Arc<dyn StartProgress>) -> Result<Self, NodeError> {
-        progress.rebuilding(0, 0);
-        let listener = TcpListener::bind(config.listen).await.map_err(|source| NodeError::Listen {
-            door: "reapi",
-            address: config.listen.to_string(),
-            source,
-        })?;
-        let reapi = listener.local_addr().unwrap_or(config.listen);
-        let path = config.runtime_dir.join("control.sock");
-        let control = bind_private(&path).map_err(|source| NodeError::Listen {
-            door: "control",
-            address: path.display().to_string(),
-            source,
-        })?;
         let tasks = Tasks::default();
-        let endpoints = Endpoints {
-            reapi,
-            reapi_socket: config.runtime_dir.join("reapi.sock"),
-            peers: None,
-            control: path,
+        let doors = Doors::open(&config).await?;
+        let store = open_store(&config, progress, &tasks).await?;
+        let cas: Arc<dyn ContentAddressableStorage> = Arc::new(store.clone());
+        let results = complete_action_cache(&config, &store, Arc::clone(&cas));
+
+        let spawners = Arc::new(start_spawners(&config).await?);
+        let facts = settings::facts(&config, spawners.is_sandboxed());
+        let worker = open_worker(&config, facts, &store, Arc::clone(&spawners), &tasks)?;
+        let scheduler =
+            Scheduler::start(Arc::clone(&cas), Arc::clone(&results), settings::execution(&config), &tasks);
+        scheduler.add_worker(Arc::new(worker));
+
+        let instances = Instances::new(settings::instances(&config));
+        let routes = routes(&config, &instances, &cas, &results, &scheduler, &tasks);
+        let source = StatusSource {
+            endpoints: doors.endpoints.clone(),
+            started: SystemTime::now(),
+            warnings: warnings(&config, spawners.is_sandboxed()),
+            sandboxed: spawners.is_sandboxed(),
+            config,
+            scheduler,
+            store: store.clone(),
         };
-        let source = Empty { config, endpoints: endpoints.clone(), started: SystemTime::now() };
-        let service = ControlService::new(
-            Arc::new(source),
-            Arc::new(MemoryCas::default()),
-            Arc::new(MemoryActionCache::default()),
-        );
-        let stop = tasks.token().clone();
-        tasks.spawn("control", async move {
-            let _listener = listener;
-            let _ = service.serve(control, stop).await;
-        });
-        Ok(Self { endpoints, tasks })
+        let control = ControlService::new(Arc::new(source), cas, results);
+        let endpoints = doors.endpoints.clone();
+        doors.serve(routes, control, &tasks);
+        Ok(Self { endpoints, tasks, spawners, store })
     }
 
     /// Its doors.
@@ -109,51 +169,200 @@ impl Node {
     /// Ends it: no new calls, actions killed, stores closed.
     pub async fn stop(self) {
         self.tasks.stop().await;
-    }
-}
-
-struct Empty {
-    config: Config,
-    endpoints: Endpoints,
-    started: SystemTime,
-}
-
-#[async_trait]
-impl ControlSource for Empty {
-    async fn status(&self) -> GetStatusResponse {
-        let uptime = self.started.elapsed().unwrap_or_default();
-        GetStatusResponse {
-            node: Some(control::Node {
-                name: self.config.name.clone(),
-                version: env!("CARGO_PKG_VERSION").into(),
-                protocol_version: PROTOCOL_VERSION,
-                pid: std::process::id(),
-                started: Some(farmhand_proto::time::timestamp(self.started)),
-                uptime: Some(farmhand_proto::time::duration(uptime)),
-                boot_epoch: 1,
-                endpoints: Some(control::Endpoints {
-                    reapi: self.endpoints.reapi.to_string(),
-                    reapi_socket: self.endpoints.reapi_socket.display().to_string(),
-                    peers: String::new(),
-                    control: self.endpoints.control.display().to_string(),
-                }),
-                data_dir: self.config.data_dir.display().to_string(),
-                sandbox: "none".into(),
-            }),
-            machines: vec![control::Machine {
-                name: self.config.name.clone(),
-                state: control::machine::State::Active.into(),
-                is_self: true,
-                slots: u32::try_from(self.config.slots).unwrap_or(u32::MAX),
-                busy: 0,
-                last_heard: None,
-                version: env!("CARGO_PKG_VERSION").into(),
-            }],
-            ..Default::default()
+        self.spawners.stop().await;
+        let store = self.store.clone();
+        // The last epoch is closed on a thread that may wait for the disk.
+        if Tasks::default().spawn_blocking(move || store.close()).await.is_err() {
+            tracing::error!("closing the store panicked; it is recovered at the next start");
+        }
+        for socket in [&self.endpoints.reapi_socket, &self.endpoints.control] {
+            let _ = std::fs::remove_file(socket);
         }
     }
+}
 
-    async fn operations(&self) -> Vec<Operation> {
-        Vec::new()
+// === impl Doors ===
+
+impl Doors {
+    async fn open(config: &Config) -> Result<Self, NodeError> {
+        let reapi = TcpListener::bind(config.listen)
+            .await
+            .map_err(|source| listen_error("reapi", config.listen, source))?;
+        let socket = |door, name: &str| {
+            let path = config.runtime_dir.join(name);
+            let listener =
+                bind_private(&path).map_err(|source| listen_error(door, path.display(), source))?;
+            Ok::<_, NodeError>((path, listener))
+        };
+        let (control_path, control) = socket("control", "control.sock")?;
+        let (reapi_path, reapi_socket) = socket("reapi", "reapi.sock")?;
+        let endpoints = Endpoints {
+            reapi: reapi.local_addr().unwrap_or(config.listen),
+            reapi_socket: reapi_path,
+            peers: None,
+            control: control_path,
+        };
+        Ok(Self { reapi, reapi_socket, control, endpoints })
     }
+
+    /// Lets callers in. A server that fails ends the node.
+    fn serve(self, routes: Routes, control: ControlService, tasks: &Tasks) {
+        let listeners = vec![self.reapi.into(), self.reapi_socket.into()];
+        let stop = tasks.token().clone();
+        tasks.spawn("reapi", async move {
+            if let Err(error) = server::serve(listeners, routes, stop.clone()).await {
+                tracing::error!(%error, "the Remote Execution API failed");
+            }
+            stop.cancel();
+        });
+        let (listener, stop) = (self.control, tasks.token().clone());
+        tasks.spawn("control", async move {
+            if let Err(error) = control.serve(listener, stop.clone()).await {
+                tracing::error!(%error, "the control API failed");
+            }
+            stop.cancel();
+        });
+    }
+}
+
+fn listen_error(door: &'static str, address: impl ToString, source: io::Error) -> NodeError {
+    NodeError::Listen { door, address: address.to_string(), source }
+}
+
+async fn open_store(
+    config: &Config,
+    progress: Arc<dyn StartProgress>,
+    tasks: &Tasks,
+) -> Result<DiskCas, NodeError> {
+    if config.lease < USUAL_LEASE {
+        tracing::warn!(
+            lease = %humantime::format_duration(config.lease),
+            "the lease is short: build tools rely on blobs for three hours after they were told of them"
+        );
+    }
+    let disk = settings::disk(config);
+    let told = move |now: RebuildProgress| progress.rebuilding(now.done, now.total);
+    match tasks.spawn_blocking(move || DiskCas::open(disk, &told)).await {
+        Ok(opened) => Ok(opened?),
+        Err(panic) => {
+            Err(NodeError::Io { path: config.data_dir.clone(), source: io::Error::other(panic.to_string()) })
+        }
+    }
+}
+
+fn complete_action_cache(
+    config: &Config,
+    store: &DiskCas,
+    cas: Arc<dyn ContentAddressableStorage>,
+) -> Arc<dyn ActionCache> {
+    let generation = {
+        let store = store.clone();
+        Arc::new(move || store.generation())
+    };
+    let fresh = FRESH.min(config.lease / 4);
+    Arc::new(CompleteActionCache::new(DiskActionCache::new(store.clone()), cas, generation, fresh))
+}
+
+/// The spawners, with a sandbox where it works or is insisted on.
+async fn start_spawners(config: &Config) -> Result<SpawnerPool, NodeError> {
+    let mode = match config.sandbox {
+        SandboxMode::Off => {
+            tracing::warn!("the sandbox is switched off: actions see the whole machine");
+            Mode::Plain
+        }
+        SandboxMode::Auto | SandboxMode::Require => {
+            let support = probe(&scratch(config)).await?;
+            let failed = failed_steps(&support);
+            if failed.is_empty() {
+                Mode::Sandbox
+            } else if config.sandbox == SandboxMode::Require {
+                return Err(NodeError::Sandbox { reason: failed, remedies: support.remedies });
+            } else {
+                let remedies = support.remedies.join("; ");
+                tracing::warn!(
+                    failed,
+                    remedies,
+                    "no sandbox here: actions run plainly and see the whole machine"
+                );
+                Mode::Plain
+            }
+        }
+    };
+    Ok(SpawnerPool::start(SpawnerConfig::this_program(config.slots, mode)).await?)
+}
+
+async fn probe(scratch: &Path) -> Result<SandboxSupport, NodeError> {
+    let failed = |source| NodeError::Io { path: scratch.to_owned(), source };
+    std::fs::create_dir_all(scratch).map_err(failed)?;
+    sandbox::probe(Path::new("/proc/self/exe"), scratch).await.map_err(failed)
+}
+
+fn failed_steps(support: &SandboxSupport) -> String {
+    let failed = support.steps().into_iter().filter_map(|(step, result)| {
+        let reason = result.as_ref().err()?;
+        Some(format!("{step}: {reason}"))
+    });
+    failed.collect::<Vec<_>>().join("; ")
+}
+
+fn scratch(config: &Config) -> PathBuf {
+    config.data_dir.join("scratch")
+}
+
+fn open_worker(
+    config: &Config,
+    facts: MachineFacts,
+    store: &DiskCas,
+    spawners: Arc<SpawnerPool>,
+    tasks: &Tasks,
+) -> Result<LocalWorker, NodeError> {
+    let settings = settings::worker(config, scratch(config));
+    let scratch = settings.scratch.clone();
+    let (cas, blobs) = (Arc::new(store.clone()), Arc::new(store.clone()));
+    LocalWorker::open(settings, facts, cas, blobs, spawners, tasks)
+        .map_err(|source| NodeError::Io { path: scratch, source })
+}
+
+fn routes(
+    config: &Config,
+    instances: &Instances,
+    cas: &Arc<dyn ContentAddressableStorage>,
+    results: &Arc<dyn ActionCache>,
+    scheduler: &Scheduler,
+    tasks: &Tasks,
+) -> Routes {
+    let capabilities = CapabilitiesService::new(
+        instances.clone(),
+        vec![
+            Box::new(CacheCapabilitiesProvider { max_blob_size: config.max_blob_size }),
+            Box::new(ExecutionCapabilitiesProvider),
+        ],
+    );
+    let byte_stream =
+        ByteStreamService::new(Arc::clone(cas), instances.clone(), settings::byte_stream(config), tasks);
+    let action_cache = ActionCacheService::new(Arc::clone(results), Arc::clone(cas), instances.clone());
+    Routes::new(capabilities.into_server())
+        .add_service(CasService::new(Arc::clone(cas), instances.clone()))
+        .add_service(byte_stream)
+        .add_service(action_cache.into_server())
+        .add_service(ExecutionService::new(scheduler.clone(), instances.clone()).into_server())
+        .add_service(OperationsService::new(scheduler.clone()).into_server())
+}
+
+/// What a person should know for as long as the node runs: text and remedy.
+fn warnings(config: &Config, sandboxed: bool) -> Vec<(String, String)> {
+    let mut warnings = Vec::new();
+    if !sandboxed {
+        let remedy = "farmhand doctor says what keeps the sandbox from working";
+        warnings.push(("actions run without a sandbox".to_owned(), remedy.to_owned()));
+    }
+    if config.lease < USUAL_LEASE {
+        let text = format!("the lease is only {}", humantime::format_duration(config.lease));
+        warnings.push((text, "build tools rely on 3h; raise `lease`".to_owned()));
+    }
+    if !config.listen.ip().is_loopback() {
+        let text = format!("anybody who reaches {} may run commands here", config.listen);
+        warnings.push((text, "listen on 127.0.0.1 and unset `insecure-lan`".to_owned()));
+    }
+    warnings
 }

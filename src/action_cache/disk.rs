@@ -1,1 +1,138 @@
-//! To be written.
+//! [`DiskActionCache`]: results beside the blobs of this machine.
+//!
+//! It owns the encoding of a stored result (its key, then the message) and a small memory of hot ones.
+//! The records live in the packs of a [`DiskCas`] and share its promises: the last write of a key
+//! wins, what was acknowledged survives a kill, and entries age out with the blobs, longest unused
+//! first. Whether the blobs a result names are still there is for `complete` to check.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use farmhand_proto::reapi::ActionResult;
+use prost::Message;
+use sha2::Digest as _;
+
+use super::{ActionCache, ActionCacheError, ActionKey};
+use crate::cas::disk::{ActionPlace, DiskCas};
+use crate::digest::KEY_LEN;
+
+/// Bytes of results kept in memory.
+const HOT_BYTES: usize = 8 << 20;
+
+/// Separates these hashes from all others.
+const DOMAIN: &[u8] = b"farmhand action result\0";
+
+/// The action cache on the disk of this machine. Clones are the same cache.
+#[derive(Clone)]
+pub struct DiskActionCache {
+    cas: DiskCas,
+    hot: Arc<Mutex<Hot>>,
+}
+
+/// Encoded results in two generations: when the young one is full it becomes the old one, and what
+/// was not asked for since is forgotten.
+#[derive(Default)]
+struct Hot {
+    young: HashMap<[u8; 32], (ActionPlace, Bytes)>,
+    young_bytes: usize,
+    old: HashMap<[u8; 32], (ActionPlace, Bytes)>,
+}
+
+// === impl DiskActionCache ===
+
+impl DiskActionCache {
+    /// The action cache in the packs of `cas`.
+    pub fn new(cas: DiskCas) -> Self {
+        Self { cas, hot: Arc::default() }
+    }
+
+    fn hot(&self) -> MutexGuard<'_, Hot> {
+        self.hot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl ActionCache for DiskActionCache {
+    async fn get(&self, key: &ActionKey) -> Result<Option<ActionResult>, ActionCacheError> {
+        let hash = identity(key);
+        let Some(stored) = self.cas.find_action(&hash) else { return Ok(None) };
+        let hot = self.hot().get(&hash, stored.place());
+        let data = match hot {
+            Some(data) => data,
+            None => {
+                let Some(data) = self.cas.read_action(stored).await? else { return Ok(None) };
+                self.hot().insert(hash, stored.place(), data.clone());
+                data
+            }
+        };
+        Ok(decode(key, &data))
+    }
+
+    async fn put(&self, key: &ActionKey, result: ActionResult) -> Result<(), ActionCacheError> {
+        let hash = identity(key);
+        let data = encode(key, &result);
+        let place = self.cas.put_action(&hash, data.clone()).await?;
+        self.hot().insert(hash, place, data);
+        Ok(())
+    }
+}
+
+// === impl Hot ===
+
+impl Hot {
+    fn get(&mut self, hash: &[u8; 32], place: ActionPlace) -> Option<Bytes> {
+        if let Some((held, data)) = self.young.get(hash) {
+            return (*held == place).then(|| data.clone());
+        }
+        let (held, data) = self.old.remove(hash)?;
+        self.insert(*hash, held, data.clone());
+        (held == place).then_some(data)
+    }
+
+    fn insert(&mut self, hash: [u8; 32], place: ActionPlace, data: Bytes) {
+        if data.len() > HOT_BYTES / 16 {
+            return;
+        }
+        if self.young_bytes + data.len() > HOT_BYTES / 2 {
+            self.old = std::mem::take(&mut self.young);
+            self.young_bytes = 0;
+        }
+        self.young_bytes += data.len();
+        if let Some((_, earlier)) = self.young.insert(hash, (place, data)) {
+            self.young_bytes -= earlier.len();
+        }
+    }
+}
+
+// === the stored form ===
+
+/// What a result is stored under.
+fn identity(key: &ActionKey) -> [u8; 32] {
+    let mut hash = sha2::Sha256::new();
+    hash.update(DOMAIN);
+    hash.update(key.action.to_key());
+    hash.update(key.instance.as_str());
+    hash.finalize().into()
+}
+
+/// Key of the action, length of the instance name, instance name, message.
+fn encode(key: &ActionKey, result: &ActionResult) -> Bytes {
+    let instance = key.instance.as_str().as_bytes();
+    let mut data = Vec::with_capacity(KEY_LEN + 2 + instance.len() + result.encoded_len());
+    data.extend_from_slice(&key.action.to_key());
+    let length = u16::try_from(instance.len()).expect("invariant: instance names are short");
+    data.extend_from_slice(&length.to_le_bytes());
+    data.extend_from_slice(instance);
+    data.extend_from_slice(&result.encode_to_vec());
+    data.into()
+}
+
+/// The message, if the record is one of `key`.
+fn decode(key: &ActionKey, data: &[u8]) -> Option<ActionResult> {
+    let rest = data.strip_prefix(&key.action.to_key())?;
+    let (length, rest) = rest.split_first_chunk::<2>()?;
+    let (instance, message) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+    (instance == key.instance.as_str().as_bytes()).then(|| ActionResult::decode(message).ok()).flatten()
+}

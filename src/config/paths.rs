@@ -1,5 +1,7 @@
 //! Where things live when nobody says: what this host and this user have to offer.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use directories::ProjectDirs;
@@ -41,6 +43,24 @@ impl Host {
             ),
         }
     }
+}
+
+/// Bytes that are free on the disk of `directory`, and bytes that the files below it hold there. The
+/// directory need not exist yet.
+pub fn disk_room(directory: &Path) -> (u64, u64) {
+    let nearest = directory.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(directory);
+    let free = rustix::fs::statvfs(nearest).map_or(0, |space| space.f_bavail.saturating_mul(space.f_frsize));
+    (free, held_bytes(directory))
+}
+
+fn held_bytes(directory: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(directory) else { return 0 };
+    let held = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => held_bytes(&entry.path()),
+        Ok(metadata) => metadata.blocks() * 512,
+        Err(_) => 0,
+    };
+    entries.flatten().map(held).sum()
 }
 
 /// The session's directory, else the user's, else one below `temp` that carries the user id; whoever

@@ -72,10 +72,6 @@ pub struct RawConfig {
     /// Most time an action may ask for
     #[arg(long, env = "FARMHAND_MAX_TIMEOUT", value_name = "TIME", help_heading = "Running actions")]
     pub max_timeout: Option<Span>,
-    /// Serve only the instances that have a table in the configuration file
-    #[arg(long, env = "FARMHAND_RESTRICT_INSTANCES", help_heading = "Running actions")]
-    #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub restrict_instances: Option<bool>,
     /// Actions that may wait before more are refused
     #[arg(long, env = "FARMHAND_QUEUE_LIMIT", value_name = "N", help_heading = "Running actions")]
     pub queue_limit: Option<usize>,
@@ -85,6 +81,9 @@ pub struct RawConfig {
     /// How long an action goes on after its last client went away
     #[arg(long, env = "FARMHAND_ORPHAN_GRACE", value_name = "TIME", help_heading = "Running actions")]
     pub orphan_grace: Option<Span>,
+    /// How often a client that waits hears that nothing has changed
+    #[arg(long, env = "FARMHAND_UPDATE_INTERVAL", value_name = "TIME", help_heading = "Running actions")]
+    pub update_interval: Option<Span>,
 
     /// Address for the other machines of the farm; read and checked, not opened by this version
     #[arg(long, env = "FARMHAND_PEER_LISTEN", value_name = "ADDR", help_heading = "The farm")]
@@ -182,8 +181,8 @@ impl RawConfig {
         layer! { self over lower:
             name listen insecure_lan data_dir runtime_dir
             disk_budget max_blob_size lease sync epoch_interval compressed_committed_size
-            slots sandbox unknown_properties pools default_timeout max_timeout restrict_instances
-            queue_limit keep_finished orphan_grace
+            slots sandbox unknown_properties pools default_timeout max_timeout
+            queue_limit keep_finished orphan_grace update_interval
             peer_listen no_discovery peer farm_key_file
             log_filter log_format
             labels instances

@@ -3,8 +3,6 @@
 //! These are outcomes of operations, so they carry their status inside (`Operation.error` is never
 //! set). Which code means what to which client decides about endless retries; hence one file.
 
-use std::time::Duration;
-
 use farmhand_proto::{any, protobuf, raw, reapi, rpc};
 use tonic::Code;
 

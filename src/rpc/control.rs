@@ -138,7 +138,8 @@ impl ControlService {
         Self { source, cas, results }
     }
 
-    /// Serves on `listener` until `stop` fires and the calls under way are answered.
+    /// Serves on `listener` until `stop` fires and the calls under way are answered; the socket is
+    /// removed then.
     ///
     /// # Errors
     /// When the transport fails.
@@ -150,10 +151,16 @@ impl ControlService {
         let service = ControlServer::new(self)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        tonic::transport::Server::builder()
+        let path = listener.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
+        let outcome = tonic::transport::Server::builder()
             .add_service(service)
             .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
-            .await
+            .await;
+        if let Some(path) = path {
+            // Nobody listens there any more; a leftover would only cost the next client a connect.
+            let _ = fs::remove_file(path);
+        }
+        outcome
     }
 
     /// The bytes of `digest`; empty when they are not stored.

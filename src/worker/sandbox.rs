@@ -1,8 +1,47 @@
-//! To be written.
+//! Starting the processes of actions, fast and without leaving any behind.
+//!
+//! The daemon never forks. It starts a *spawner* for each slot ahead of time (`pool`): the same
+//! program again, small and single-threaded, that takes one command after the other over a socket
+//! ([`wire`], [`channel`]). In [`Mode::Sandbox`] the parts are, from the outside in:
+//!
+//! - [`guardian`]: the process that the daemon started; makes the namespaces and outlives the
+//!   spawner, so that its end means that nothing is left;
+//! - [`spawner`]: the first process of the pid namespace; starts commands, watches time and the
+//!   daemon, kills what a command leaves behind;
+//! - [`template`] and [`etc`]: the root directory that all actions share, built once;
+//! - [`enter`]: what is the action's own: its overlay, its directories in memory, its network
+//!   ([`network`]), its ids; then it has no capability left;
+//! - [`launch`]: limits, streams, exec. Also the whole of a command in [`Mode::Plain`], where
+//!   [`plain`](super::plain) finds what to kill.
+//!
+//! [`probe()`] finds out beforehand whether the kernel allows it. All `unsafe` is in [`sys`].
+//!
+//! What a sandbox does not do: where the daemon runs as root, its actions run as the host's uid 0,
+//! without any capability and with the kernel's settings read-only, but the kernel does not
+//! count their processes against a limit. As an ordinary user the daemon gives away less.
 
 use std::process::ExitCode;
 
-/// Runs the spawner if this process was started as one; `None` for an ordinary start.
+mod channel;
+mod condition;
+mod enter;
+mod etc;
+mod guardian;
+mod launch;
+mod network;
+mod pool;
+mod probe;
+mod spawner;
+mod sys;
+mod template;
+mod wire;
+
+pub use self::pool::{Mode, SpawnerConfig, SpawnerPool};
+pub use self::probe::{SandboxSupport, probe};
+
+/// Runs the spawner if this process was started as one; `None` for an ordinary start. To be called
+/// first thing in `main`, before there is any thread.
 pub fn spawner_main() -> Option<ExitCode> {
-    None
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next()? == guardian::WORD { Some(guardian::main(arguments)) } else { None }
 }

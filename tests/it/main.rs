@@ -18,6 +18,7 @@ mod priorities;
 mod request_metadata;
 mod requirements;
 mod running;
+mod sandbox;
 mod staging;
 mod support;
 mod validity;

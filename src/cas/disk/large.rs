@@ -1,0 +1,286 @@
+//! Large blobs: reading them in checked pieces, and taking them in while they are hashed.
+//!
+//! A read gives out 256 KiB at a time, each checked before its first byte is served, with a wait for
+//! the disk only where the page cache lacks it. A write collects half a megabyte, then hands it to a
+//! thread that hashes and writes it while the next comes in.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures_util::stream;
+use tokio::task::JoinHandle;
+
+use super::files::TempFile;
+use super::packs::read_cached;
+use super::space::Reservation;
+use super::store::Store;
+use super::sums::{PIECE, Sums, SumsBuilder};
+use crate::cas::{BlobStream, BlobWriter, CasError};
+use crate::digest::{Digest, Hasher};
+
+/// Bytes collected before a thread takes them.
+const COLLECT: usize = 512 * 1024;
+
+/// Bytes a piece counts for at least, so that tiny ones do not pile up.
+const LEAST: usize = 1024;
+
+/// An open large blob.
+pub(super) struct Large {
+    file: File,
+    sums: Sums,
+    size: u64,
+}
+
+// === impl Large ===
+
+impl Large {
+    pub(super) fn new(file: File, sums: Sums, size: u64) -> Self {
+        Self { file, sums, size }
+    }
+
+    pub(super) fn pieces(&self) -> u64 {
+        self.size.div_ceil(PIECE as u64)
+    }
+
+    /// A piece, checked. `InvalidData` if it is damaged.
+    pub(super) fn read(&self, piece: u64) -> io::Result<Bytes> {
+        let mut data = vec![0; self.piece_len(piece)];
+        self.file.read_exact_at(&mut data, piece * PIECE as u64)?;
+        self.check(piece, data)
+    }
+
+    /// A piece, checked, if the page cache has it.
+    fn read_cached(&self, piece: u64) -> Option<io::Result<Bytes>> {
+        let mut data = vec![0; self.piece_len(piece)];
+        read_cached(&self.file, &mut data, piece * PIECE as u64).then(|| self.check(piece, data))
+    }
+
+    /// Copies all of it, checked.
+    pub(super) fn copy_to(&self, mut target: &File) -> io::Result<()> {
+        (0..self.pieces()).try_for_each(|piece| target.write_all(&self.read(piece)?))
+    }
+
+    fn check(&self, piece: u64, data: Vec<u8>) -> io::Result<Bytes> {
+        if self.sums.hold(piece, &data) { Ok(data.into()) } else { Err(io::ErrorKind::InvalidData.into()) }
+    }
+
+    fn piece_len(&self, piece: u64) -> usize {
+        (self.size - piece * PIECE as u64).min(PIECE as u64) as usize
+    }
+}
+
+// === streaming out ===
+
+struct Reading {
+    store: Arc<Store>,
+    digest: Digest,
+    large: Arc<Large>,
+    next: u64,
+    end: u64,
+    /// The piece that was read to see whether the blob is good.
+    first: Option<Bytes>,
+}
+
+/// Bytes `next..end` of an open large blob, of which `first` is the piece that has byte `next`.
+pub(super) fn stream(
+    store: Arc<Store>,
+    digest: Digest,
+    large: Arc<Large>,
+    (next, end): (u64, u64),
+    first: Bytes,
+) -> BlobStream {
+    let reading = Reading { store, digest, large, next, end, first: Some(first) };
+    Box::pin(stream::try_unfold(reading, Reading::step))
+}
+
+impl Reading {
+    async fn step(mut self) -> Result<Option<(Bytes, Self)>, CasError> {
+        if self.next >= self.end {
+            return Ok(None);
+        }
+        let number = self.next / PIECE as u64;
+        let piece = match self.first.take() {
+            Some(piece) => piece,
+            None => self.piece(number).await.map_err(|error| self.failed(error))?,
+        };
+        let start = number * PIECE as u64;
+        let until = self.end.min(start + piece.len() as u64);
+        let bytes = piece.slice((self.next - start) as usize..(until - start) as usize);
+        self.next = until;
+        Ok(Some((bytes, self)))
+    }
+
+    async fn piece(&self, number: u64) -> io::Result<Bytes> {
+        if let Some(piece) = self.large.read_cached(number) {
+            return piece;
+        }
+        let large = self.large.clone();
+        tokio::task::spawn_blocking(move || large.read(number)).await?
+    }
+
+    fn failed(&self, error: io::Error) -> CasError {
+        self.store.drop_large_piece(&self.digest, &error);
+        CasError::Io { path: self.store.files.path(&self.digest, false), source: error }
+    }
+}
+
+// === taking in ===
+
+/// A large blob on its way in.
+pub(super) struct LargeWriter {
+    store: Arc<Store>,
+    digest: Digest,
+    written: u64,
+    collected: Vec<Bytes>,
+    collected_len: usize,
+    stage: Stage,
+    reservation: Option<Reservation>,
+}
+
+/// Where the half-made file is.
+enum Stage {
+    Here(Box<HalfMade>),
+    Away(JoinHandle<Result<Box<HalfMade>, CasError>>),
+    /// It failed; the error was reported.
+    Lost,
+}
+
+/// A file in the making, with what is known of its bytes.
+pub(super) struct HalfMade {
+    temp: TempFile,
+    hasher: Hasher,
+    sums: SumsBuilder,
+}
+
+impl HalfMade {
+    pub(super) fn new(temp: TempFile, digest: &Digest) -> Self {
+        Self { temp, hasher: Hasher::new(digest.function()), sums: SumsBuilder::default() }
+    }
+
+    /// Hashes and writes.
+    pub(super) fn write(&mut self, data: &[u8]) -> Result<(), CasError> {
+        self.hasher.update(data);
+        self.sums.update(data);
+        self.temp.file.write_all(data).map_err(|error| CasError::io(self.temp.path(), error))
+    }
+
+    /// Verifies the digest and installs the file. Returns the epoch to settle.
+    pub(super) fn finish(
+        self,
+        store: &Store,
+        digest: &Digest,
+        reservation: Reservation,
+    ) -> Result<u64, CasError> {
+        let actual = self.hasher.finish();
+        if actual != *digest {
+            return Err(CasError::Mismatch { expected: *digest, actual });
+        }
+        store.install(digest, self.temp, &self.sums.finish(), reservation)
+    }
+}
+
+impl LargeWriter {
+    pub(super) fn new(store: Arc<Store>, digest: Digest, temp: TempFile, reservation: Reservation) -> Self {
+        let stage = Stage::Here(Box::new(HalfMade::new(temp, &digest)));
+        let (collected, reservation) = (Vec::new(), Some(reservation));
+        Self { store, digest, written: 0, collected, collected_len: 0, stage, reservation }
+    }
+
+    /// The half-made file, once the thread that has it is done.
+    async fn half_made(&mut self) -> Result<Box<HalfMade>, CasError> {
+        let lost = |source| CasError::Io { path: self.store.files.path(&self.digest, false), source };
+        match std::mem::replace(&mut self.stage, Stage::Lost) {
+            Stage::Here(half) => Ok(half),
+            Stage::Away(handle) => handle.await.map_err(|error| lost(error.into()))?,
+            Stage::Lost => Err(lost(io::Error::other("an earlier write of this blob failed"))),
+        }
+    }
+
+    async fn hand_over(&mut self) -> Result<(), CasError> {
+        let mut half = self.half_made().await?;
+        let collected = std::mem::take(&mut self.collected);
+        self.collected_len = 0;
+        self.stage = Stage::Away(tokio::task::spawn_blocking(move || {
+            collected.iter().try_for_each(|data| half.write(data))?;
+            Ok(half)
+        }));
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl BlobWriter for LargeWriter {
+    async fn write(&mut self, data: Bytes) -> Result<(), CasError> {
+        if self.written + data.len() as u64 > self.digest.size() {
+            return Err(CasError::TooLong(self.digest));
+        }
+        self.written += data.len() as u64;
+        self.collected_len += data.len().max(LEAST);
+        self.collected.push(data);
+        if self.collected_len >= COLLECT { self.hand_over().await } else { Ok(()) }
+    }
+
+    fn written(&self) -> u64 {
+        self.written
+    }
+
+    async fn commit(mut self: Box<Self>) -> Result<(), CasError> {
+        let mut half = self.half_made().await?;
+        let (collected, store, digest) =
+            (std::mem::take(&mut self.collected), self.store.clone(), self.digest);
+        let reservation = self.reservation.take();
+        let finishing = tokio::task::spawn_blocking(move || {
+            collected.iter().try_for_each(|data| half.write(data))?;
+            let reservation = reservation.expect("invariant: a writer is committed once");
+            half.finish(&store, &digest, reservation)
+        });
+        let path = self.store.files.path(&self.digest, false);
+        let epoch = finishing.await.map_err(|error| CasError::Io { path, source: error.into() })??;
+        self.store.settle(epoch).await
+    }
+}
+
+/// A small blob on its way in.
+pub(super) struct SmallWriter {
+    store: Arc<Store>,
+    digest: Digest,
+    data: BytesMut,
+    reservation: Reservation,
+}
+
+impl SmallWriter {
+    pub(super) fn new(store: Arc<Store>, digest: Digest, reservation: Reservation) -> Self {
+        Self { store, digest, data: BytesMut::new(), reservation }
+    }
+}
+
+#[async_trait]
+impl BlobWriter for SmallWriter {
+    async fn write(&mut self, data: Bytes) -> Result<(), CasError> {
+        if self.written() + data.len() as u64 > self.digest.size() {
+            return Err(CasError::TooLong(self.digest));
+        }
+        self.data.extend_from_slice(&data);
+        Ok(())
+    }
+
+    fn written(&self) -> u64 {
+        self.data.len() as u64
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), CasError> {
+        let actual = Digest::of(self.digest.function(), &self.data);
+        if actual != self.digest {
+            return Err(CasError::Mismatch { expected: self.digest, actual });
+        }
+        if actual.is_empty_blob() {
+            return Ok(());
+        }
+        let epoch = self.store.append_blob(&self.digest, &self.data, self.reservation)?;
+        self.store.settle(epoch).await
+    }
+}

@@ -1,0 +1,347 @@
+//! Records: what a pack is made of, and the scan that finds them again.
+//!
+//! This file owns the byte layout. It promises that a record is taken for one only if its checksum
+//! holds, and that damage hides no record behind it: the scan searches on for the next one. The
+//! magic in front of each record is drawn at random when a store is made and told to nobody, so that
+//! no client can upload a blob which, after damage, reads as records of its own making.
+
+use std::fs::File;
+use std::hash::{Hash, Hasher};
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use crate::digest::{Digest, KEY_LEN};
+
+/// Bytes of a record in front of its data.
+pub(super) const HEADER: usize = 72;
+
+/// Bytes checked or searched at a time.
+const WINDOW: usize = 1 << 20;
+
+/// First byte of the key of an action result; never the tag of a digest function.
+const ACTION_TAG: u8 = 0xac;
+
+/// The random mark of one store.
+pub(super) type Magic = [u8; 8];
+
+/// What a record is about: a blob by its digest, or an action result by the hash of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key(pub(super) [u8; KEY_LEN]);
+
+/// What the data of a record is. The numbers are stored: never renumber.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Kind {
+    /// The bytes of a small blob.
+    Blob = 1,
+    /// The piece checksums of a large blob, whose bytes are in a file of its own.
+    Note = 2,
+    /// An action result, in the encoding of the action cache.
+    Action = 3,
+}
+
+/// The fixed part of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) kind: Kind,
+    pub(super) key: Key,
+    /// The epoch it was written in.
+    pub(super) epoch: u64,
+    /// When, in seconds since 1970.
+    pub(super) written: u32,
+    /// Bytes of data behind the header.
+    pub(super) length: u32,
+}
+
+// === impl Key ===
+
+impl Key {
+    /// The key of an action result whose identity hashes to `hash`.
+    pub(super) fn action(hash: &[u8; 32]) -> Self {
+        let mut key = [0; KEY_LEN];
+        key[0] = ACTION_TAG;
+        key[1..33].copy_from_slice(hash);
+        Self(key)
+    }
+
+    /// The blob this is the key of; `None` for an action result.
+    pub(super) fn digest(&self) -> Option<Digest> {
+        Digest::from_key(&self.0)
+    }
+
+    pub(super) fn is_action(&self) -> bool {
+        self.0[0] == ACTION_TAG
+    }
+
+    /// Eight bytes of the hash: all the randomness a table needs.
+    pub(super) fn spread(&self) -> u64 {
+        u64::from_le_bytes(self.0[1..9].try_into().expect("invariant: a key is longer than nine bytes"))
+    }
+}
+
+impl From<&Digest> for Key {
+    fn from(digest: &Digest) -> Self {
+        Self(digest.to_key())
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.spread());
+    }
+}
+
+// === impl Kind ===
+
+impl Kind {
+    pub(super) fn from_tag(tag: u8) -> Option<Self> {
+        [Self::Blob, Self::Note, Self::Action].into_iter().find(|kind| *kind as u8 == tag)
+    }
+
+    /// Whether a record of this kind can have this key and length.
+    fn suits(self, key: &Key, length: u32) -> bool {
+        match (self, key.digest()) {
+            (Self::Blob, Some(digest)) => digest.size() == u64::from(length),
+            (Self::Note, Some(_)) => true,
+            (Self::Action, None) => key.is_action(),
+            _ => false,
+        }
+    }
+}
+
+// === impl Header ===
+
+impl Header {
+    /// The bytes in front of `data`, checksum included.
+    pub(super) fn encode(&self, magic: &Magic, data: &[u8]) -> [u8; HEADER] {
+        let mut bytes = [0; HEADER];
+        bytes[..8].copy_from_slice(magic);
+        bytes[8] = self.kind as u8;
+        bytes[9..50].copy_from_slice(&self.key.0);
+        bytes[52..60].copy_from_slice(&self.epoch.to_le_bytes());
+        bytes[60..64].copy_from_slice(&self.written.to_le_bytes());
+        bytes[64..68].copy_from_slice(&self.length.to_le_bytes());
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&bytes[..68]);
+        crc.update(data);
+        bytes[68..].copy_from_slice(&crc.finalize().to_le_bytes());
+        bytes
+    }
+
+    /// Reads the fixed part; the checksum is not looked at.
+    pub(super) fn decode(magic: &Magic, bytes: &[u8; HEADER]) -> Option<Self> {
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        if bytes[..8] != magic[..] {
+            return None;
+        }
+        let kind = Kind::from_tag(bytes[8])?;
+        let key = Key(bytes[9..50].try_into().ok()?);
+        let epoch = u64::from(word(52)) | u64::from(word(56)) << 32;
+        let header = Self { kind, key, epoch, written: word(60), length: word(64) };
+        kind.suits(&key, header.length).then_some(header)
+    }
+
+    /// Bytes of the whole record.
+    pub(super) fn record_len(&self) -> u64 {
+        record_len(self.length)
+    }
+}
+
+/// Bytes of a record with `length` bytes of data.
+pub(super) fn record_len(length: u32) -> u64 {
+    HEADER as u64 + u64::from(length)
+}
+
+/// The header of a whole record in memory, if its checksum holds.
+pub(super) fn parse(magic: &Magic, record: &[u8]) -> Option<Header> {
+    let (head, data) = record.split_first_chunk::<HEADER>()?;
+    let header = Header::decode(magic, head)?;
+    (header.length as usize == data.len() && checksum(head, [data]) == stored_checksum(head))
+        .then_some(header)
+}
+
+fn stored_checksum(head: &[u8; HEADER]) -> u32 {
+    u32::from_le_bytes([head[68], head[69], head[70], head[71]])
+}
+
+fn checksum<'a>(head: &[u8; HEADER], data: impl IntoIterator<Item = &'a [u8]>) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&head[..68]);
+    data.into_iter().for_each(|piece| crc.update(piece));
+    crc.finalize()
+}
+
+// === scanning ===
+
+/// Visits every whole record of `file` between `from` and `to` with its offset, in order. Returns
+/// the end of the last one (`from` if there is none).
+pub(super) fn scan<E: From<io::Error>>(
+    file: &File,
+    magic: &Magic,
+    from: u64,
+    to: u64,
+    mut visit: impl FnMut(u64, &Header) -> Result<(), E>,
+) -> Result<u64, E> {
+    let mut window = Window { file, to, start: 0, bytes: Vec::new() };
+    let (mut offset, mut end) = (from, from);
+    while offset + HEADER as u64 <= to {
+        if let Some(header) = window.record_at(offset, magic)? {
+            visit(offset, &header)?;
+            offset += header.record_len();
+            end = offset;
+        } else {
+            offset = window.find(offset + 1, magic)?;
+        }
+    }
+    Ok(end)
+}
+
+/// A view into a file, read ahead.
+struct Window<'a> {
+    file: &'a File,
+    to: u64,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window<'_> {
+    /// `len` bytes at `offset`, which must end before the end of the scanned range.
+    fn slice(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
+        let held = self.start..self.start + self.bytes.len() as u64;
+        if offset < held.start || offset + len as u64 > held.end {
+            let wanted = (self.to - offset).min(len.max(WINDOW) as u64) as usize;
+            self.bytes.resize(wanted, 0);
+            self.start = offset;
+            if let Err(error) = self.file.read_exact_at(&mut self.bytes, offset) {
+                self.bytes.clear();
+                return Err(error);
+            }
+        }
+        let at = (offset - self.start) as usize;
+        Ok(&self.bytes[at..at + len])
+    }
+
+    fn record_at(&mut self, offset: u64, magic: &Magic) -> io::Result<Option<Header>> {
+        let mut head = [0; HEADER];
+        head.copy_from_slice(self.slice(offset, HEADER)?);
+        let Some(header) = Header::decode(magic, &head) else { return Ok(None) };
+        let end = offset + header.record_len();
+        if end > self.to {
+            return Ok(None);
+        }
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&head[..68]);
+        let mut at = offset + HEADER as u64;
+        while at < end {
+            let len = (end - at).min(WINDOW as u64) as usize;
+            crc.update(self.slice(at, len)?);
+            at += len as u64;
+        }
+        Ok((crc.finalize() == stored_checksum(&head)).then_some(header))
+    }
+
+    /// The next offset from `offset` on where a record may begin; the end if there is none.
+    fn find(&mut self, mut offset: u64, magic: &Magic) -> io::Result<u64> {
+        while offset + magic.len() as u64 <= self.to {
+            let len = (self.to - offset).min(WINDOW as u64) as usize;
+            let piece = self.slice(offset, len)?;
+            if let Some(at) = piece.windows(magic.len()).position(|bytes| bytes == magic) {
+                return Ok(offset + at as u64);
+            }
+            offset += (len - magic.len() + 1) as u64;
+        }
+        Ok(self.to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::digest::DigestFunction;
+
+    const MAGIC: Magic = *b"\x01magic!\xff";
+
+    fn blob(data: &[u8], epoch: u64) -> Vec<u8> {
+        let key = Key::from(&Digest::of(DigestFunction::Sha256, data));
+        let header = Header { kind: Kind::Blob, key, epoch, written: 7, length: data.len() as u32 };
+        [&header.encode(&MAGIC, data)[..], data].concat()
+    }
+
+    fn scanned(bytes: &[u8]) -> (Vec<(u64, u64)>, u64) {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        let mut found = Vec::new();
+        let end = scan(&file, &MAGIC, 0, bytes.len() as u64, |offset, header| {
+            found.push((offset, header.epoch));
+            Ok::<(), io::Error>(())
+        });
+        (found, end.unwrap())
+    }
+
+    #[test]
+    fn a_kind_must_suit_its_key() {
+        let data = b"data";
+        let key = Key::from(&Digest::of(DigestFunction::Blake3, data));
+        let header = Header { kind: Kind::Action, key, epoch: 1, written: 2, length: 4 };
+        assert_eq!(parse(&MAGIC, &[&header.encode(&MAGIC, data)[..], data].concat()), None);
+        let header = Header { kind: Kind::Blob, key: Key::action(&[3; 32]), ..header };
+        assert_eq!(parse(&MAGIC, &[&header.encode(&MAGIC, data)[..], data].concat()), None);
+        let header = Header { kind: Kind::Action, ..header };
+        assert_eq!(parse(&MAGIC, &[&header.encode(&MAGIC, data)[..], data].concat()), Some(header));
+    }
+
+    #[test]
+    fn another_store_s_records_inside_a_damaged_one_are_not_found() {
+        let inner = blob(b"inner", 1);
+        let mut foreign = inner.clone();
+        foreign[..8].copy_from_slice(b"otherone");
+        let mut outer = blob(&foreign, 2);
+        outer[HEADER + 20] ^= 1;
+        let last = outer.len() as u64;
+        outer.extend(blob(b"behind", 3));
+        assert_eq!(scanned(&outer).0, [(last, 3)]);
+    }
+
+    #[test]
+    fn a_record_longer_than_the_window_is_checked_whole() {
+        let mut bytes = blob(&vec![5; WINDOW * 2 + 3], 1);
+        bytes.extend(blob(b"behind", 2));
+        assert_eq!(scanned(&bytes).0.len(), 2);
+        bytes[WINDOW * 2] ^= 1;
+        assert_eq!(scanned(&bytes).0.len(), 1);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn damage_hides_only_what_it_touches(
+            blobs in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 1..12),
+            damage: u64,
+            cut in 0usize..100,
+        ) {
+            let mut bytes = Vec::new();
+            let mut ranges = Vec::new();
+            for (epoch, data) in blobs.iter().enumerate() {
+                let start = bytes.len();
+                bytes.extend(blob(data, epoch as u64));
+                ranges.push((start, bytes.len()));
+            }
+            bytes.truncate(bytes.len().saturating_sub(cut));
+            prop_assume!(!bytes.is_empty());
+            let flipped = (damage % bytes.len() as u64) as usize;
+            bytes[flipped] ^= 0x10;
+            let intact: Vec<(u64, u64)> = ranges.iter().enumerate()
+                .filter(|(_, (start, end))| *end <= bytes.len() && !(*start..*end).contains(&flipped))
+                .map(|(epoch, (start, _))| (*start as u64, epoch as u64))
+                .collect();
+            let (found, end) = scanned(&bytes);
+            let last = intact.last().map_or(0, |(_, epoch)| ranges[*epoch as usize].1 as u64);
+            prop_assert_eq!(found, intact);
+            prop_assert_eq!(end, last);
+        }
+    }
+}

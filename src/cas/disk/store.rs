@@ -1,0 +1,503 @@
+//! The store behind [`DiskCas`](super::DiskCas): what all its parts share, and every change of a
+//! single entry. Calls here may wait for the disk unless they say otherwise.
+//!
+//! Order of locks: the files of a digest, then the tail of the packs, then a shard of the map.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use super::files::{Files, TempFile, disk_bytes};
+use super::gate::Gate;
+use super::large::Large;
+use super::map::{Found, Map, Place};
+use super::packs::{Packs, Wait};
+use super::policy::Watermarks;
+use super::record::{Key, Kind, record_len};
+use super::space::{Reservation, Space, Work};
+use super::sums::Sums;
+use super::{DiskConfig, SyncMode};
+use crate::cas::CasError;
+use crate::digest::Digest;
+
+/// How often a read is tried again because its record was moved meanwhile.
+const RETRIES: usize = 5;
+
+/// Eviction rounds a writer waits for.
+const ROUNDS: usize = 3;
+
+/// Mode of the file of a blob, and of its twin.
+const BLOB_MODE: u32 = 0o444;
+const TWIN_MODE: u32 = 0o555;
+
+/// Everything the parts of a store share.
+pub(super) struct Store {
+    pub(super) config: DiskConfig,
+    pub(super) marks: Watermarks,
+    pub(super) map: Map,
+    pub(super) packs: Packs,
+    pub(super) files: Files,
+    pub(super) space: Arc<Space>,
+    pub(super) pins: Mutex<PinTable>,
+    /// The last epoch that is on the disk.
+    pub(super) closed: Gate,
+    /// The last eviction round that ended.
+    pub(super) rounds: Gate,
+    pub(super) work: Work,
+    pub(super) counters: Counters,
+    /// Large blobs that left the map while the index may still know them, by the epoch they left in.
+    pub(super) forgotten: Mutex<HashMap<Key, u64>>,
+    pub(super) stopped: AtomicBool,
+}
+
+/// Keys kept from eviction, by the number of their guard.
+#[derive(Default)]
+pub(super) struct PinTable {
+    pub(super) pinned: HashMap<u64, Arc<[Key]>>,
+    next: u64,
+}
+
+/// Numbers for status and dashboard.
+#[derive(Default)]
+pub(super) struct Counters {
+    /// Grows whenever a blob vanishes.
+    pub(super) generation: AtomicU64,
+    pub(super) evicted: AtomicU64,
+    pub(super) evicted_bytes: AtomicU64,
+    pub(super) corrupt: AtomicU64,
+    /// Seconds since its last use of the youngest entry ever evicted, plus one; 0 for none.
+    pub(super) youngest_victim: AtomicU32,
+    /// Bytes that could not be evicted at the last full round.
+    pub(super) leased: AtomicU64,
+    pub(super) index_bytes: AtomicU64,
+}
+
+/// Where a small read ended.
+pub(super) enum Lookup {
+    /// The bytes, checked.
+    Data(Bytes),
+    /// They are not in the page cache.
+    WouldWait,
+    /// The blob has a file of its own.
+    Large(Found),
+}
+
+/// The guard behind `Pins`.
+pub(super) struct PinGuard {
+    store: Arc<Store>,
+    number: u64,
+}
+
+impl Drop for PinGuard {
+    fn drop(&mut self) {
+        lock(&self.store.pins).pinned.remove(&self.number);
+    }
+}
+
+/// Locks, whatever happened to an earlier holder: every critical section here leaves whole data.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === room and durability ===
+
+impl Store {
+    pub(super) fn now(&self) -> u32 {
+        self.config.host.now()
+    }
+
+    /// The largest blob that is taken.
+    pub(super) fn blob_limit(&self) -> u64 {
+        self.config.max_blob_size.min(self.marks.limit.saturating_sub(self.marks.reserve))
+    }
+
+    pub(super) fn check_size(&self, digest: &Digest) -> Result<(), CasError> {
+        let limit = self.blob_limit();
+        if digest.size() > limit {
+            return Err(CasError::TooLarge { digest: *digest, limit });
+        }
+        Ok(())
+    }
+
+    /// Bytes of disk a blob takes, the record included.
+    pub(super) fn cost(&self, digest: &Digest) -> u64 {
+        if self.is_small(digest.size()) {
+            record_len(digest.size() as u32)
+        } else {
+            disk_bytes(digest.size())
+        }
+    }
+
+    pub(super) fn is_small(&self, size: u64) -> bool {
+        size <= u64::from(self.config.pack_threshold)
+    }
+
+    /// Promises room for `bytes`, waiting for eviction if need be.
+    pub(super) async fn admit(&self, bytes: u64) -> Result<Reservation, CasError> {
+        for _ in 0..ROUNDS {
+            if let Some(reservation) = self.space.reserve(bytes) {
+                return Ok(reservation);
+            }
+            let round = self.work.request_room(bytes);
+            self.rounds.reached(round).await.map_err(|_| self.is_closed_error())?;
+        }
+        self.space.reserve(bytes).ok_or_else(|| self.no_space(bytes))
+    }
+
+    /// As [`admit`](Self::admit), blocking the thread.
+    pub(super) fn admit_blocking(&self, bytes: u64) -> Result<Reservation, CasError> {
+        for _ in 0..ROUNDS {
+            if let Some(reservation) = self.space.reserve(bytes) {
+                return Ok(reservation);
+            }
+            let round = self.work.request_room(bytes);
+            self.rounds.wait(round).map_err(|_| self.is_closed_error())?;
+        }
+        self.space.reserve(bytes).ok_or_else(|| self.no_space(bytes))
+    }
+
+    fn no_space(&self, wanted: u64) -> CasError {
+        let leased = self.counters.leased.load(Ordering::Relaxed);
+        let lease = humantime::format_duration(self.config.lease);
+        let reason = format!(
+            "{} of {} bytes are taken, {leased} of them by blobs pinned or used in the last {lease}; \
+             raise disk-budget or shorten lease",
+            self.space.used(),
+            self.space.limit(),
+        );
+        CasError::NoSpace { wanted, reason }
+    }
+
+    /// Waits until what was written in `epoch` may be acknowledged.
+    pub(super) async fn settle(&self, epoch: u64) -> Result<(), CasError> {
+        if self.config.sync == SyncMode::Always && self.closed.value() < epoch {
+            self.work.request_close();
+            self.closed.reached(epoch).await.map_err(|_| self.is_closed_error())?;
+        }
+        Ok(())
+    }
+
+    /// As [`settle`](Self::settle), blocking the thread.
+    pub(super) fn settle_blocking(&self, epoch: u64) -> Result<(), CasError> {
+        if self.config.sync == SyncMode::Always && self.closed.value() < epoch {
+            self.work.request_close();
+            self.closed.wait(epoch).map_err(|_| self.is_closed_error())?;
+        }
+        Ok(())
+    }
+
+    fn is_closed_error(&self) -> CasError {
+        let source = io::Error::other("the store is closed, or its disk failed");
+        CasError::Io { path: self.config.directory.clone(), source }
+    }
+
+    fn check_open(&self) -> Result<(), CasError> {
+        if self.stopped.load(Ordering::Acquire) { Err(self.is_closed_error()) } else { Ok(()) }
+    }
+
+    fn pack_error(&self, error: io::Error) -> CasError {
+        CasError::io(self.packs.directory(), error)
+    }
+}
+
+// === writing ===
+
+impl Store {
+    /// Puts a small, verified blob into a pack, unless it is there. Waits for nothing but the page
+    /// cache. Returns the epoch to settle.
+    pub(super) fn append_blob(
+        &self,
+        digest: &Digest,
+        data: &[u8],
+        reservation: Reservation,
+    ) -> Result<u64, CasError> {
+        let (key, now) = (Key::from(digest), self.now());
+        let mut appender = self.packs.appender();
+        self.check_open()?;
+        if self.map.touch(&key, now).is_some() {
+            return Ok(appender.last_written_epoch());
+        }
+        let place = appender.append(Kind::Blob, key, now, data).map_err(|error| self.pack_error(error))?;
+        let found = Found { place, length: data.len() as u32, kind: Kind::Blob, twin: false, last_use: now };
+        self.map.insert(key, &found);
+        let epoch = appender.epoch();
+        drop(appender);
+        reservation.keep();
+        self.work.mark_dirty();
+        Ok(epoch)
+    }
+
+    /// Puts an action result into a pack, in place of an earlier one. Returns its place and the
+    /// epoch to settle.
+    pub(super) fn append_action(
+        &self,
+        key: Key,
+        data: &[u8],
+        reservation: Reservation,
+    ) -> Result<(Place, u64), CasError> {
+        let now = self.now();
+        let mut appender = self.packs.appender();
+        self.check_open()?;
+        let place = appender.append(Kind::Action, key, now, data).map_err(|error| self.pack_error(error))?;
+        let found =
+            Found { place, length: data.len() as u32, kind: Kind::Action, twin: false, last_use: now };
+        if let Some(old) = self.map.insert(key, &found) {
+            appender.bury(old.place, old.length);
+        }
+        let epoch = appender.epoch();
+        drop(appender);
+        reservation.keep();
+        self.work.mark_dirty();
+        Ok((place, epoch))
+    }
+
+    /// Gives a verified temporary file its name and notes it, unless the blob is there. Returns the
+    /// epoch to settle.
+    pub(super) fn install(
+        &self,
+        digest: &Digest,
+        temp: TempFile,
+        sums: &Sums,
+        reservation: Reservation,
+    ) -> Result<u64, CasError> {
+        let (key, now) = (Key::from(digest), self.now());
+        let _files = self.files.lock(digest);
+        self.check_open()?;
+        if self.map.touch(&key, now).is_some() {
+            return Ok(self.packs.appender().last_written_epoch());
+        }
+        let path = self.files.path(digest, false);
+        let failed = |error| CasError::io(&path, error);
+        if lock(&self.forgotten).contains_key(&key) {
+            // The index may still hold the entry of an earlier file of this name, as one that is on
+            // the disk: after a power loss this one would be taken for it.
+            temp.file.sync_data().map_err(failed)?;
+        }
+        temp.persist(&path, BLOB_MODE).map_err(failed)?;
+        let mut appender = self.packs.appender();
+        let place = match appender.append(Kind::Note, key, now, sums.encode()) {
+            Ok(place) => place,
+            Err(error) => {
+                drop(appender);
+                // Without a note it would be an orphan: the next start removes what is left here.
+                let _ = self.files.remove(digest);
+                return Err(self.pack_error(error));
+            }
+        };
+        let length = sums.encode().len() as u32;
+        self.map.insert(key, &Found { place, length, kind: Kind::Note, twin: false, last_use: now });
+        let epoch = appender.epoch();
+        drop(appender);
+        reservation.keep();
+        self.space.add(record_len(length));
+        self.work.mark_dirty();
+        Ok(epoch)
+    }
+
+    /// Makes the executable twin of a large blob.
+    pub(super) fn make_twin(&self, digest: &Digest, found: &Found) -> Result<PathBuf, CasError> {
+        let twin = self.files.path(digest, true);
+        let is_whole = || std::fs::metadata(&twin).is_ok_and(|meta| meta.len() == digest.size());
+        if found.twin && is_whole() {
+            return Ok(twin);
+        }
+        let reservation = self.admit_blocking(disk_bytes(digest.size()))?;
+        let _files = self.files.lock(digest);
+        let key = Key::from(digest);
+        let found = self.map.peek(&key).ok_or(CasError::NotFound(*digest))?;
+        if found.twin && is_whole() {
+            return Ok(twin);
+        }
+        let large = self.open_large(digest, &found)?;
+        let temp = self.files.temporary().map_err(|(path, error)| CasError::io(path, error))?;
+        large.copy_to(&temp.file).map_err(|error| CasError::io(&twin, error))?;
+        temp.persist(&twin, TWIN_MODE).map_err(|error| CasError::io(&twin, error))?;
+        let mut appender = self.packs.appender();
+        if self.map.set_twin(&key, true) {
+            appender.mark_stale(found.place);
+            reservation.keep();
+        }
+        drop(appender);
+        self.work.mark_dirty();
+        Ok(twin)
+    }
+}
+
+// === reading ===
+
+impl Store {
+    /// The bytes of a blob that is in a pack, checked against its digest at every read.
+    pub(super) fn read_small(&self, digest: &Digest, wait: Wait) -> Result<Lookup, CasError> {
+        let key = Key::from(digest);
+        for _ in 0..RETRIES {
+            let found = self.map.touch(&key, self.now()).ok_or(CasError::NotFound(*digest))?;
+            if found.kind == Kind::Note {
+                return Ok(Lookup::Large(found));
+            }
+            match self.packs.read_data(found.place, found.length, wait) {
+                Ok(Some(data)) if Digest::of(digest.function(), &data) == *digest => {
+                    return Ok(Lookup::Data(data));
+                }
+                Ok(None) => return Ok(Lookup::WouldWait),
+                Ok(Some(_)) => self.drop_corrupt(&key, found.place),
+                Err(error) => self.drop_unreadable(&key, found.place, &error),
+            }
+        }
+        Err(CasError::NotFound(*digest))
+    }
+
+    /// The data of an action result; `None` if there is none. Where `wait` forbids waiting for the
+    /// disk, `Some(None)` says that it would have to.
+    pub(super) fn read_action(&self, key: &Key, found: &Found, wait: Wait) -> Option<Option<Bytes>> {
+        match self.packs.read_checked(found.place, key, found.length, wait) {
+            Ok(data) => Some(data),
+            Err(error) => {
+                self.drop_unreadable(key, found.place, &error);
+                None
+            }
+        }
+    }
+
+    /// Opens a large blob. What is not whole is dropped.
+    pub(super) fn open_large(&self, digest: &Digest, found: &Found) -> Result<Large, CasError> {
+        let (key, mut found) = (Key::from(digest), *found);
+        for _ in 0..RETRIES {
+            match self.try_open_large(digest, &key, &found) {
+                Ok(large) => return Ok(large),
+                Err(error) if is_damage(&error) => self.drop_unreadable(&key, found.place, &error),
+                Err(error) => return Err(CasError::io(self.files.path(digest, false), error)),
+            }
+            found = self.map.peek(&key).ok_or(CasError::NotFound(*digest))?;
+        }
+        Err(CasError::NotFound(*digest))
+    }
+
+    fn try_open_large(&self, digest: &Digest, key: &Key, found: &Found) -> io::Result<Large> {
+        let note = self.packs.read_checked(found.place, key, found.length, Wait::Yes)?;
+        let sums = note.and_then(|note| Sums::decode(note.into(), digest.size()));
+        let sums = sums.ok_or(io::ErrorKind::InvalidData)?;
+        let file = File::open(self.files.path(digest, false))?;
+        if file.metadata()?.len() != digest.size() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        Ok(Large::new(file, sums, digest.size()))
+    }
+
+    /// The whole blob, wherever it is.
+    pub(super) fn load(&self, digest: &Digest) -> Result<Bytes, CasError> {
+        match self.read_small(digest, Wait::Yes)? {
+            Lookup::Data(data) => Ok(data),
+            Lookup::WouldWait => Err(CasError::NotFound(*digest)),
+            Lookup::Large(found) => {
+                let mut data = Vec::with_capacity(digest.size() as usize);
+                self.each_piece(digest, &found, |piece| data.extend_from_slice(piece))?;
+                Ok(data.into())
+            }
+        }
+    }
+
+    /// Reads a large blob piece by piece; damage makes it absent.
+    pub(super) fn each_piece(
+        &self,
+        digest: &Digest,
+        found: &Found,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<(), CasError> {
+        let large = self.open_large(digest, found)?;
+        for piece in 0..large.pieces() {
+            match large.read(piece) {
+                Ok(bytes) => take(&bytes),
+                Err(error) => {
+                    self.drop_large_piece(digest, &error);
+                    return Err(CasError::NotFound(*digest));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+// === removing ===
+
+impl Store {
+    /// Removes the entry if `still` says so of it, with its file if it has one. Returns the entry.
+    pub(super) fn remove(&self, key: &Key, still: impl FnOnce(&Found) -> bool) -> Option<Found> {
+        let digest = key.digest().filter(|digest| !self.is_packed(key, digest));
+        let files = digest.as_ref().map(|digest| self.files.lock(digest));
+        let found = self.map.remove_if(key, still)?;
+        let mut appender = self.packs.appender();
+        appender.bury(found.place, found.length);
+        let epoch = appender.epoch();
+        drop(appender);
+        if let Some(digest) = key.digest() {
+            self.counters.generation.fetch_add(1, Ordering::AcqRel);
+            if found.kind == Kind::Note {
+                lock(&self.forgotten).insert(*key, epoch);
+                if let Err(error) = self.files.remove(&digest) {
+                    tracing::warn!(%digest, %error, "cannot remove the file of a blob");
+                }
+                self.space.remove(disk_bytes(digest.size()) * (1 + u64::from(found.twin)));
+            }
+        }
+        drop(files);
+        self.work.mark_dirty();
+        Some(found)
+    }
+
+    fn is_packed(&self, key: &Key, digest: &Digest) -> bool {
+        self.map.peek(key).map_or(self.is_small(digest.size()), |found| found.kind == Kind::Blob)
+    }
+
+    /// Drops an entry whose bytes on the disk are not its own, unless it has been moved or replaced
+    /// since.
+    pub(super) fn drop_corrupt(&self, key: &Key, place: Place) {
+        if self.remove(key, |found| found.place == place).is_some() {
+            self.counters.corrupt.fetch_add(1, Ordering::Relaxed);
+            match key.digest() {
+                Some(digest) => tracing::error!(%digest, "stored bytes are damaged: the blob is dropped"),
+                None => tracing::error!("stored bytes of an action result are damaged: it is dropped"),
+            }
+        }
+    }
+
+    fn drop_unreadable(&self, key: &Key, place: Place, error: &io::Error) {
+        tracing::debug!(%error, "a record cannot be read");
+        self.drop_corrupt(key, place);
+    }
+
+    /// Drops a large blob of which a piece could not be read whole.
+    pub(super) fn drop_large_piece(&self, digest: &Digest, error: &io::Error) {
+        let key = Key::from(digest);
+        if let Some(found) = self.map.peek(&key) {
+            self.drop_unreadable(&key, found.place, error);
+        }
+    }
+
+    /// Keeps `keys` from eviction until the guard is dropped, and renews their use.
+    pub(super) fn pin(self: &Arc<Self>, keys: Arc<[Key]>) -> PinGuard {
+        let now = self.now();
+        let mut table = lock(&self.pins);
+        let number = table.next;
+        table.next += 1;
+        table.pinned.insert(number, keys.clone());
+        drop(table);
+        for key in &*keys {
+            self.map.touch(key, now);
+        }
+        PinGuard { store: self.clone(), number }
+    }
+}
+
+/// Whether an error of opening means that the bytes are lost, and not that the process lacks
+/// something.
+fn is_damage(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+    ) || error.raw_os_error() == Some(libc::EIO)
+}

@@ -1,0 +1,179 @@
+//! What the machine and its user bring: disk, limits, clock, ports, tools.
+
+use std::fs;
+use std::io;
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::SystemTime;
+
+use rustix::process::Resource;
+
+use super::super::output::{bytes, count};
+use super::kernel::Scratch;
+use super::{Check, Facts};
+
+/// Descriptors a busy node has open: connections, blobs, action outputs.
+const DESCRIPTORS: u64 = 4096;
+
+/// Least room in which a store makes sense.
+const LEAST_BUDGET: u64 = 1 << 30;
+
+/// Who runs the node.
+pub(super) fn user(_: &Facts) -> Check {
+    const NAME: &str = "user";
+    let uid = rustix::process::geteuid().as_raw();
+    if uid == 0 {
+        return Check::degraded(
+            NAME,
+            "root",
+            "works, with actions in a sandbox; an ordinary user is the safer choice and as fast",
+        );
+    }
+    Check::ok(NAME, format!("uid {uid}, no rights needed"))
+}
+
+/// Whether blobs can be written.
+pub(super) fn data_directory(facts: &Facts) -> Check {
+    const NAME: &str = "data-dir";
+    let directory = facts.config.data_dir.display();
+    match Scratch::new(facts).and_then(|scratch| fs::write(scratch.join("probe"), b"probe")) {
+        Ok(()) if facts.running => Check::ok(NAME, format!("{directory}, in use by the running node")),
+        Ok(()) => Check::ok(NAME, format!("{directory} can be written to")),
+        Err(error) => Check::failed(
+            NAME,
+            format!("{directory}: {error}"),
+            "give this user the directory, or choose another with --data-dir",
+        ),
+    }
+}
+
+/// Whether the file system copies by sharing blocks.
+pub(super) fn reflinks(facts: &Facts) -> Check {
+    const NAME: &str = "reflinks";
+    match try_reflink(facts) {
+        Ok(()) => Check::ok(NAME, "large files are copied by sharing their blocks"),
+        Err(error) => Check::degraded(
+            NAME,
+            format!("not on this file system ({error})"),
+            "where a copy is needed its bytes are copied; overlay staging needs none",
+        ),
+    }
+}
+
+fn try_reflink(facts: &Facts) -> io::Result<()> {
+    let scratch = Scratch::new(facts)?;
+    fs::write(scratch.join("from"), vec![7; 64 << 10])?;
+    let from = fs::File::open(scratch.join("from"))?;
+    let to = fs::File::create(scratch.join("to"))?;
+    Ok(rustix::fs::ioctl_ficlone(&to, &from)?)
+}
+
+/// Whether the budget fits the disk.
+pub(super) fn disk_space(facts: &Facts) -> Check {
+    const NAME: &str = "disk";
+    let space = match rustix::fs::statvfs(&facts.disk) {
+        Ok(space) => space,
+        Err(error) => return Check::failed(NAME, error.to_string(), "choose another disk with --data-dir"),
+    };
+    let free = space.f_bavail.saturating_mul(space.f_frsize);
+    let held = held_bytes(&facts.config.data_dir);
+    let budget = facts.config.disk_budget.resolve(free, held);
+    let detail = format!("{} free, {} held, budget {}", bytes(free), bytes(held), bytes(budget));
+    if budget > free.saturating_add(held) {
+        return Check::degraded(NAME, detail, "the budget is larger than the disk: lower --disk-budget");
+    }
+    if budget < LEAST_BUDGET {
+        return Check::degraded(
+            NAME,
+            detail,
+            "that is little for builds: free some room or raise --disk-budget",
+        );
+    }
+    Check::ok(NAME, detail)
+}
+
+/// Bytes below a directory, as the disk counts them.
+fn held_bytes(directory: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = fs::read_dir(directory) else { return 0 };
+    let held = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => held_bytes(&entry.path()),
+        Ok(metadata) => metadata.blocks() * 512,
+        Err(_) => 0,
+    };
+    entries.flatten().map(held).sum()
+}
+
+/// Whether enough files may be open at once.
+pub(super) fn file_descriptors(_: &Facts) -> Check {
+    const NAME: &str = "descriptors";
+    match rustix::process::getrlimit(Resource::Nofile).maximum {
+        Some(limit) if limit < DESCRIPTORS => Check::degraded(
+            NAME,
+            format!("{} open files at most", count(limit)),
+            format!("many clients at once may be refused: raise the limit (ulimit -Hn {DESCRIPTORS})"),
+        ),
+        Some(limit) => Check::ok(NAME, format!("{} open files at most", count(limit))),
+        None => Check::ok(NAME, "no limit on open files"),
+    }
+}
+
+/// Whether the clock can be right: it is not before this very program was built.
+pub(super) fn clock(_: &Facts) -> Check {
+    const NAME: &str = "clock";
+    let now = SystemTime::now();
+    let shown = humantime::format_rfc3339_seconds(now);
+    let built = std::env::current_exe().and_then(fs::metadata).and_then(|metadata| metadata.modified());
+    match built {
+        Ok(built) if now < built => Check::degraded(
+            NAME,
+            format!("{shown} is before this program was built"),
+            "times in results will be wrong: set the clock; leases and time limits do not depend on it",
+        ),
+        _ => Check::ok(NAME, shown.to_string()),
+    }
+}
+
+/// Whether the address of the API is free.
+pub(super) fn port(facts: &Facts) -> Check {
+    const NAME: &str = "port";
+    let address = facts.config.listen;
+    match TcpListener::bind(address) {
+        Ok(_) => Check::ok(NAME, format!("{address} is free")),
+        Err(_) if facts.running => Check::ok(NAME, format!("{address}, in use by the running node")),
+        Err(error) => Check::failed(
+            NAME,
+            format!("{address}: {error}"),
+            "choose a free one with --listen 127.0.0.1:PORT, and tell the build tools",
+        ),
+    }
+}
+
+/// Whether actions find the compilers builds ask for most.
+pub(super) fn toolchain(_: &Facts) -> Check {
+    const NAME: &str = "toolchain";
+    let is_there = |tool: &&str| ["/usr/bin", "/bin"].iter().any(|bin| Path::new(bin).join(tool).exists());
+    let (found, missing): (Vec<&str>, Vec<&str>) = ["cc", "c++", "python3"].into_iter().partition(is_there);
+    if missing.is_empty() {
+        return Check::ok(NAME, format!("{} in /usr/bin", found.join(", ")));
+    }
+    Check::degraded(
+        NAME,
+        format!("no {} in /usr/bin", missing.join(", ")),
+        "actions that use them fail: install them, or bring a toolchain along as inputs",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn held_bytes_are_those_of_all_files_below() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("a")).unwrap();
+        fs::write(directory.path().join("a/blob"), vec![1; 100_000]).unwrap();
+        assert!(held_bytes(directory.path()) >= 100_000);
+        assert_eq!(held_bytes(&directory.path().join("not there")), 0);
+    }
+}

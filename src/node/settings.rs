@@ -1,0 +1,96 @@
+//! From [`Config`] to the settings each part understands.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use crate::cas::disk::{self, DiskConfig};
+use crate::config::{self, Config, InputRootMode, SyncMode};
+use crate::execution::action::PlatformRules;
+use crate::execution::{Retention, Settings};
+use crate::platform::{MachineFacts, UnknownProperties};
+use crate::rpc::byte_stream::{ByteStreamSettings, CommittedSize};
+use crate::rpc::{InstanceSettings, InstancesConfig};
+use crate::worker::local::WorkerConfig;
+
+/// The store.
+pub(super) fn disk(config: &Config) -> DiskConfig {
+    let (free, held) = config::paths::disk_room(&config.data_dir);
+    let budget = config.disk_budget.resolve(free, held);
+    DiskConfig {
+        lease: config.lease,
+        sync: match config.sync {
+            SyncMode::Epoch => disk::SyncMode::Epoch,
+            SyncMode::Always => disk::SyncMode::Always,
+        },
+        epoch_interval: config.epoch_interval,
+        max_blob_size: config.max_blob_size,
+        ..DiskConfig::new(&config.data_dir, budget)
+    }
+}
+
+/// The worker of this machine.
+pub(super) fn worker(config: &Config, scratch: PathBuf) -> WorkerConfig {
+    WorkerConfig { slots: config.slots, ..WorkerConfig::new(&config.name, scratch) }
+}
+
+/// What actions may ask of this machine.
+pub(super) fn facts(config: &Config, sandboxed: bool) -> MachineFacts {
+    let labels = config.labels.iter();
+    MachineFacts {
+        pools: config.pools.iter().cloned().collect(),
+        labels: labels
+            .map(|(name, values)| (name.clone(), values.iter().cloned().collect::<BTreeSet<_>>()))
+            .collect::<BTreeMap<_, _>>(),
+        ..MachineFacts::detect(sandboxed)
+    }
+}
+
+/// The scheduler.
+pub(super) fn execution(config: &Config) -> Settings {
+    let usual = Settings::default();
+    Settings {
+        default_timeout: config.default_timeout,
+        max_timeout: config.max_timeout,
+        queue_limit: config.queue_limit,
+        grace: config.orphan_grace,
+        update_interval: config.update_interval,
+        retention: Retention { age: config.keep_finished, ..usual.retention },
+        ..usual
+    }
+}
+
+/// Which instances are served, and how. Tables in the configuration restrict them.
+pub(super) fn instances(config: &Config) -> InstancesConfig {
+    let default =
+        InstanceSettings { platform: platform_rules(config.unknown_properties, false), ..Default::default() };
+    let named = config.instances.iter().map(|(name, settings)| {
+        let root_as_slash = settings.input_root == InputRootMode::Root;
+        let settings = InstanceSettings {
+            digest_function: settings.digest_function,
+            action_cache_updates: settings.action_cache_updates,
+            execution: settings.execution,
+            platform: platform_rules(settings.unknown_properties, root_as_slash),
+        };
+        (name.clone(), settings)
+    });
+    InstancesConfig { default, named: named.collect(), restricted: !config.instances.is_empty() }
+}
+
+fn platform_rules(policy: config::UnknownProperties, root_as_slash: bool) -> PlatformRules {
+    let unknown = match policy {
+        config::UnknownProperties::Reject => UnknownProperties::Reject,
+        config::UnknownProperties::Ignore => UnknownProperties::Ignore,
+        config::UnknownProperties::Match => UnknownProperties::Match,
+    };
+    PlatformRules { root_as_slash, unknown }
+}
+
+/// ByteStream.
+pub(super) fn byte_stream(config: &Config) -> ByteStreamSettings {
+    let committed_size = match config.compressed_committed_size {
+        config::CommittedSize::Auto => CommittedSize::Auto,
+        config::CommittedSize::Compressed => CommittedSize::Compressed,
+        config::CommittedSize::Uncompressed => CommittedSize::Uncompressed,
+    };
+    ByteStreamSettings { committed_size, ..Default::default() }
+}

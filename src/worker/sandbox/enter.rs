@@ -1,0 +1,209 @@
+//! What the child of a sandboxed action does before the program starts: its own mounts over the
+//! template's, its network, its ids; then no capability is left.
+//!
+//! The child has a copy of the template's mount namespace and all capabilities in the spawner's
+//! user namespace, over nothing else. At the end it makes a last user namespace, that maps the ids
+//! the action is to have: mounts and network belong to the outer one, so that the action can
+//! change neither, even if it found a way to capabilities.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+};
+use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
+
+use super::network::Loopback;
+use super::sys::{self, attribute};
+use super::template::{HOST, SKELETON, attach, make_directories, mount_tmpfs, open_in, seal};
+use super::wire::{Failure, Order};
+use crate::worker::{InputRoot, Overlay};
+
+/// Options of the action's own directories in memory.
+const SCRATCH: &CStr = c"mode=1777";
+
+/// Directories that an overlay makes in its work directory, without any permission.
+const WORK_DIRECTORIES: [&str; 3] = ["work", "work/incompat", "work/incompat/volatile"];
+
+/// Where the command starts, as it sees it.
+pub(super) fn working_directory(order: &Order) -> PathBuf {
+    let root = match &order.root {
+        InputRoot::Mounted { at, .. } => at.as_path(),
+        InputRoot::Filesystem { .. } => Path::new("/"),
+        InputRoot::Plain { directory } => directory.as_path(),
+    };
+    // Joining an empty path would add a slash.
+    if order.working_directory.as_os_str().is_empty() {
+        root.to_owned()
+    } else {
+        root.join(&order.working_directory)
+    }
+}
+
+/// In the child: puts the action's root together and enters its network.
+pub(super) fn enter(order: &Order, network: Option<&Loopback>) -> Result<(), Failure> {
+    if let Some(network) = network {
+        network.enter().map_err(Failure::step("enter the network"))?;
+    }
+    match &order.root {
+        InputRoot::Mounted { at, overlay } => enter_mounted(at, overlay),
+        InputRoot::Filesystem { overlay } => enter_filesystem(overlay),
+        InputRoot::Plain { .. } => Err(Failure::step("mount the input root")(Errno::INVAL)),
+    }
+}
+
+/// In the child: becomes user and group `ids`, in a user namespace that knows no other, without
+/// capabilities.
+pub(super) fn become_user(ids: (u32, u32)) -> Result<(), Failure> {
+    map_ids(ids).map_err(Failure::step("take the ids"))?;
+    sys::empty_bounding_set().map_err(Failure::step("drop capabilities"))?;
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    rustix::thread::set_capabilities(None, sets).map_err(Failure::step("drop capabilities"))
+}
+
+/// Makes a user namespace that maps `ids` to the ids of this process.
+pub(super) fn map_ids((user, group): (u32, u32)) -> Result<(), Errno> {
+    let (outer_user, outer_group) = (rustix::process::geteuid(), rustix::process::getegid());
+    sys::unshare(UnshareFlags::NEWUSER)?;
+    write_file(c"/proc/self/setgroups", "deny")?;
+    write_file(c"/proc/self/uid_map", &format!("{user} {} 1", outer_user.as_raw()))?;
+    write_file(c"/proc/self/gid_map", &format!("{group} {} 1", outer_group.as_raw()))
+}
+
+fn write_file(path: &CStr, content: &str) -> Result<(), Errno> {
+    let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, content.as_bytes()).map(drop)
+}
+
+/// Makes an overlay, mounted nowhere, to see whether it can be done.
+pub(super) fn try_overlay(overlay: &Overlay) -> Result<(), Failure> {
+    mount_overlay(open_host()?.as_fd(), overlay, false).map(drop)
+}
+
+fn enter_mounted(at: &Path, overlay: &Overlay) -> Result<(), Failure> {
+    let mount = mount_overlay(open_host()?.as_fd(), overlay, false)?;
+    leave_host()?;
+    mount_tmpfs(Path::new("/tmp"), SCRATCH)?;
+    mount_tmpfs(Path::new("/dev/shm"), SCRATCH)?;
+    if at.starts_with("/tmp") {
+        make_directories(at)?;
+    }
+    attach(&mount, at)?;
+    protect(mount.as_fd(), overlay)?;
+    seal(Path::new("/"))
+}
+
+fn enter_filesystem(overlay: &Overlay) -> Result<(), Failure> {
+    let host = open_host()?;
+    let bare = lacks_mount_points(host.as_fd(), overlay);
+    let mount = mount_overlay(host.as_fd(), overlay, bare)?;
+    leave_host()?;
+    mount_tmpfs(Path::new("/dev/shm"), SCRATCH)?;
+    mount_tmpfs(Path::new("/run"), SCRATCH)?;
+    attach(&mount, Path::new("/tmp"))?;
+    protect(mount.as_fd(), overlay)?;
+    for (source, name) in [("/proc", "proc"), ("/dev", "dev"), ("/run", "tmp")] {
+        move_into(mount.as_fd(), Path::new(source), Path::new(name))?;
+    }
+    // The old root then lies over the new one, and is what "." unmounts.
+    rustix::process::chdir("/tmp")
+        .and_then(|()| rustix::process::pivot_root(".", "."))
+        .and_then(|()| unmount(".", UnmountFlags::DETACH))
+        .and_then(|()| rustix::process::chdir("/"))
+        .map_err(Failure::step("change the root"))
+}
+
+fn open_host() -> Result<OwnedFd, Failure> {
+    rustix::fs::open(HOST, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(Failure::step("open the host's root"))
+}
+
+/// Takes the host's file system away, from this action's namespace alone.
+fn leave_host() -> Result<(), Failure> {
+    unmount(HOST, UnmountFlags::DETACH).map_err(Failure::step("leave the host's root"))
+}
+
+/// Whether a complete file system has no place for `/proc`, `/dev` or `/tmp`.
+fn lacks_mount_points(host: BorrowedFd<'_>, overlay: &Overlay) -> bool {
+    let layers = || overlay.lower.iter().chain([&overlay.upper]);
+    let has = |name: &str| {
+        layers().any(|layer| open_in(host, &layer.join(name), OFlags::PATH | OFlags::NOFOLLOW).is_ok())
+    };
+    !["proc", "dev", "tmp"].into_iter().all(has)
+}
+
+/// Makes the overlay, not yet mounted anywhere. A `bare` one gets the mount points of a complete file
+/// system in a layer below all others, so that none of them shows up among the outputs.
+///
+/// Layers are named by descriptor: no path of the host is seen in the action's mount
+/// table, none needs escaping, and the list stays short enough for the kernel (255 bytes).
+fn mount_overlay(host: BorrowedFd<'_>, overlay: &Overlay, bare: bool) -> Result<OwnedFd, Failure> {
+    let open = |path: &Path| {
+        open_in(host, path, OFlags::PATH | OFlags::DIRECTORY).map_err(Failure::at("open the layer", path))
+    };
+    let skeleton = bare.then(|| PathBuf::from(SKELETON));
+    let lower =
+        overlay.lower.iter().chain(&skeleton).map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
+    let (upper, work) = (open(&overlay.upper)?, open(&overlay.work)?);
+    rustix::process::chdir("/proc/self/fd").map_err(Failure::step("name the layers"))?;
+    let mount = make_overlay(&lower, &upper, &work).map_err(Failure::step("mount the overlay"))?;
+    rustix::process::chdir("/").map_err(Failure::step("name the layers"))?;
+    // So that whoever cleans up needs no privilege for it.
+    for directory in WORK_DIRECTORIES {
+        match rustix::fs::chmodat(&work, directory, Mode::RWXU, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(Failure::step("open the work directory")(errno)),
+        }
+    }
+    Ok(mount)
+}
+
+fn make_overlay(lower: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd) -> Result<OwnedFd, Errno> {
+    let name = |fd: &OwnedFd| fd.as_raw_fd().to_string();
+    let lower = lower.iter().map(name).collect::<Vec<_>>().join(":");
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "lowerdir", &lower)?;
+    fsconfig_set_string(&context, "upperdir", name(upper))?;
+    fsconfig_set_string(&context, "workdir", name(work))?;
+    fsconfig_set_flag(&context, "userxattr")?;
+    fsconfig_set_flag(&context, "volatile")?;
+    fsconfig_create(&context)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// Makes the read-only parts of the input root read-only.
+fn protect(root: BorrowedFd<'_>, overlay: &Overlay) -> Result<(), Failure> {
+    for path in &overlay.read_only {
+        let failed = Failure::at("protect", path);
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let place = rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+            .map_err(&failed)?;
+        open_tree(&place, "", sys::clone_tree_flags())
+            .and_then(|tree| {
+                sys::set_mount_attributes(&tree, attribute::READ_ONLY, true)?;
+                move_to(tree.as_fd(), place.as_fd())
+            })
+            .map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Moves the mount at `source` to `name` in the new root, wherever a link of that name leads in there.
+fn move_into(root: BorrowedFd<'_>, source: &Path, name: &Path) -> Result<(), Failure> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    rustix::fs::open(source, flags | OFlags::CLOEXEC, Mode::empty())
+        .and_then(|mount| move_to(mount.as_fd(), open_in(root, name, flags)?.as_fd()))
+        .map_err(Failure::at("mount in the new root", name))
+}
+
+fn move_to(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", place, "", flags)
+}

@@ -1,0 +1,183 @@
+//! The start of a spawner process: the guardian, and the spawner proper below it.
+//!
+//! - The guardian is what the daemon started and waits for. It makes the namespaces, starts the
+//!   spawner as the first process in them, and ends after it. By then nothing is left of what
+//!   the spawner had started: the kernel kills a pid namespace with its first process, and without
+//!   namespaces the guardian itself kills what it inherits. So the end of the guardian tells the
+//!   daemon that the action is gone.
+//! - When the guardian dies, the spawner is killed with it, by its parent death signal.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal};
+use rustix::thread::UnshareFlags;
+
+use super::channel::Channel;
+use super::spawner::Spawner;
+use super::template::Template;
+use super::wire::{Failure, Reply};
+use super::{enter, probe, sys};
+use crate::worker::plain;
+
+/// First argument of a spawner process.
+pub(super) const WORD: &str = "__spawner";
+
+/// Second argument: with namespaces. The rest are directories of the host to show.
+pub(super) const SANDBOX: &str = "sandbox";
+
+/// Second argument: without namespaces.
+pub(super) const PLAIN: &str = "plain";
+
+/// Second argument: try what the kernel allows. The third is a directory to try in.
+pub(super) const PROBE: &str = "probe";
+
+/// Raised over the daemon's, so that the kernel, short of memory, prefers an action.
+const OOM_SCORE: &[u8] = b"500";
+
+/// Namespaces of a spawner. Each action gets its own of the other kinds.
+const NAMESPACES: UnshareFlags = UnshareFlags::NEWNS.union(UnshareFlags::NEWPID).union(UnshareFlags::NEWUTS);
+
+/// Which of the two processes this is.
+enum Role {
+    Guardian(Guarded),
+    Spawner(Box<Spawner>),
+}
+
+/// The spawner as its guardian sees it.
+struct Guarded {
+    pid: Pid,
+    /// The spawner has the other end, and so can tell whether its guardian lives.
+    alive: OwnedFd,
+    sandboxed: bool,
+}
+
+/// Runs this process as what `arguments` (those after [`WORD`]) say.
+pub(super) fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let job = arguments.next().unwrap_or_default();
+    if job == SANDBOX {
+        serve(Some(arguments.map(PathBuf::from).collect()))
+    } else if job == PLAIN {
+        serve(None)
+    } else if job == PROBE {
+        probe::child(&PathBuf::from(arguments.next().unwrap_or_default()))
+    } else {
+        ExitCode::from(2)
+    }
+}
+
+/// Serves the daemon at the other end of stdin: in a sandbox that shows these directories, or plainly.
+fn serve(sandbox: Option<Vec<PathBuf>>) -> ExitCode {
+    let Ok(channel) = take_channel() else { return ExitCode::from(2) };
+    match guard(sandbox) {
+        Ok(Role::Guardian(spawner)) => {
+            drop(channel);
+            wait_for(spawner);
+            ExitCode::SUCCESS
+        }
+        Ok(Role::Spawner(mut spawner)) => spawner.serve(&channel),
+        Err(failure) => {
+            // If the daemon is gone there is nobody to tell.
+            let _ = channel.send(&Reply::Failed(failure));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Splits this process into guardian and spawner.
+fn guard(sandbox: Option<Vec<PathBuf>>) -> Result<Role, Failure> {
+    let children = settle().map_err(Failure::step("start the spawner"))?;
+    let host_root = rustix::process::geteuid().is_root();
+    if sandbox.is_some() {
+        enter_namespaces(host_root)?;
+    } else {
+        become_subreaper()?;
+    }
+    let (theirs, alive) = pipe_with(PipeFlags::CLOEXEC).map_err(Failure::step("start the spawner"))?;
+    if let Some(pid) = sys::fork().map_err(Failure::step("start the spawner"))? {
+        return Ok(Role::Guardian(Guarded { pid, alive, sandboxed: sandbox.is_some() }));
+    }
+    drop(alive);
+    die_with_guardian(&theirs).map_err(Failure::step("follow the guardian"))?;
+    let spawner = match sandbox {
+        Some(shown) => Spawner::sandboxed(children, Template::build(&shown, host_root)?)?,
+        None => {
+            become_subreaper()?;
+            Spawner::plain(children)?
+        }
+    };
+    Ok(Role::Spawner(Box::new(spawner)))
+}
+
+/// Waits until the spawner and all it started are gone.
+fn wait_for(guarded: Guarded) {
+    while let Ok(ended) = sys::wait_any(true) {
+        if ended.is_some_and(|ended| ended.pid == guarded.pid) {
+            break;
+        }
+    }
+    if !guarded.sandboxed {
+        plain::kill_descendants(|| {
+            loop {
+                match sys::wait_any(false) {
+                    Ok(Some(_)) => {}
+                    Ok(None) => return true,
+                    Err(_) => return false,
+                }
+            }
+        });
+    }
+    drop(guarded.alive);
+}
+
+/// Takes the socket that stdin is, and puts `/dev/null` in its place.
+fn take_channel() -> Result<Channel, Errno> {
+    let socket = rustix::io::fcntl_dupfd_cloexec(std::io::stdin().as_fd(), 3)?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    sys::redirect(null.as_fd(), 0)?;
+    Ok(Channel::new(socket))
+}
+
+/// Leaves what was inherited from the daemon. Returns what tells of ended children.
+fn settle() -> Result<OwnedFd, Errno> {
+    let children = sys::child_signals()?;
+    // A terminal's interrupt is for the daemon, which ends its actions in good order. A spawner
+    // that already leads a group has a session of its own.
+    let _ = rustix::process::setsid();
+    rustix::process::chdir("/")?;
+    rustix::process::umask(Mode::empty());
+    if let Ok(mut file) = std::fs::File::options().write(true).open("/proc/self/oom_score_adj") {
+        // Only a preference.
+        let _ = file.write_all(OOM_SCORE);
+    }
+    Ok(children)
+}
+
+fn enter_namespaces(host_root: bool) -> Result<(), Failure> {
+    if host_root {
+        sys::drop_groups().map_err(Failure::step("leave the groups"))?;
+    }
+    enter::map_ids((0, 0)).map_err(Failure::step("make a user namespace"))?;
+    sys::unshare(NAMESPACES).map_err(Failure::step("make the namespaces"))
+}
+
+fn become_subreaper() -> Result<(), Failure> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(Failure::step("adopt orphans"))
+}
+
+/// Has this process killed when its guardian ends, also if that has happened already. `alive` is at
+/// its end once the guardian is gone.
+fn die_with_guardian(alive: &OwnedFd) -> Result<(), Errno> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    let mut polled = [PollFd::new(alive, PollFlags::IN)];
+    poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    if polled[0].revents().contains(PollFlags::HUP) { Err(Errno::SRCH) } else { Ok(()) }
+}

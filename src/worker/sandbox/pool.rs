@@ -1,0 +1,282 @@
+//! The daemon's side: one spawner process for each slot, and the [`Runner`] that uses them.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
+
+use super::guardian::{PLAIN, SANDBOX, WORD};
+use super::wire::{Failure, HEADER, MAX_MESSAGE, Reply, Request};
+use crate::worker::{Exit, Outcome, PreparedCommand, RunError, Runner, Usage};
+
+/// The longest reply a spawner may send.
+const MAX_REPLY: usize = 64 << 10;
+
+/// How to start spawners.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpawnerConfig {
+    /// The program that has [`spawner_main`](super::spawner_main) in its `main`.
+    pub executable: PathBuf,
+    /// Commands that run at once, at least one.
+    pub slots: usize,
+    /// With or without namespaces.
+    pub mode: Mode,
+    /// Directories of the host that sandboxed commands see, read-only, at their own paths, besides
+    /// the usual ones. Missing ones are left out.
+    pub shown: Vec<PathBuf>,
+}
+
+/// What keeps commands apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Namespaces for every command. Needs what [`probe`](super::probe) tries.
+    Sandbox,
+    /// Nothing but a session; all processes are still killed at the end.
+    Plain,
+}
+
+/// Runs commands in spawner processes that are started ahead of time.
+#[derive(Debug)]
+pub struct SpawnerPool {
+    config: SpawnerConfig,
+    /// Closed when the pool stops. Whoever has a permit may take a spawner or start one.
+    slots: Semaphore,
+    idle: Mutex<Vec<Spawner>>,
+}
+
+/// A spawner process. Dropping it closes the socket, which ends it with all it runs.
+#[derive(Debug)]
+struct Spawner {
+    socket: UnixStream,
+    process: Child,
+}
+
+// === impl SpawnerConfig ===
+
+impl SpawnerConfig {
+    /// Spawners from this very program, even if its file is replaced meanwhile.
+    pub fn this_program(slots: usize, mode: Mode) -> Self {
+        Self { executable: "/proc/self/exe".into(), slots, mode, shown: Vec::new() }
+    }
+}
+
+// === impl SpawnerPool ===
+
+impl SpawnerPool {
+    /// Starts all spawners and waits until they are ready. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// [`RunError`] if a spawner cannot be started or set up.
+    pub async fn start(config: SpawnerConfig) -> Result<Self, RunError> {
+        let slots = config.slots.max(1);
+        let mut idle = Vec::with_capacity(slots);
+        for _ in 0..slots {
+            idle.push(Spawner::start(&config).await?);
+        }
+        Ok(Self { config, slots: Semaphore::new(slots), idle: Mutex::new(idle) })
+    }
+
+    /// Waits for the commands that run (cancel them first if they are not to finish), then ends all
+    /// spawners. Commands that come later are refused.
+    pub async fn stop(&self) {
+        let all = u32::try_from(self.config.slots.max(1)).unwrap_or(u32::MAX);
+        // An error means that somebody else is stopping the pool.
+        let held = self.slots.acquire_many(all).await;
+        self.slots.close();
+        drop(held);
+        let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
+        for spawner in idle {
+            spawner.end().await;
+        }
+    }
+
+    async fn slot(&self) -> Result<SemaphorePermit<'_>, RunError> {
+        let closed = |_| setup("take a slot", io::Error::other("the runner is stopping"));
+        self.slots.acquire().await.map_err(closed)
+    }
+
+    /// An idle spawner, or a new one if those that should be idle are gone.
+    async fn take(&self) -> Result<Spawner, RunError> {
+        loop {
+            let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            match idle {
+                Some(spawner) if spawner.is_alive() => return Ok(spawner),
+                Some(spawner) => {
+                    tracing::warn!("an idle spawner process ended; starting another");
+                    spawner.end().await;
+                }
+                None => return Spawner::start(&self.config).await,
+            }
+        }
+    }
+
+    fn put_back(&self, spawner: Spawner) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(spawner);
+    }
+}
+
+#[async_trait]
+impl Runner for SpawnerPool {
+    async fn run(&self, command: PreparedCommand, cancel: CancellationToken) -> Result<Exit, RunError> {
+        let frame = Request::run_frame(&command);
+        if frame.len() > MAX_MESSAGE {
+            return Err(program(&command, io::Error::from_raw_os_error(libc::E2BIG)));
+        }
+        let _slot = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Ok(cancelled_before_start()),
+            slot = self.slot() => slot?,
+        };
+        let mut spawner = self.take().await?;
+        match spawner.run(&frame, &command, &cancel).await {
+            Ok(Reply::Ended { exit, retiring: false }) => {
+                self.put_back(spawner);
+                Ok(exit)
+            }
+            Ok(Reply::Ended { exit, retiring: true }) => {
+                tracing::warn!("an action changed its spawner process; starting another");
+                spawner.end().await;
+                Ok(exit)
+            }
+            Ok(Reply::Failed(failure)) => {
+                self.put_back(spawner);
+                Err(match failure {
+                    Failure::Program(errno) => program(&command, errno.into()),
+                    Failure::Setup { step, errno } => setup(step, errno.into()),
+                })
+            }
+            Ok(Reply::Ready) | Err(_) => {
+                spawner.end().await;
+                Err(RunError::SpawnerLost)
+            }
+        }
+    }
+
+    fn is_sandboxed(&self) -> bool {
+        self.config.mode == Mode::Sandbox
+    }
+}
+
+// === impl Spawner ===
+
+impl Spawner {
+    async fn start(config: &SpawnerConfig) -> Result<Self, RunError> {
+        let (mut spawner, reply) = async {
+            let mut spawner = Self::launch(config)?;
+            let reply = read_reply(&mut spawner.socket).await?;
+            Ok((spawner, reply))
+        }
+        .await
+        .map_err(|error| setup("start a spawner process", error))?;
+        match reply {
+            Reply::Ready => Ok(spawner),
+            Reply::Failed(Failure::Setup { step, errno }) => {
+                spawner.end().await;
+                Err(setup(step, errno.into()))
+            }
+            Reply::Failed(Failure::Program(_)) | Reply::Ended { .. } => {
+                drop(spawner.process.start_kill());
+                Err(RunError::SpawnerLost)
+            }
+        }
+    }
+
+    fn launch(config: &SpawnerConfig) -> io::Result<Self> {
+        let (ours, theirs) = StdUnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let mode = match config.mode {
+            Mode::Sandbox => SANDBOX,
+            Mode::Plain => PLAIN,
+        };
+        let process = Command::new(&config.executable)
+            .arg0("farmhand-spawner")
+            .args([WORD, mode])
+            .args(&config.shown)
+            .env_clear()
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .spawn()?;
+        Ok(Self { socket: UnixStream::from_std(ours)?, process })
+    }
+
+    /// Has the spawner run a command. An error means that the spawner is lost.
+    async fn run(
+        &mut self,
+        frame: &[u8],
+        command: &PreparedCommand,
+        cancel: &CancellationToken,
+    ) -> io::Result<Reply> {
+        let sent = self.send_with(frame, [command.stdout.as_fd(), command.stderr.as_fd()]).await?;
+        self.socket.write_all(&frame[sent..]).await?;
+        let (mut reader, mut writer) = self.socket.split();
+        let mut reply = std::pin::pin!(read_reply(&mut reader));
+        tokio::select! {
+            biased;
+            reply = &mut reply => return reply,
+            () = cancel.cancelled() => writer.write_all(&Request::kill_frame()).await?,
+        }
+        reply.await
+    }
+
+    /// Sends the first part of `frame`, and with it the descriptors. Returns its length.
+    async fn send_with(&self, frame: &[u8], descriptors: [BorrowedFd<'_>; 2]) -> io::Result<usize> {
+        let send = || {
+            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+            let parts = [io::IoSlice::new(frame)];
+            Ok(sendmsg(&self.socket, &parts, &mut ancillary, SendFlags::NOSIGNAL)?)
+        };
+        self.socket.async_io(Interest::WRITABLE, send).await
+    }
+
+    /// Whether an idle spawner waits for work: it has neither spoken nor gone away.
+    fn is_alive(&self) -> bool {
+        let mut byte = [0_u8; 1];
+        recv(&self.socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) == Err(rustix::io::Errno::AGAIN)
+    }
+
+    /// Ends the spawner; returns when it and all it started are gone.
+    async fn end(self) {
+        let Self { socket, mut process } = self;
+        drop(socket);
+        if let Err(error) = process.wait().await {
+            tracing::warn!(%error, "cannot wait for a spawner process");
+        }
+    }
+}
+
+async fn read_reply(socket: &mut (impl AsyncRead + Unpin)) -> io::Result<Reply> {
+    let mut header = [0; HEADER];
+    socket.read_exact(&mut header).await?;
+    let length = u32::from_le_bytes(header) as usize;
+    if length > MAX_REPLY {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut message = vec![0; length];
+    socket.read_exact(&mut message).await?;
+    Reply::decode(&message).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+fn program(command: &PreparedCommand, source: io::Error) -> RunError {
+    let program = command.arguments.first().map(|name| name.to_string_lossy().into_owned());
+    RunError::Program { program: program.unwrap_or_default(), source }
+}
+
+fn setup(step: impl Into<String>, source: io::Error) -> RunError {
+    RunError::Setup { step: step.into(), source }
+}
+
+fn cancelled_before_start() -> Exit {
+    Exit { outcome: Outcome::Cancelled, wall: std::time::Duration::ZERO, usage: Usage::default() }
+}

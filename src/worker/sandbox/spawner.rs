@@ -1,0 +1,335 @@
+//! The spawner proper: takes requests from the daemon and runs one command at a time.
+//!
+//! In a sandbox it is the first process of its pid namespace. After each action it kills
+//! everything else in there, which leaves nothing, whatever the processes did to get away; orphans
+//! are its children, and are taken in when they end. The namespace serves many actions, one after
+//! the other: it is empty in between, each action has user, mount, IPC and network namespaces to
+//! itself, and a spawner that finds itself changed by an action (see [`Condition`]) retires.
+//!
+//! Because the command is not the first process of its namespace, signals mean to it what they
+//! mean outside.
+//!
+//! When the daemon dies, the spawner sees the end of its socket, kills what runs, and ends.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use libc::c_int;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::channel::Channel;
+use super::condition::Condition;
+use super::enter;
+use super::launch::{self, Launch, Ready};
+use super::network::Loopback;
+use super::sys::{self, ChildStack, Reaped};
+use super::template::Template;
+use super::wire::{Failure, Order, Reply, Request};
+use crate::worker::{Exit, InputRoot, Network, Outcome, Usage, plain};
+
+/// Serves one daemon.
+pub(super) struct Spawner {
+    /// Readable when a child has ended.
+    children: OwnedFd,
+    null: OwnedFd,
+    stack: ChildStack,
+    containment: Containment,
+}
+
+/// What keeps an action apart.
+enum Containment {
+    Sandbox(Box<Sandbox>),
+    Plain,
+}
+
+/// What a sandboxing spawner keeps between actions.
+struct Sandbox {
+    template: Template,
+    condition: Condition,
+    network: Option<Loopback>,
+    /// Mount namespace of the action that just ended: held, so that taking it apart does not
+    /// delay the answer.
+    mounts: Option<OwnedFd>,
+}
+
+/// The main process of an action, and what all of its processes that have ended so far used.
+struct Running {
+    main: Pid,
+    started: Duration,
+    ended: Option<Outcome>,
+    usage: Usage,
+}
+
+/// What woke a supervising spawner.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Event {
+    ChildEnded,
+    TimeOver,
+    Kill,
+    DaemonGone,
+}
+
+// === impl Spawner ===
+
+impl Spawner {
+    /// A spawner in namespaces, for this process, which lives in `template`.
+    pub(super) fn sandboxed(children: OwnedFd, template: Template) -> Result<Self, Failure> {
+        let condition = Condition::now();
+        let sandbox = Sandbox { template, condition, network: None, mounts: None };
+        let mut spawner = Self::new(children, Containment::Sandbox(Box::new(sandbox)))?;
+        spawner.stock_network()?;
+        Ok(spawner)
+    }
+
+    /// A spawner without namespaces, for this process, which is a subreaper.
+    pub(super) fn plain(children: OwnedFd) -> Result<Self, Failure> {
+        Self::new(children, Containment::Plain)
+    }
+
+    fn new(children: OwnedFd, containment: Containment) -> Result<Self, Failure> {
+        let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(Failure::step("open /dev/null"))?;
+        let stack = ChildStack::new().map_err(Failure::step("make a stack"))?;
+        Ok(Self { children, null, stack, containment })
+    }
+
+    /// Takes requests until the daemon is gone or this spawner retires.
+    pub(super) fn serve(&mut self, channel: &Channel) -> ExitCode {
+        if channel.send(&Reply::Ready).is_err() {
+            return ExitCode::FAILURE;
+        }
+        while let Some((request, streams)) = channel.receive() {
+            // What Kill was meant for has ended before it came.
+            let Request::Run(order) = request else { continue };
+            let reply = match self.run(&order, streams, channel) {
+                Ok(Some(exit)) => Reply::Ended { exit, retiring: self.is_changed() },
+                Ok(None) => return ExitCode::SUCCESS,
+                Err(failure) => Reply::Failed(failure),
+            };
+            let retiring = matches!(reply, Reply::Ended { retiring: true, .. });
+            if channel.send(&reply).is_err() || retiring || self.tidy().is_err() {
+                break;
+            }
+        }
+        ExitCode::SUCCESS
+    }
+
+    /// Runs one command. `None`: the daemon is gone. In every case nothing of the command is left.
+    fn run(
+        &mut self,
+        order: &Order,
+        streams: Vec<OwnedFd>,
+        channel: &Channel,
+    ) -> Result<Option<Exit>, Failure> {
+        let [stdout, stderr] = <[OwnedFd; 2]>::try_from(streams)
+            .map_err(|_| Failure::step("take the streams")(Errno::BADMSG))?;
+        let stdin = launch::copy(self.null.as_fd())?;
+        let launch = Launch::new(order, &enter::working_directory(order), [stdin, stdout, stderr])?;
+        if let Containment::Sandbox(sandbox) = &mut self.containment {
+            sandbox.template.prepare(order)?;
+        }
+        let started = now();
+        let main = match self.start(order, &launch.ready()) {
+            Ok(main) => main,
+            Err(failure) => {
+                self.kill_rest(&mut |_| ());
+                return Err(failure);
+            }
+        };
+        self.containment.hold_mounts(main);
+        let running = Running { main, started, ended: None, usage: Usage::default() };
+        self.supervise(running, order.limits.timeout, channel)
+    }
+
+    /// Starts the main process.
+    fn start(&mut self, order: &Order, ready: &Ready<'_>) -> Result<Pid, Failure> {
+        // The child tells through memory how far it came.
+        let mut failure = Failure::step("start the child")(Errno::CHILD);
+        let executing = AtomicBool::new(false);
+        let containment = &self.containment;
+        let child = sys::spawn_sharing(&mut self.stack, containment.flags(), &mut || {
+            failure = match containment.contain(order, ready) {
+                Err(failure) => failure,
+                Ok(()) => {
+                    executing.store(true, Ordering::SeqCst);
+                    let failure = ready.execute();
+                    executing.store(false, Ordering::SeqCst);
+                    failure
+                }
+            };
+        });
+        let child = child.map_err(Failure::step("make the namespaces"))?;
+        if executing.load(Ordering::SeqCst) { Ok(child) } else { Err(failure) }
+    }
+
+    /// Waits for the main process, or a reason to end it; then ends everything else.
+    fn supervise(
+        &self,
+        mut running: Running,
+        timeout: Option<Duration>,
+        channel: &Channel,
+    ) -> Result<Option<Exit>, Failure> {
+        let deadline = timeout.map(|timeout| running.started.saturating_add(timeout));
+        let stopped = loop {
+            let event = self.next_event(channel, deadline).map_err(Failure::step("watch the action"))?;
+            self.reap(&mut |reaped| running.take_in(reaped));
+            if let Some(outcome) = running.ended {
+                break Some(outcome);
+            }
+            match event {
+                Event::ChildEnded => {}
+                Event::TimeOver => break Some(Outcome::TimedOut),
+                Event::Kill => break Some(Outcome::Cancelled),
+                Event::DaemonGone => break None,
+            }
+        };
+        let wall = now().saturating_sub(running.started);
+        self.kill_rest(&mut |reaped| running.take_in(reaped));
+        Ok(stopped.map(|outcome| Exit { outcome, wall, usage: running.usage }))
+    }
+
+    fn next_event(&self, channel: &Channel, deadline: Option<Duration>) -> Result<Event, Errno> {
+        let timeout = deadline.and_then(|deadline| Timespec::try_from(deadline.saturating_sub(now())).ok());
+        let mut polled = [PollFd::new(&self.children, PollFlags::IN), PollFd::new(channel, PollFlags::IN)];
+        match poll(&mut polled, timeout.as_ref()) {
+            Ok(0) => return Ok(Event::TimeOver),
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(Event::ChildEnded),
+            Err(error) => return Err(error),
+        }
+        if !polled[0].revents().is_empty() {
+            self.take_signal();
+            return Ok(Event::ChildEnded);
+        }
+        // Nothing but Kill makes sense while something runs.
+        Ok(match channel.receive() {
+            Some((Request::Kill, _)) => Event::Kill,
+            _ => Event::DaemonGone,
+        })
+    }
+
+    /// SIGCHLD is told once, however many children have ended.
+    fn take_signal(&self) {
+        let mut buffer = [0; 128];
+        let _ = rustix::io::read(&self.children, &mut buffer);
+    }
+
+    /// Takes in the children that have ended. Returns whether any is left.
+    fn reap(&self, taken: &mut dyn FnMut(Reaped)) -> bool {
+        loop {
+            match sys::wait_any(false) {
+                Ok(Some(reaped)) => taken(reaped),
+                Ok(None) => return true,
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Kills everything that descends from this process, and waits for its end.
+    fn kill_rest(&self, taken: &mut dyn FnMut(Reaped)) {
+        match self.containment {
+            Containment::Sandbox(_) => {
+                // This process is the first of its namespace: the call does not fail.
+                let _ = sys::kill_namespace();
+                while let Ok(reaped) = sys::wait_any(true) {
+                    reaped.into_iter().for_each(&mut *taken);
+                }
+            }
+            Containment::Plain => plain::kill_descendants(|| self.reap(taken)),
+        }
+        self.take_signal();
+    }
+
+    /// Work that does not have to be done before the answer.
+    fn tidy(&mut self) -> Result<(), Failure> {
+        if let Containment::Sandbox(sandbox) = &mut self.containment {
+            sandbox.mounts = None;
+            sandbox.network.take_if(|network| !network.is_empty());
+            self.stock_network()?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a network namespace is ready.
+    fn stock_network(&mut self) -> Result<(), Failure> {
+        if let Containment::Sandbox(sandbox) = &mut self.containment
+            && sandbox.network.is_none()
+        {
+            sandbox.network = Some(Loopback::new(&mut self.stack)?);
+            self.take_signal();
+        }
+        Ok(())
+    }
+
+    fn is_changed(&self) -> bool {
+        match &self.containment {
+            Containment::Sandbox(sandbox) => sandbox.condition != Condition::now(),
+            Containment::Plain => false,
+        }
+    }
+}
+
+// === impl Containment ===
+
+impl Containment {
+    /// Namespaces that a child starts in. The network's is made ahead of time.
+    fn flags(&self) -> c_int {
+        match self {
+            Self::Sandbox(_) => libc::CLONE_NEWNS | libc::CLONE_NEWIPC,
+            Self::Plain => 0,
+        }
+    }
+
+    /// In the child: all that comes before exec.
+    fn contain(&self, order: &Order, ready: &Ready<'_>) -> Result<(), Failure> {
+        match self {
+            Self::Sandbox(sandbox) => {
+                let network = sandbox.network.as_ref().filter(|_| order.network == Network::Loopback);
+                enter::enter(order, network)?;
+                enter::become_user(order.ids)?;
+                ready.settle()
+            }
+            Self::Plain => {
+                if !matches!(order.root, InputRoot::Plain { .. }) {
+                    return Err(Failure::step("mount the input root without a sandbox")(Errno::INVAL));
+                }
+                rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+                    .map_err(Failure::step("follow the spawner"))?;
+                ready.settle()
+            }
+        }
+    }
+
+    /// Keeps the mounts of a running action until [`Spawner::tidy`].
+    fn hold_mounts(&mut self, main: Pid) {
+        if let Self::Sandbox(sandbox) = self {
+            let path = format!("/proc/{}/ns/mnt", main.as_raw_nonzero());
+            // Fails if the action has ended already; then there is nothing to hold.
+            sandbox.mounts = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok();
+        }
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    fn take_in(&mut self, reaped: Reaped) {
+        if reaped.pid == self.main {
+            self.ended = Some(reaped.outcome);
+        }
+        self.usage.user += reaped.usage.user;
+        self.usage.system += reaped.usage.system;
+        self.usage.max_rss = self.usage.max_rss.max(reaped.usage.max_rss);
+    }
+}
+
+/// The time since some fixed point.
+fn now() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default()
+}

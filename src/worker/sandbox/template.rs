@@ -1,0 +1,289 @@
+//! The root directory that all actions of one spawner share: the host's toolchain read-only, `/dev`,
+//! `/proc`, an `/etc` of its own.
+//!
+//! It is built once, in the mount namespace of the spawner. Every action starts with a copy of that
+//! namespace, which is much cheaper than making the mounts again, and adds its own. In the
+//! template the host's file system stands at [`HOST`], so that actions can find their layers; they
+//! take it away before the command runs.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, statat};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MoveMountFlags, mount, move_mount, open_tree};
+
+use super::etc::Etc;
+use super::sys::{self, attribute};
+use super::wire::{Failure, Order};
+use crate::worker::{InputRoot, Network};
+
+/// Where the template has the host's file system. Actions have a `/tmp` of their own there.
+pub(super) const HOST: &CStr = c"/tmp";
+
+/// Below [`HOST`]: a directory with the mount points that a complete file system may lack.
+/// The host's own `/proc` is covered by it; no layer is ever in there.
+pub(super) const SKELETON: &str = "proc";
+
+/// Directories of the host that are shown if they exist, besides those in the root that start with
+/// `lib`.
+const SHOWN: &[&str] =
+    &["bin", "gnu/store", "nix/store", "sbin", "usr", "var/cache/fontconfig", "var/lib/ghc", "var/lib/texmf"];
+
+/// Device files of the host that are shown.
+const DEVICES: &[&str] = &["full", "null", "random", "tty", "urandom", "zero"];
+
+/// Links in `/dev`, with what they lead to.
+const DEVICE_LINKS: &[(&str, &str)] = &[
+    ("fd", "/proc/self/fd"),
+    ("ptmx", "pts/ptmx"),
+    ("stderr", "/proc/self/fd/2"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+];
+
+/// Parts of `/proc` through which uid 0 of the host could change the host, with or without
+/// capabilities.
+const SETTINGS: &[&str] = &[
+    "acpi",
+    "asound",
+    "bus",
+    "driver",
+    "dynamic_debug",
+    "fs",
+    "irq",
+    "mtrr",
+    "scsi",
+    "sys",
+    "sysrq-trigger",
+    "sysvipc",
+    "tty",
+];
+
+/// A finished template; this process lives in it.
+pub(super) struct Template {
+    etc: Etc,
+    at: Option<PathBuf>,
+}
+
+// === impl Template ===
+
+impl Template {
+    /// Builds the template and moves into it. This process must be the first of a new pid
+    /// namespace and have mount and UTS namespaces of its own. `shown` are more directories of
+    /// the host to show read-only.
+    pub(super) fn build(shown: &[PathBuf], guard_settings: bool) -> Result<Self, Failure> {
+        rustix::system::sethostname(b"farmhand").map_err(Failure::step("set the host name"))?;
+        enter_new_root()?;
+        let host = rustix::fs::open(HOST, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(Failure::step("open the host's root"))?;
+        mount_proc(guard_settings)?;
+        show_directories(host.as_fd(), shown)?;
+        make_devices(host.as_fd())?;
+        make_rest()?;
+        let host_path = Path::new(std::ffi::OsStr::from_bytes(HOST.to_bytes()));
+        let etc = Etc::build(host.as_fd(), host_path)?;
+        make_skeleton(&host_path.join(SKELETON))?;
+        Ok(Self { etc, at: None })
+    }
+
+    /// Makes what `order` needs of the shared part: its mount point, and the right `/etc`.
+    pub(super) fn prepare(&mut self, order: &Order) -> Result<(), Failure> {
+        self.etc.refresh(order.network == Network::Host)?;
+        let at = match &order.root {
+            InputRoot::Mounted { at, .. } if !at.starts_with("/tmp") => Some(at.as_path()),
+            _ => None,
+        };
+        if self.at.as_deref() != at {
+            self.remove_mount_point();
+            if let Some(at) = at {
+                make_directories(at)?;
+                self.at = Some(at.to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the mount point of the last action, so that the next one does not see it. Parents that
+    /// belong to the template are not empty, and stay.
+    fn remove_mount_point(&mut self) {
+        if let Some(at) = self.at.take() {
+            for directory in at.ancestors() {
+                if rustix::fs::rmdir(directory).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Makes an empty root and moves this process into it; the old root stands at [`HOST`].
+fn enter_new_root() -> Result<(), Failure> {
+    // The place it is mounted on is free again after pivot_root.
+    let place = Path::new("/tmp");
+    mount_tmpfs(place, c"mode=0755,size=64m")?;
+    make_directory("/tmp/tmp", 0o1777)?;
+    rustix::process::pivot_root(place, "/tmp/tmp").map_err(Failure::step("change the root"))?;
+    rustix::process::chdir("/").map_err(Failure::step("enter the new root"))
+}
+
+/// Mounts `/proc`. Processes that an action could not trace, that is the spawner, are invisible.
+fn mount_proc(guard_settings: bool) -> Result<(), Failure> {
+    make_directory("/proc", 0o555)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("proc", "/proc", "proc", flags, c"hidepid=4").map_err(Failure::step("mount /proc"))?;
+    if guard_settings {
+        for name in SETTINGS {
+            let path = Path::new("/proc").join(name);
+            if path.exists() {
+                bind(CWD, &path, &path, attribute::READ_ONLY)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn show_directories(host: BorrowedFd<'_>, more: &[PathBuf]) -> Result<(), Failure> {
+    let root = std::fs::read_dir(Path::new(std::ffi::OsStr::from_bytes(HOST.to_bytes())))
+        .map_err(|_| Failure::step("read the host's root")(Errno::IO))?;
+    let libraries = root
+        .filter_map(|entry| Some(PathBuf::from(entry.ok()?.file_name())))
+        .filter(|name| name.as_os_str().as_bytes().starts_with(b"lib"));
+    let more = more.iter().map(|path| path.strip_prefix("/").unwrap_or(path).to_owned());
+    for path in SHOWN.iter().map(PathBuf::from).chain(libraries).chain(more) {
+        show_directory(host, &path)?;
+    }
+    Ok(())
+}
+
+fn show_directory(host: BorrowedFd<'_>, path: &Path) -> Result<(), Failure> {
+    let Ok(status) = statat(host, path, AtFlags::SYMLINK_NOFOLLOW) else { return Ok(()) };
+    let target = Path::new("/").join(path);
+    match FileType::from_raw_mode(status.st_mode) {
+        FileType::Symlink => {
+            let link =
+                rustix::fs::readlinkat(host, path, Vec::new()).map_err(Failure::at("read", &target))?;
+            make_parent(&target)?;
+            rustix::fs::symlink(link, &target).map_err(Failure::at("link", &target))
+        }
+        FileType::Directory => {
+            make_directories(&target)?;
+            bind_read_only(host, path, &target)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn make_devices(host: BorrowedFd<'_>) -> Result<(), Failure> {
+    make_directory("/dev", 0o755)?;
+    mount_tmpfs(Path::new("/dev"), c"mode=0755,size=64k")?;
+    for name in DEVICES {
+        let (path, target) = (Path::new("dev").join(name), Path::new("/dev").join(name));
+        if statat(host, &path, AtFlags::empty()).is_err() {
+            continue;
+        }
+        rustix::fs::open(
+            &target,
+            OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC,
+            Mode::from_raw_mode(0o666),
+        )
+        .map_err(Failure::at("make", &target))?;
+        let device = open_in(host, &path, OFlags::PATH).map_err(Failure::at("open", &target))?;
+        bind(&device, Path::new(""), &target, attribute::READ_ONLY)?;
+    }
+    for (name, destination) in DEVICE_LINKS {
+        let target = Path::new("/dev").join(name);
+        rustix::fs::symlink(*destination, &target).map_err(Failure::at("link", &target))?;
+    }
+    make_directory("/dev/shm", 0o1777)?;
+    make_directory("/dev/pts", 0o755)?;
+    let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+    mount("devpts", "/dev/pts", "devpts", flags, c"newinstance,ptmxmode=0666,mode=0620")
+        .map_err(Failure::step("mount /dev/pts"))?;
+    seal(Path::new("/dev"))
+}
+
+fn make_rest() -> Result<(), Failure> {
+    for path in ["/run", "/var", "/var/lib"] {
+        if !Path::new(path).exists() {
+            make_directory(path, 0o755)?;
+        }
+    }
+    rustix::fs::symlink("/tmp", "/var/tmp").map_err(Failure::step("link /var/tmp"))?;
+    rustix::fs::symlink("/run", "/var/run").map_err(Failure::step("link /var/run"))
+}
+
+fn make_skeleton(path: &Path) -> Result<(), Failure> {
+    mount_tmpfs(path, c"mode=0755,size=64k")?;
+    for name in ["proc", "dev", "tmp"] {
+        make_directory(path.join(name), 0o755)?;
+    }
+    Ok(())
+}
+
+// === parts that others build with ===
+
+/// Opens `path` below the directory `root` as if that were `/`: links cannot lead out.
+pub(super) fn open_in(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let path = path.strip_prefix("/").unwrap_or(path);
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT)
+}
+
+/// Binds `path` of the host, with all that is mounted below, to `target`; nothing there can be changed.
+pub(super) fn bind_read_only(host: BorrowedFd<'_>, path: &Path, target: &Path) -> Result<(), Failure> {
+    let source = open_in(host, path, OFlags::PATH).map_err(Failure::at("open the host's", target))?;
+    let attributes = attribute::READ_ONLY | attribute::NO_SUID | attribute::NO_DEVICES;
+    bind(&source, Path::new(""), target, attributes)
+}
+
+/// Binds `path` (of `directory`, or that itself if empty) to `target` with these attributes.
+pub(super) fn bind(directory: impl AsFd, path: &Path, target: &Path, attributes: u64) -> Result<(), Failure> {
+    let tree = open_tree(directory, path, sys::clone_tree_flags()).map_err(Failure::at("bind", target))?;
+    sys::set_mount_attributes(&tree, attributes, true).map_err(Failure::at("protect", target))?;
+    attach(&tree, target)
+}
+
+/// Puts the detached mount `tree` at `target`.
+pub(super) fn attach(tree: impl AsFd, target: &Path) -> Result<(), Failure> {
+    move_mount(tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(Failure::at("mount", target))
+}
+
+/// Makes the mount at `target` read-only, not those below it.
+pub(super) fn seal(target: &Path) -> Result<(), Failure> {
+    let failed = Failure::at("protect", target);
+    let mount = rustix::fs::open(target, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(&failed)?;
+    sys::set_mount_attributes(&mount, attribute::READ_ONLY, false).map_err(failed)
+}
+
+/// Mounts an empty file system in memory.
+pub(super) fn mount_tmpfs(target: &Path, options: &CStr) -> Result<(), Failure> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    mount("tmpfs", target, "tmpfs", flags, options)
+        .map_err(Failure::at("mount an empty directory at", target))
+}
+
+/// Makes one directory with exactly this mode.
+pub(super) fn make_directory(path: impl AsRef<Path>, mode: u32) -> Result<(), Failure> {
+    let path = path.as_ref();
+    rustix::fs::mkdir(path, Mode::from_raw_mode(mode)).map_err(Failure::at("make", path))
+}
+
+/// Makes a directory and those above it, as far as they are missing.
+pub(super) fn make_directories(path: &Path) -> Result<(), Failure> {
+    match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(Errno::NOENT) => {
+            make_parent(path)?;
+            make_directory(path, 0o755)
+        }
+        Err(errno) => Err(Failure::at("make", path)(errno)),
+    }
+}
+
+fn make_parent(path: &Path) -> Result<(), Failure> {
+    path.parent().map_or(Ok(()), make_directories)
+}
