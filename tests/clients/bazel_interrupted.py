@@ -13,7 +13,7 @@ class Interrupted:
     """Whoever ends, no action is left running and the next build succeeds."""
 
     WORKSPACE = "slow"
-    NODE_OPTIONS = ("--slots", "4")
+    NODE_OPTIONS = ("--slots", "4", "--orphan-grace", "1s")
 
     def setUp(self) -> None:
         super().setUp()

@@ -25,10 +25,12 @@ class Lua:
         executed = self.assert_all_executed(
             self.workspace.build(self.node.reapi, *options), AT_LEAST)
         self.check_programs(options[0])
+        self.assertEqual(executed, self.node.executed())
 
         self.workspace.clean()
         self.assert_all_found(self.workspace.build(self.node.reapi, *options), executed)
         self.check_programs(options[0])
+        self.assertEqual(executed, self.node.executed())
 
         changed = self.workspace.build(self.node.reapi, bazel.cold("changed"), "//...")
         self.assert_all_executed(changed, AT_LEAST)

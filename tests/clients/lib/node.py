@@ -81,6 +81,10 @@ class Node:
             env=_environment(self.data.parent))
         return json.loads(answer.stdout)
 
+    def executed(self) -> int:
+        """How many actions it has run to their end since it started."""
+        return self.status()["execution"]["executed"]
+
     def _ready(self) -> dict[str, str] | None:
         assert self._process.poll() is None, (
             f"the node ended with {self._process.returncode} before it was ready")
