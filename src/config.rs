@@ -289,7 +289,7 @@ impl Set {
                 raw.runtime_dir.or_else(|| Some(host.runtime_dir.clone())),
             )?)?,
             disk_budget: required(raw.disk_budget),
-            max_blob_size: at_least("max-blob-size", required(raw.max_blob_size).0, 1 << 20)?,
+            max_blob_size: at_least("max-blob-size", required(raw.max_blob_size).0, 1 << 16)?,
             lease: required(raw.lease).0,
             sync: required(raw.sync),
             epoch_interval: check_epoch(required(raw.epoch_interval).0)?,

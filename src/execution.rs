@@ -157,15 +157,19 @@ pub fn capabilities(default_function: DigestFunction) -> reapi::ExecutionCapabil
     reapi::ExecutionCapabilities {
         digest_function: default_function.to_wire(),
         exec_enabled: true,
-        execution_priority_capabilities: Some(reapi::PriorityCapabilities {
-            priorities: vec![reapi::priority_capabilities::PriorityRange {
-                min_priority: *PRIORITIES.start(),
-                max_priority: *PRIORITIES.end(),
-            }],
-        }),
+        execution_priority_capabilities: Some(priorities()),
         supported_node_properties: OUTPUT_NODE_PROPERTIES.map(str::to_owned).to_vec(),
         digest_functions: DigestFunction::ALL.map(DigestFunction::to_wire).to_vec(),
     }
+}
+
+/// The accepted range, for executions and for results alike.
+pub fn priorities() -> reapi::PriorityCapabilities {
+    let range = reapi::priority_capabilities::PriorityRange {
+        min_priority: *PRIORITIES.start(),
+        max_priority: *PRIORITIES.end(),
+    };
+    reapi::PriorityCapabilities { priorities: vec![range] }
 }
 
 #[cfg(test)]

@@ -95,9 +95,11 @@ fn buildstream(address: &str, instance: &str) -> String {
     format!(
         "# ~/.config/buildstream.conf
 # The input root of its actions is the whole file system. That is detected; to be sure, give it an
-# instance of its own (farmhand client buildstream --instance bst) and tell the node:
+# instance of its own (farmhand client buildstream --instance bst) and list all instances in the
+# configuration file of the node:
 #   [instances.bst]
 #   input-root = \"/\"
+#   [instances.\"\"]
 remote-execution:
 {}{}{}",
         service("execution-service"),

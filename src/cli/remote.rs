@@ -16,6 +16,9 @@ use crate::digest::{Digest, DigestFunction};
 /// Time a connection may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long a server may be silent before it is asked for a sign of life, and how long that may take.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// Bytes of a flow-control window: enough for a fast loopback.
 const WINDOW: u32 = 8 << 20;
 
@@ -50,6 +53,8 @@ pub(super) async fn connect(address: &str) -> Result<Channel, ConnectError> {
     endpoint
         .connect_timeout(CONNECT_LIMIT)
         .tcp_nodelay(true)
+        .http2_keep_alive_interval(SILENCE)
+        .keep_alive_timeout(SILENCE)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
         .connect()

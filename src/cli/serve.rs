@@ -26,9 +26,11 @@ const LAST_THREADS: Duration = Duration::from_secs(5);
 /// This version serves one machine: the settings of the farm are read and checked, but no port for
 /// other machines is opened.
 ///
-/// Every flag is also a variable, shown beside it, and a key of the configuration file.
+/// Every flag is also a variable, shown beside it, and a key of the configuration file. A flag wins
+/// over a variable, a variable over the file; of a flag given twice the last one counts.
 #[derive(Debug, clap::Args)]
 #[command(
+    args_override_self = true,
     after_help = "Examples:\n  farmhand serve\n  farmhand serve --slots 4 --disk-budget 50GiB\n  FARMHAND_LISTEN=127.0.0.1:9000 farmhand serve --data-dir /srv/farmhand"
 )]
 pub(super) struct ServeArgs {

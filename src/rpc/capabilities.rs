@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status};
 use super::compression::Compressor;
 use super::{Instance, Instances, MAX_BATCH};
 use crate::digest::DigestFunction;
+use crate::execution;
 
 /// The oldest API version served.
 const LOW: (i32, i32) = (2, 0);
@@ -52,6 +53,7 @@ impl CapabilitiesProvider for CacheCapabilitiesProvider {
                 update_enabled: instance.settings.action_cache_updates,
             }),
             max_batch_total_size_bytes: MAX_BATCH as i64,
+            cache_priority_capabilities: Some(execution::priorities()),
             symlink_absolute_path_strategy: symlink_absolute_path_strategy::Value::Allowed as i32,
             supported_compressors: compressors.clone(),
             supported_batch_update_compressors: compressors,

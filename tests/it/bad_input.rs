@@ -97,14 +97,18 @@ async fn a_data_directory_of_a_newer_version() {
     let data = directory.path().join("data");
     let mut node = Node::builder().arguments(&["--data-dir", data.to_str().unwrap()]).start();
     assert!(node.stop().success());
-    fs::write(data.join("FORMAT"), "9999\n").unwrap();
+    let format = fs::read_to_string(data.join("FORMAT")).unwrap();
+    let is_number = |word: &&str| word.bytes().all(|byte| byte.is_ascii_digit());
+    let version = format.split_whitespace().find(is_number).expect("the format has a number");
+    let newer = format.replacen(version, "9999", 1);
+    fs::write(data.join("FORMAT"), &newer).unwrap();
     let other = tempfile::tempdir().unwrap();
     let (code, log) =
         Node::builder().arguments(&["--data-dir", data.to_str().unwrap()]).refused(other.path());
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("newer"), "{log}");
     assert_one_error_line(&log);
-    assert_eq!(fs::read_to_string(data.join("FORMAT")).unwrap(), "9999\n", "untouched");
+    assert_eq!(fs::read_to_string(data.join("FORMAT")).unwrap(), newer, "untouched");
 }
 
 #[tokio::test]

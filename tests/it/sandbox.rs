@@ -368,7 +368,7 @@ async fn what_is_left_behind_is_killed(bench: &Bench) {
     let nap = unique_nap();
     let done = bench.run(bench.shell(&escapes(&nap))).await;
     assert_eq!((done.outcome(), done.stdout.as_str()), (Outcome::Exited(0), "started\n"), "{}", done.stderr);
-    assert_eq!(marked(&nap), []);
+    assert!(marked(&nap).is_empty());
 }
 
 async fn time_over_kills_whatever_ignores_signals(bench: &Bench) {
@@ -379,7 +379,7 @@ async fn time_over_kills_whatever_ignores_signals(bench: &Bench) {
     let done = bench.run(action).await;
     assert_eq!((done.outcome(), done.stdout.as_str()), (Outcome::TimedOut, "started\n"));
     assert!(done.exit().wall >= Duration::from_millis(1500));
-    assert_eq!(marked(&nap), []);
+    assert!(marked(&nap).is_empty());
     exit_codes_pass_through(bench).await;
 }
 
@@ -392,7 +392,7 @@ async fn cancelling_kills_everything(bench: &Bench) {
         cancel.cancel();
     });
     assert_eq!(done.outcome(), Outcome::Cancelled);
-    assert_eq!(marked(&nap), []);
+    assert!(marked(&nap).is_empty());
     // Cancelled before it began.
     let done = bench.run_until(bench.shell("echo ran"), cancel).await;
     assert_eq!((done.outcome(), done.stdout.as_str()), (Outcome::Cancelled, ""));
@@ -417,7 +417,7 @@ async fn a_lost_spawner_is_told_and_replaced(bench: &Bench) {
         });
         assert!(matches!(done.result, Err(RunError::SpawnerLost)), "{:?}", done.result);
         if generations == 1 {
-            assert_eq!(marked(&nap), [], "told when nothing is left");
+            assert!(marked(&nap).is_empty(), "told when nothing is left");
         } else if bench.mode == Mode::Sandbox {
             until("everything is gone", || marked(&nap).is_empty()).await;
         } else {

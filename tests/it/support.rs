@@ -4,9 +4,9 @@ pub(crate) mod action;
 pub(crate) mod client;
 pub(crate) mod node;
 
-pub(crate) use action::{ActionBuilder, Outcome, tree};
+pub(crate) use action::{ActionBuilder, Outcome};
 pub(crate) use client::Client;
-pub(crate) use node::{Node, NodeBuilder};
+pub(crate) use node::Node;
 
 /// Bytes that differ by `seed`, incompressible.
 pub(crate) fn random_bytes(seed: u64, len: usize) -> Vec<u8> {

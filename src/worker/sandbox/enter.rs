@@ -1,10 +1,11 @@
-//! What the child of a sandboxed action does before the program starts: its own mounts over the
-//! template's, its network, its ids; then no capability is left.
+//! What is a sandboxed action's own, over what it shares by the template: its overlay, its network,
+//! its ids.
 //!
-//! The child has a copy of the template's mount namespace and all capabilities in the spawner's
-//! user namespace, over nothing else. At the end it makes a last user namespace, that maps the ids
-//! the action is to have: mounts and network belong to the outer one, so that the action can
-//! change neither, even if it found a way to capabilities.
+//! The spawner makes the overlay where it can see the host; the child puts it in its place. The
+//! child has all capabilities in the spawner's user namespace, over nothing else. At the end it
+//! makes a last user namespace, which maps the ids the action is to have: mounts and network
+//! belong to the outer one, so that the action can change neither, even if it found a way to
+//! capabilities. Then it drops those it has.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -20,12 +21,9 @@ use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
 use super::network::Loopback;
 use super::sys::{self, attribute};
-use super::template::{HOST, SKELETON, attach, make_directories, mount_tmpfs, open_in, seal};
+use super::template::{HOST, SKELETON, attach, make_directories, open_in};
 use super::wire::{Failure, Order};
 use crate::worker::{InputRoot, Overlay};
-
-/// Options of the action's own directories in memory.
-const SCRATCH: &CStr = c"mode=1777";
 
 /// Directories that an overlay makes in its work directory, without any permission.
 const WORK_DIRECTORIES: [&str; 3] = ["work", "work/incompat", "work/incompat/volatile"];
@@ -45,14 +43,31 @@ pub(super) fn working_directory(order: &Order) -> PathBuf {
     }
 }
 
-/// In the child: puts the action's root together and enters its network.
-pub(super) fn enter(order: &Order, network: Option<&Loopback>) -> Result<(), Failure> {
+/// In the spawner, at home: makes the overlay of the action, not yet mounted anywhere.
+pub(super) fn make_root(root: &InputRoot) -> Result<OwnedFd, Failure> {
+    let host = open_host()?;
+    match root {
+        InputRoot::Mounted { overlay, .. } => mount_overlay(host.as_fd(), overlay, false),
+        InputRoot::Filesystem { overlay } => {
+            let bare = lacks_mount_points(host.as_fd(), overlay);
+            mount_overlay(host.as_fd(), overlay, bare)
+        }
+        InputRoot::Plain { .. } => Err(Failure::step("mount the input root")(Errno::INVAL)),
+    }
+}
+
+/// In the child: puts the overlay in its place and enters the network.
+pub(super) fn enter(
+    root: &InputRoot,
+    mount: BorrowedFd<'_>,
+    network: Option<&Loopback>,
+) -> Result<(), Failure> {
     if let Some(network) = network {
         network.enter().map_err(Failure::step("enter the network"))?;
     }
-    match &order.root {
-        InputRoot::Mounted { at, overlay } => enter_mounted(at, overlay),
-        InputRoot::Filesystem { overlay } => enter_filesystem(overlay),
+    match root {
+        InputRoot::Mounted { at, overlay } => enter_mounted(at, mount, overlay),
+        InputRoot::Filesystem { overlay } => enter_filesystem(mount, overlay),
         InputRoot::Plain { .. } => Err(Failure::step("mount the input root")(Errno::INVAL)),
     }
 }
@@ -81,38 +96,24 @@ fn write_file(path: &CStr, content: &str) -> Result<(), Errno> {
     rustix::io::write(&file, content.as_bytes()).map(drop)
 }
 
-/// Makes an overlay, mounted nowhere, to see whether it can be done.
-pub(super) fn try_overlay(overlay: &Overlay) -> Result<(), Failure> {
-    mount_overlay(open_host()?.as_fd(), overlay, false).map(drop)
-}
-
-fn enter_mounted(at: &Path, overlay: &Overlay) -> Result<(), Failure> {
-    let mount = mount_overlay(open_host()?.as_fd(), overlay, false)?;
-    leave_host()?;
-    mount_tmpfs(Path::new("/tmp"), SCRATCH)?;
-    mount_tmpfs(Path::new("/dev/shm"), SCRATCH)?;
+fn enter_mounted(at: &Path, mount: BorrowedFd<'_>, overlay: &Overlay) -> Result<(), Failure> {
     if at.starts_with("/tmp") {
         make_directories(at)?;
     }
-    attach(&mount, at)?;
-    protect(mount.as_fd(), overlay)?;
-    seal(Path::new("/"))
+    attach(mount, at)?;
+    protect(mount, overlay)
 }
 
-fn enter_filesystem(overlay: &Overlay) -> Result<(), Failure> {
-    let host = open_host()?;
-    let bare = lacks_mount_points(host.as_fd(), overlay);
-    let mount = mount_overlay(host.as_fd(), overlay, bare)?;
-    leave_host()?;
-    mount_tmpfs(Path::new("/dev/shm"), SCRATCH)?;
-    mount_tmpfs(Path::new("/run"), SCRATCH)?;
-    attach(&mount, Path::new("/tmp"))?;
-    protect(mount.as_fd(), overlay)?;
-    for (source, name) in [("/proc", "proc"), ("/dev", "dev"), ("/run", "tmp")] {
-        move_into(mount.as_fd(), Path::new(source), Path::new(name))?;
+fn enter_filesystem(mount: BorrowedFd<'_>, overlay: &Overlay) -> Result<(), Failure> {
+    // Any directory will do; this one has nothing in it that is still needed.
+    let place = Path::new("/run");
+    attach(mount, place)?;
+    protect(mount, overlay)?;
+    for name in ["proc", "dev", "tmp"] {
+        move_into(mount, &Path::new("/").join(name), Path::new(name))?;
     }
     // The old root then lies over the new one, and is what "." unmounts.
-    rustix::process::chdir("/tmp")
+    rustix::process::chdir(place)
         .and_then(|()| rustix::process::pivot_root(".", "."))
         .and_then(|()| unmount(".", UnmountFlags::DETACH))
         .and_then(|()| rustix::process::chdir("/"))
@@ -122,11 +123,6 @@ fn enter_filesystem(overlay: &Overlay) -> Result<(), Failure> {
 fn open_host() -> Result<OwnedFd, Failure> {
     rustix::fs::open(HOST, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(Failure::step("open the host's root"))
-}
-
-/// Takes the host's file system away, from this action's namespace alone.
-fn leave_host() -> Result<(), Failure> {
-    unmount(HOST, UnmountFlags::DETACH).map_err(Failure::step("leave the host's root"))
 }
 
 /// Whether a complete file system has no place for `/proc`, `/dev` or `/tmp`.

@@ -17,7 +17,7 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, statat};
 use rustix::io::Errno;
 
-use super::template::{bind_read_only, make_directory, open_in};
+use super::template::{bind_read_only, make_directory, mount_tmpfs, open_in, seal};
 use super::wire::Failure;
 
 /// Entries of the host's `/etc` that are shown if they exist; `*` at the end stands for anything.
@@ -145,8 +145,8 @@ impl Etc {
     }
 
     /// Makes `/etc` right for the next action: up to date, and with the host's resolver settings if
-    /// it sees the host's network.
-    pub(super) fn refresh(&mut self, resolver: bool) -> Result<(), Failure> {
+    /// it sees the host's network. Returns whether mounts may have been added.
+    pub(super) fn refresh(&mut self, resolver: bool) -> Result<bool, Failure> {
         let changed = self.take_changes();
         if changed {
             self.fill()?;
@@ -157,7 +157,7 @@ impl Etc {
             remove(Path::new("/etc/resolv.conf"))?;
         }
         self.resolver = resolver;
-        Ok(())
+        Ok(changed)
     }
 
     fn take_changes(&self) -> bool {
@@ -303,7 +303,8 @@ fn write(path: &Path, content: &[u8]) -> Result<(), Failure> {
 /// Covers a directory, if it is there, with an empty one.
 fn hide(path: &Path) -> Result<(), Failure> {
     if path.is_dir() {
-        super::template::mount_tmpfs(path, c"mode=0555,size=0,nr_inodes=1")?;
+        mount_tmpfs(path, c"mode=0555,size=4k")?;
+        seal(path)?;
     }
     Ok(())
 }

@@ -6,9 +6,12 @@
 //!   namespaces the guardian itself kills what it inherits. So the end of the guardian tells the
 //!   daemon that the action is gone.
 //! - When the guardian dies, the spawner is killed with it, by its parent death signal.
+//! - Meanwhile the guardian takes apart the mount namespaces of actions that have ended. That keeps
+//!   whoever does it waiting for all processors, and the spawner has better things to do.
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{IoSlice, IoSliceMut, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,7 +19,10 @@ use std::process::ExitCode;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
 use rustix::process::{Pid, Signal};
 use rustix::thread::UnshareFlags;
 
@@ -54,9 +60,35 @@ enum Role {
 /// The spawner as its guardian sees it.
 struct Guarded {
     pid: Pid,
-    /// The spawner has the other end, and so can tell whether its guardian lives.
-    alive: OwnedFd,
+    rubbish: OwnedFd,
     sandboxed: bool,
+}
+
+/// The spawner's way to its guardian.
+pub(super) struct Guardian(OwnedFd);
+
+// === impl Guardian ===
+
+impl Guardian {
+    /// Has the guardian close `descriptor`, of which it must be the last one. If the guardian is
+    /// too busy, it is closed here.
+    pub(super) fn close(&self, descriptor: impl AsFd) {
+        let descriptors = [descriptor.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        // Refused: the caller's copy is the last one.
+        let _ = sendmsg(&self.0, &[IoSlice::new(&[0])], &mut ancillary, flags);
+    }
+
+    /// Has this process killed when its guardian ends, also if that has happened already.
+    fn follow(&self) -> Result<(), Errno> {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        let mut polled = [PollFd::new(&self.0, PollFlags::IN)];
+        poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+        if polled[0].revents().contains(PollFlags::HUP) { Err(Errno::SRCH) } else { Ok(()) }
+    }
 }
 
 /// Runs this process as what `arguments` (those after [`WORD`]) say.
@@ -100,24 +132,27 @@ fn guard(sandbox: Option<Vec<PathBuf>>) -> Result<Role, Failure> {
     } else {
         become_subreaper()?;
     }
-    let (theirs, alive) = pipe_with(PipeFlags::CLOEXEC).map_err(Failure::step("start the spawner"))?;
+    let (guardian, rubbish) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .map_err(Failure::step("start the spawner"))?;
     if let Some(pid) = sys::fork().map_err(Failure::step("start the spawner"))? {
-        return Ok(Role::Guardian(Guarded { pid, alive, sandboxed: sandbox.is_some() }));
+        return Ok(Role::Guardian(Guarded { pid, rubbish, sandboxed: sandbox.is_some() }));
     }
-    drop(alive);
-    die_with_guardian(&theirs).map_err(Failure::step("follow the guardian"))?;
+    drop(rubbish);
+    let guardian = Guardian(guardian);
+    guardian.follow().map_err(Failure::step("follow the guardian"))?;
     let spawner = match sandbox {
-        Some(shown) => Spawner::sandboxed(children, Template::build(&shown, host_root)?)?,
+        Some(shown) => Spawner::sandboxed(children, guardian, Template::build(&shown, host_root)?)?,
         None => {
             become_subreaper()?;
-            Spawner::plain(children)?
+            Spawner::plain(children, guardian)?
         }
     };
     Ok(Role::Spawner(Box::new(spawner)))
 }
 
-/// Waits until the spawner and all it started are gone.
+/// Waits until the spawner and all it started are gone, and closes what it sends.
 fn wait_for(guarded: Guarded) {
+    while receive_and_close(&guarded.rubbish) {}
     while let Ok(ended) = sys::wait_any(true) {
         if ended.is_some_and(|ended| ended.pid == guarded.pid) {
             break;
@@ -134,7 +169,19 @@ fn wait_for(guarded: Guarded) {
             }
         });
     }
-    drop(guarded.alive);
+}
+
+/// Returns whether the spawner lives.
+fn receive_and_close(rubbish: &OwnedFd) -> bool {
+    let mut byte = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received =
+        recvmsg(rubbish, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC);
+    match received {
+        Ok(message) => message.bytes > 0,
+        Err(error) => error == Errno::INTR,
+    }
 }
 
 /// Takes the socket that stdin is, and puts `/dev/null` in its place.
@@ -171,13 +218,4 @@ fn enter_namespaces(host_root: bool) -> Result<(), Failure> {
 fn become_subreaper() -> Result<(), Failure> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(Failure::step("adopt orphans"))
-}
-
-/// Has this process killed when its guardian ends, also if that has happened already. `alive` is at
-/// its end once the guardian is gone.
-fn die_with_guardian(alive: &OwnedFd) -> Result<(), Errno> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    let mut polled = [PollFd::new(alive, PollFlags::IN)];
-    poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
-    if polled[0].revents().contains(PollFlags::HUP) { Err(Errno::SRCH) } else { Ok(()) }
 }

@@ -12,7 +12,7 @@ use super::guardian::{PROBE, WORD};
 use super::template::Template;
 use super::wire::Failure;
 use super::{enter, sys};
-use crate::worker::Overlay;
+use crate::worker::{InputRoot, Overlay};
 
 /// What the kernel lets an ordinary process of this user do. Errors are for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,7 +176,8 @@ fn try_mounts(layers: &Path, host_root: bool) -> ExitCode {
             work: layers.join("work"),
             read_only: Vec::new(),
         };
-        tell("overlay", &enter::try_overlay(&overlay).map_err(explain));
+        let root = InputRoot::Mounted { at: "/".into(), overlay };
+        tell("overlay", &enter::make_root(&root).map(drop).map_err(explain));
     }
     ExitCode::SUCCESS
 }

@@ -16,7 +16,6 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use libc::c_int;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -26,10 +25,11 @@ use rustix::time::{ClockId, clock_gettime};
 use super::channel::Channel;
 use super::condition::Condition;
 use super::enter;
+use super::guardian::Guardian;
 use super::launch::{self, Launch, Ready};
 use super::network::Loopback;
 use super::sys::{self, ChildStack, Reaped};
-use super::template::Template;
+use super::template::{Copy, Template};
 use super::wire::{Failure, Order, Reply, Request};
 use crate::worker::{Exit, InputRoot, Network, Outcome, Usage, plain};
 
@@ -39,6 +39,7 @@ pub(super) struct Spawner {
     children: OwnedFd,
     null: OwnedFd,
     stack: ChildStack,
+    guardian: Guardian,
     containment: Containment,
 }
 
@@ -53,9 +54,8 @@ struct Sandbox {
     template: Template,
     condition: Condition,
     network: Option<Loopback>,
-    /// Mount namespace of the action that just ended: held, so that taking it apart does not
-    /// delay the answer.
-    mounts: Option<OwnedFd>,
+    /// Mount namespace of the action that runs or has just ended.
+    mounts: Option<Copy>,
 }
 
 /// The main process of an action, and what all of its processes that have ended so far used.
@@ -79,24 +79,28 @@ enum Event {
 
 impl Spawner {
     /// A spawner in namespaces, for this process, which lives in `template`.
-    pub(super) fn sandboxed(children: OwnedFd, template: Template) -> Result<Self, Failure> {
+    pub(super) fn sandboxed(
+        children: OwnedFd,
+        guardian: Guardian,
+        template: Template,
+    ) -> Result<Self, Failure> {
         let condition = Condition::now();
         let sandbox = Sandbox { template, condition, network: None, mounts: None };
-        let mut spawner = Self::new(children, Containment::Sandbox(Box::new(sandbox)))?;
+        let mut spawner = Self::new(children, guardian, Containment::Sandbox(Box::new(sandbox)))?;
         spawner.stock_network()?;
         Ok(spawner)
     }
 
     /// A spawner without namespaces, for this process, which is a subreaper.
-    pub(super) fn plain(children: OwnedFd) -> Result<Self, Failure> {
-        Self::new(children, Containment::Plain)
+    pub(super) fn plain(children: OwnedFd, guardian: Guardian) -> Result<Self, Failure> {
+        Self::new(children, guardian, Containment::Plain)
     }
 
-    fn new(children: OwnedFd, containment: Containment) -> Result<Self, Failure> {
+    fn new(children: OwnedFd, guardian: Guardian, containment: Containment) -> Result<Self, Failure> {
         let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(Failure::step("open /dev/null"))?;
         let stack = ChildStack::new().map_err(Failure::step("make a stack"))?;
-        Ok(Self { children, null, stack, containment })
+        Ok(Self { children, null, stack, guardian, containment })
     }
 
     /// Takes requests until the daemon is gone or this spawner retires.
@@ -131,30 +135,27 @@ impl Spawner {
             .map_err(|_| Failure::step("take the streams")(Errno::BADMSG))?;
         let stdin = launch::copy(self.null.as_fd())?;
         let launch = Launch::new(order, &enter::working_directory(order), [stdin, stdout, stderr])?;
-        if let Containment::Sandbox(sandbox) = &mut self.containment {
-            sandbox.template.prepare(order)?;
-        }
+        let root = self.containment.prepare(order)?;
         let started = now();
-        let main = match self.start(order, &launch.ready()) {
+        let main = match self.start(order, root.as_ref(), &launch.ready()) {
             Ok(main) => main,
             Err(failure) => {
                 self.kill_rest(&mut |_| ());
                 return Err(failure);
             }
         };
-        self.containment.hold_mounts(main);
         let running = Running { main, started, ended: None, usage: Usage::default() };
         self.supervise(running, order.limits.timeout, channel)
     }
 
     /// Starts the main process.
-    fn start(&mut self, order: &Order, ready: &Ready<'_>) -> Result<Pid, Failure> {
+    fn start(&mut self, order: &Order, root: Option<&OwnedFd>, ready: &Ready<'_>) -> Result<Pid, Failure> {
         // The child tells through memory how far it came.
         let mut failure = Failure::step("start the child")(Errno::CHILD);
         let executing = AtomicBool::new(false);
         let containment = &self.containment;
-        let child = sys::spawn_sharing(&mut self.stack, containment.flags(), &mut || {
-            failure = match containment.contain(order, ready) {
+        let child = sys::spawn_sharing(&mut self.stack, 0, &mut || {
+            failure = match containment.contain(order, root, ready) {
                 Err(failure) => failure,
                 Ok(()) => {
                     executing.store(true, Ordering::SeqCst);
@@ -164,7 +165,7 @@ impl Spawner {
                 }
             };
         });
-        let child = child.map_err(Failure::step("make the namespaces"))?;
+        let child = child.map_err(Failure::step("start the child"))?;
         if executing.load(Ordering::SeqCst) { Ok(child) } else { Err(failure) }
     }
 
@@ -249,8 +250,12 @@ impl Spawner {
     /// Work that does not have to be done before the answer.
     fn tidy(&mut self) -> Result<(), Failure> {
         if let Containment::Sandbox(sandbox) = &mut self.containment {
-            sandbox.mounts = None;
+            sandbox.template.go_home()?;
+            if let Some(mounts) = sandbox.mounts.take() {
+                self.guardian.close(mounts);
+            }
             sandbox.network.take_if(|network| !network.is_empty());
+            sandbox.template.stock()?;
             self.stock_network()?;
         }
         Ok(())
@@ -278,24 +283,25 @@ impl Spawner {
 // === impl Containment ===
 
 impl Containment {
-    /// Namespaces that a child starts in. The network's is made ahead of time.
-    fn flags(&self) -> c_int {
-        match self {
-            Self::Sandbox(_) => libc::CLONE_NEWNS | libc::CLONE_NEWIPC,
-            Self::Plain => 0,
-        }
+    /// Makes ready what the next child is to find. Returns its overlay.
+    fn prepare(&mut self, order: &Order) -> Result<Option<OwnedFd>, Failure> {
+        let Self::Sandbox(sandbox) = self else { return Ok(None) };
+        sandbox.template.prepare(order)?;
+        let root = enter::make_root(&order.root)?;
+        sandbox.mounts = Some(sandbox.template.enter_copy()?);
+        Ok(Some(root))
     }
 
     /// In the child: all that comes before exec.
-    fn contain(&self, order: &Order, ready: &Ready<'_>) -> Result<(), Failure> {
-        match self {
-            Self::Sandbox(sandbox) => {
+    fn contain(&self, order: &Order, root: Option<&OwnedFd>, ready: &Ready<'_>) -> Result<(), Failure> {
+        match (self, root) {
+            (Self::Sandbox(sandbox), Some(root)) => {
                 let network = sandbox.network.as_ref().filter(|_| order.network == Network::Loopback);
-                enter::enter(order, network)?;
+                enter::enter(&order.root, root.as_fd(), network)?;
                 enter::become_user(order.ids)?;
                 ready.settle()
             }
-            Self::Plain => {
+            _ => {
                 if !matches!(order.root, InputRoot::Plain { .. }) {
                     return Err(Failure::step("mount the input root without a sandbox")(Errno::INVAL));
                 }
@@ -303,15 +309,6 @@ impl Containment {
                     .map_err(Failure::step("follow the spawner"))?;
                 ready.settle()
             }
-        }
-    }
-
-    /// Keeps the mounts of a running action until [`Spawner::tidy`].
-    fn hold_mounts(&mut self, main: Pid) {
-        if let Self::Sandbox(sandbox) = self {
-            let path = format!("/proc/{}/ns/mnt", main.as_raw_nonzero());
-            // Fails if the action has ended already; then there is nothing to hold.
-            sandbox.mounts = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok();
         }
     }
 }

@@ -1,19 +1,26 @@
 //! The root directory that all actions of one spawner share: the host's toolchain read-only, `/dev`,
 //! `/proc`, an `/etc` of its own.
 //!
-//! It is built once, in the mount namespace of the spawner. Every action starts with a copy of that
-//! namespace, which is much cheaper than making the mounts again, and adds its own. In the
-//! template the host's file system stands at [`HOST`], so that actions can find their layers; they
-//! take it away before the command runs.
+//! It is built once and lives in three kinds of mount namespaces, between which the spawner moves:
+//!
+//! - *home*, where the spawner is when nothing runs. It has the host's file system at [`HOST`],
+//!   so that the layers of overlays can be found;
+//! - *clean*, a copy of home without the host. No process stays in there;
+//! - a [`Copy`] of clean for each action, which adds its own mounts. It is made ahead of need.
+//!
+//! Copying a namespace is much cheaper than making its mounts again, and unmounting is worst of all:
+//! the kernel waits for all its processors. So nothing is unmounted for an action, and what it
+//! leaves is taken apart by the guardian.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, statat};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, MoveMountFlags, mount, move_mount, open_tree};
+use rustix::mount::{MountFlags, MoveMountFlags, UnmountFlags, mount, move_mount, open_tree, unmount};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use super::etc::Etc;
 use super::sys::{self, attribute};
@@ -22,6 +29,9 @@ use crate::worker::{InputRoot, Network};
 
 /// Where the template has the host's file system. Actions have a `/tmp` of their own there.
 pub(super) const HOST: &CStr = c"/tmp";
+
+/// Options of an action's own directories in memory.
+const SCRATCH: &CStr = c"mode=1777";
 
 /// Below [`HOST`]: a directory with the mount points that a complete file system may lack.
 /// The host's own `/proc` is covered by it; no layer is ever in there.
@@ -62,11 +72,17 @@ const SETTINGS: &[&str] = &[
     "tty",
 ];
 
-/// A finished template; this process lives in it.
+/// A finished template; this process lives in its home.
 pub(super) struct Template {
     etc: Etc,
     at: Option<PathBuf>,
+    home: OwnedFd,
+    clean: OwnedFd,
+    spare: Option<Copy>,
 }
+
+/// A mount namespace for one action.
+pub(super) struct Copy(OwnedFd);
 
 // === impl Template ===
 
@@ -83,15 +99,22 @@ impl Template {
         show_directories(host.as_fd(), shown)?;
         make_devices(host.as_fd())?;
         make_rest()?;
-        let host_path = Path::new(std::ffi::OsStr::from_bytes(HOST.to_bytes()));
+        let host_path = Path::new(OsStr::from_bytes(HOST.to_bytes()));
         let etc = Etc::build(host.as_fd(), host_path)?;
         make_skeleton(&host_path.join(SKELETON))?;
-        Ok(Self { etc, at: None })
+        let home = this_namespace()?;
+        let clean = make_clean(&home)?;
+        let mut template = Self { etc, at: None, home, clean, spare: None };
+        template.stock()?;
+        Ok(template)
     }
 
     /// Makes what `order` needs of the shared part: its mount point, and the right `/etc`.
     pub(super) fn prepare(&mut self, order: &Order) -> Result<(), Failure> {
-        self.etc.refresh(order.network == Network::Host)?;
+        if self.etc.refresh(order.network == Network::Host)? {
+            self.clean = make_clean(&self.home)?;
+            self.spare = None;
+        }
         let at = match &order.root {
             InputRoot::Mounted { at, .. } if !at.starts_with("/tmp") => Some(at.as_path()),
             _ => None,
@@ -103,7 +126,32 @@ impl Template {
                 self.at = Some(at.to_owned());
             }
         }
+        self.stock()
+    }
+
+    /// Makes sure that a copy is ready: `/tmp` and `/dev/shm` are empty directories in memory there.
+    /// Moves this process into a new IPC namespace too, for the next action.
+    pub(super) fn stock(&mut self) -> Result<(), Failure> {
+        if self.spare.is_none() {
+            enter(&self.clean)?;
+            let copy = make_copy();
+            self.go_home()?;
+            self.spare = Some(copy?);
+        }
         Ok(())
+    }
+
+    /// Moves this process, and so the children it starts, into a copy for one action.
+    pub(super) fn enter_copy(&mut self) -> Result<Copy, Failure> {
+        self.stock()?;
+        let copy = self.spare.take().ok_or(Failure::step("take a mount namespace")(Errno::NOENT))?;
+        enter(&copy.0)?;
+        Ok(copy)
+    }
+
+    /// Moves this process out of a copy. Does nothing at home.
+    pub(super) fn go_home(&self) -> Result<(), Failure> {
+        enter(&self.home)
     }
 
     /// Removes the mount point of the last action, so that the next one does not see it. Parents that
@@ -117,6 +165,40 @@ impl Template {
             }
         }
     }
+}
+
+impl AsFd for Copy {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn this_namespace() -> Result<OwnedFd, Failure> {
+    rustix::fs::open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(Failure::step("open the mount namespace"))
+}
+
+fn enter(namespace: &OwnedFd) -> Result<(), Failure> {
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))
+        .map_err(Failure::step("enter a mount namespace"))
+}
+
+fn make_clean(home: &OwnedFd) -> Result<OwnedFd, Failure> {
+    sys::unshare(UnshareFlags::NEWNS).map_err(Failure::step("copy the mount namespace"))?;
+    let clean = unmount(HOST, UnmountFlags::DETACH)
+        .map_err(Failure::step("leave the host's root"))
+        .and_then(|()| seal(Path::new("/")))
+        .and_then(|()| this_namespace());
+    enter(home)?;
+    clean
+}
+
+fn make_copy() -> Result<Copy, Failure> {
+    sys::unshare(UnshareFlags::NEWNS | UnshareFlags::NEWIPC)
+        .map_err(Failure::step("copy the mount namespace"))?;
+    mount_tmpfs(Path::new("/tmp"), SCRATCH)?;
+    mount_tmpfs(Path::new("/dev/shm"), SCRATCH)?;
+    this_namespace().map(Copy)
 }
 
 /// Makes an empty root and moves this process into it; the old root stands at [`HOST`].
@@ -146,7 +228,7 @@ fn mount_proc(guard_settings: bool) -> Result<(), Failure> {
 }
 
 fn show_directories(host: BorrowedFd<'_>, more: &[PathBuf]) -> Result<(), Failure> {
-    let root = std::fs::read_dir(Path::new(std::ffi::OsStr::from_bytes(HOST.to_bytes())))
+    let root = std::fs::read_dir(Path::new(OsStr::from_bytes(HOST.to_bytes())))
         .map_err(|_| Failure::step("read the host's root")(Errno::IO))?;
     let libraries = root
         .filter_map(|entry| Some(PathBuf::from(entry.ok()?.file_name())))
