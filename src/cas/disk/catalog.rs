@@ -82,15 +82,20 @@ impl Catalog {
     /// Opens the index in `path`.
     pub(super) fn open(path: &Path, cache: u64) -> Result<Self, IndexError> {
         let index = Index::open(path, cache, OPEN_LIMIT)?;
-        Ok(Self {
+        Ok(Self { index: Some(index), ..Self::without_index(path, cache) })
+    }
+
+    /// A catalog that tells nobody, until it [starts over](Self::start_over).
+    pub(super) fn without_index(path: &Path, cache: u64) -> Self {
+        Self {
             path: path.to_owned(),
             cache,
-            index: Some(index),
+            index: None,
             blocks: HashMap::new(),
             open: None,
             staged: Staged::default(),
             uses: BTreeSet::new(),
-        })
+        }
     }
 
     /// The index, when it works.

@@ -8,12 +8,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Advice, FallocateFlags};
 use tokio::time::Instant;
 
 use super::catalog::{Catalog, Item};
@@ -34,6 +34,9 @@ const INDEX_RETRY: Duration = Duration::from_secs(30);
 
 /// Uses in the journal, beyond one for each entry, before it is written into the blocks.
 const JOURNAL_SLACK: usize = 100_000;
+
+/// Free room on the disk, in reserves, that leaves one for a reserve.
+const RESERVE_MARGIN: u64 = 4;
 
 /// Threads that sync large files, when there are many.
 const SYNC_THREADS: usize = 8;
@@ -68,7 +71,7 @@ impl Drop for EndGates {
 impl Maintenance {
     pub(super) fn new(store: Arc<Store>, catalog: Catalog, state: StateFile) -> Self {
         let now = Instant::now();
-        let maintenance = Self {
+        let mut maintenance = Self {
             store,
             catalog,
             state,
@@ -78,6 +81,9 @@ impl Maintenance {
             last_uses: now,
             retry_index: None,
         };
+        if maintenance.catalog.index().is_none() {
+            maintenance.retry_index = Some(now + INDEX_RETRY);
+        }
         maintenance.measure_index();
         maintenance.refill_reserve();
         maintenance
@@ -212,10 +218,16 @@ impl Maintenance {
     }
 }
 
-/// Syncs the files of large blobs and the directories they are in. Several threads share the commits
-/// of the file system's journal, which are most of the cost.
+/// Syncs the files of large blobs and the directories they are in. Commits of the file system's
+/// journal are most of the cost: with many files, writing all of them is begun before the first is
+/// waited for, and several threads wait, so that few commits serve them all.
 pub(super) fn sync_files(files: &Files, keys: impl Iterator<Item = Key>) -> io::Result<()> {
     let digests: Vec<Digest> = keys.filter_map(|key| key.digest()).collect();
+    if digests.len() > SYNC_BATCH {
+        for digest in &digests {
+            begin_writing(&files.path(digest, false));
+        }
+    }
     let each = digests.len().div_ceil(SYNC_THREADS).max(SYNC_BATCH);
     std::thread::scope(|scope| {
         let batches: Vec<_> =
@@ -223,10 +235,17 @@ pub(super) fn sync_files(files: &Files, keys: impl Iterator<Item = Key>) -> io::
         let ended = |batch: std::thread::ScopedJoinHandle<'_, io::Result<()>>| {
             batch.join().unwrap_or_else(|_| Err(io::Error::other("a syncing thread panicked")))
         };
-        batches.into_iter().map(ended).collect::<io::Result<()>>()
+        batches.into_iter().try_for_each(ended)
     })?;
     let directories: BTreeSet<PathBuf> = digests.iter().map(|digest| files.directory(digest)).collect();
     directories.iter().try_for_each(|directory| File::open(directory)?.sync_all())
+}
+
+/// Has the kernel begin to write a file: of all calls that need no unsafe code, this advice is the one
+/// that does. Pages not yet written stay in the cache.
+fn begin_writing(path: &Path) {
+    // Whether it worked is seen by the sync.
+    let _ = File::open(path).map(|file| rustix::fs::fadvise(&file, 0, None, Advice::DontNeed));
 }
 
 fn sync_batch(files: &Files, digests: &[Digest]) -> io::Result<()> {
@@ -334,7 +353,9 @@ impl Maintenance {
     fn refill_reserve(&self) {
         let (path, bytes) =
             (self.store.config.directory.join(super::recovery::RESERVE), self.store.marks.reserve);
-        if path.exists() {
+        let free =
+            rustix::fs::statvfs(&self.store.config.directory).map_or(0, |fs| fs.f_bavail * fs.f_frsize);
+        if path.exists() || free < bytes.saturating_mul(RESERVE_MARGIN) {
             return;
         }
         let made = File::create(&path).and_then(|file| {

@@ -197,30 +197,45 @@ impl Recovery {
         Ok((recovery, catalog))
     }
 
-    /// Fills the map from the index; a damaged index is replaced by an empty one.
+    /// Fills the map from the index. A damaged index is replaced by an empty one; where no index can
+    /// be had, as on a full disk, the store runs without one.
     fn load(&mut self, config: &DiskConfig) -> Result<(Catalog, Loaded), OpenError> {
         let path = config.directory.join("index");
-        let damaged = match Catalog::open(&path, config.index_cache) {
-            Ok(mut catalog) => match self.fill(&mut catalog) {
-                Ok(loaded) => return Ok((catalog, loaded)),
-                Err(error) => error,
-            },
+        let error = match self.try_load(config, &path) {
+            Ok(loaded) => return Ok(loaded),
             Err(error) => error,
         };
-        let unusable = |error: IndexError| match error {
-            IndexError::Newer { path, found } => {
-                OpenError::Newer { path, found: found.into(), known: VERSION }
-            }
-            other => OpenError::Malformed { path: path.clone(), reason: other.to_string() },
-        };
-        if matches!(damaged, IndexError::Newer { .. }) {
-            return Err(unusable(damaged));
+        if let IndexError::Newer { path, found } = error {
+            return Err(OpenError::Newer { path, found: found.into(), known: VERSION });
         }
-        tracing::warn!(error = %damaged, "the index is moved aside");
+        // The engine does not open on a full disk: this is what the reserve is for.
+        let reserve = config.directory.join(RESERVE);
+        if reserve.exists() {
+            remove_if_there(&reserve).map_err(|error| OpenError::io(&reserve, error))?;
+            if let Ok(loaded) = self.try_load(config, &path) {
+                return Ok(loaded);
+            }
+        }
+        tracing::warn!(%error, "the index is moved aside");
         crate::index::set_aside(&path).map_err(|error| OpenError::io(&path, error))?;
+        self.try_load(config, &path).or_else(|error| {
+            tracing::error!(%error, "running without an index");
+            self.forget_loaded(config);
+            Ok((Catalog::without_index(&path, config.index_cache), Loaded::default()))
+        })
+    }
+
+    fn try_load(&mut self, config: &DiskConfig, path: &Path) -> Result<(Catalog, Loaded), IndexError> {
+        self.forget_loaded(config);
+        let mut catalog = Catalog::open(path, config.index_cache)?;
+        let loaded = self.fill(&mut catalog)?;
+        Ok((catalog, loaded))
+    }
+
+    fn forget_loaded(&mut self, config: &DiskConfig) {
         self.map = new_map(config);
         self.tail = Tail::default();
-        Ok((Catalog::open(&path, config.index_cache).map_err(unusable)?, Loaded::default()))
+        self.next_pack = 0;
     }
 
     fn fill(&mut self, catalog: &mut Catalog) -> Result<Loaded, IndexError> {
@@ -413,7 +428,7 @@ impl Recovery {
                 .map_err(|error| OpenError::io(store.files.path(digest, false), error))?;
         }
         let mut maintenance = Maintenance::new(store, catalog, state);
-        if self.rebuilt {
+        if self.rebuilt && maintenance.catalog.index().is_some() {
             maintenance.refill_index();
         }
         Ok(maintenance)

@@ -39,7 +39,8 @@ impl StateFile {
     pub(super) fn open(path: &Path) -> io::Result<(Self, Option<State>)> {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         if file.metadata()?.len() < 2 * SLOT {
-            file.write_all_at(&[0], 2 * SLOT - 1)?;
+            // Every byte, so that both slots have their room even on a disk that is full later.
+            file.write_all_at(&[0; 2 * SLOT as usize], 0)?;
         }
         let newest =
             [0, 1].into_iter().filter_map(|slot| read_slot(&file, slot)).max_by_key(|(turn, _)| *turn);
