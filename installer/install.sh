@@ -77,6 +77,14 @@ put() {
     say "installed $1"
 }
 
+# Writes to $1 what the installed program says when it is called with the other arguments.
+put_told() {
+    target=$1
+    shift
+    text=$("$binary" "$@")
+    printf '%s\n' "$text" | put "$target" 644
+}
+
 have_user_systemd() {
     command -v systemctl >/dev/null 2>&1 && systemctl --user show-environment >/dev/null 2>&1
 }
@@ -87,18 +95,19 @@ install_files() {
     (cd "$root" && cargo build --release --locked --bin farmhand)
     built=${CARGO_TARGET_DIR:-$root/target}/release/farmhand
     put "$binary" 755 <"$built"
-    "$binary" completions bash | put "$bash_completion" 644
-    "$binary" completions zsh | put "$zsh_completion" 644
-    "$binary" completions fish | put "$fish_completion" 644
-    "$binary" man | put "$man_dir/farmhand.1" 644
+    put_told "$bash_completion" completions bash
+    put_told "$zsh_completion" completions zsh
+    put_told "$fish_completion" completions fish
+    put_told "$man_dir/farmhand.1" man
     for command in $commands; do
-        "$binary" man "$command" | put "$man_dir/farmhand-$command.1" 644
+        put_told "$man_dir/farmhand-$command.1" man "$command"
     done
     put "$settings_example" 644 <"$root/assets/farmhand.toml"
 }
 
 install_service() {
-    escaped=$(printf '%s' "$binary" | sed 's/[&|\\]/\\&/g')
+    # A percent sign means something in a unit; the rest means something to sed.
+    escaped=$(printf '%s' "$binary" | sed 's/%/%%/g; s/[&|\\]/\\&/g')
     sed "s|@BINARY@|$escaped|" "$root/installer/systemd/farmhand.service" | put "$unit" 644
     if have_user_systemd; then
         systemctl --user daemon-reload

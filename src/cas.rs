@@ -1,6 +1,6 @@
 //! The content-addressable storage (CAS): the trait every store of blobs has.
 //!
-//! Promises of every implementation, held by [`conformance`]: nothing is stored before its hash
+//! Promises of every implementation, held by `conformance`: nothing is stored before its hash
 //! and size are verified; what [`find_missing`](ContentAddressableStorage::find_missing) does not
 //! list can be read in full at once; the empty blob is always there.
 //!

@@ -34,6 +34,7 @@ pub(super) struct ActionsArgs {
 /// Look at one action
 #[derive(Debug, clap::Args)]
 #[command(
+    arg_required_else_help = false,
     after_help = "Examples:\n  farmhand action 9f86d0…/142 show\n  farmhand action 9f86d0… fetch ./repro     inputs, and the command to run on them"
 )]
 pub(super) struct ActionArgs {

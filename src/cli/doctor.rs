@@ -13,6 +13,7 @@ use super::output::{Paint, print, print_json};
 use super::serve;
 use crate::config::values::Listen;
 use crate::config::{Config, RawConfig};
+use crate::worker::sandbox::SandboxSupport;
 
 mod kernel;
 mod machine;
@@ -70,12 +71,14 @@ pub(super) struct Facts {
     disk: PathBuf,
     /// Whether a node answers on the control socket.
     running: bool,
+    /// What of the sandbox works.
+    sandbox: SandboxSupport,
 }
 
 /// All checks, in the order in which they are told.
 const CHECKS: [fn(&Facts) -> Check; 12] = [
     kernel::release,
-    kernel::user_namespaces,
+    kernel::namespaces,
     kernel::overlay,
     kernel::cgroups,
     machine::user,
@@ -89,14 +92,15 @@ const CHECKS: [fn(&Facts) -> Check; 12] = [
 ];
 
 /// Runs all checks; fails when one of them did.
-pub(super) fn run(args: &DoctorArgs) -> Result<(), CliError> {
+pub(super) async fn run(args: DoctorArgs) -> Result<(), CliError> {
     let flags = RawConfig {
-        data_dir: args.data_dir.clone(),
-        runtime_dir: args.runtime_dir.clone(),
+        data_dir: args.data_dir,
+        runtime_dir: args.runtime_dir,
         listen: args.listen,
         ..RawConfig::default()
     };
-    let facts = Facts::gather(serve::load(args.config.clone(), flags)?);
+    let mut facts = Facts::gather(serve::load(args.config, flags)?);
+    facts.sandbox = kernel::try_sandbox(&facts.disk).await;
     let checks: Vec<Check> = CHECKS.iter().map(|check| check(&facts)).collect();
     if args.json {
         print_json(&checks)?;
@@ -113,12 +117,13 @@ pub(super) fn run(args: &DoctorArgs) -> Result<(), CliError> {
 // === impl Facts ===
 
 impl Facts {
+    /// All that is known without starting a child.
     fn gather(config: Config) -> Self {
         let disk = config.data_dir.ancestors().find(|path| path.is_dir());
         let disk = disk.map_or_else(|| PathBuf::from("/"), ToOwned::to_owned);
         let socket = config.runtime_dir.join("control.sock");
         let running = std::os::unix::net::UnixStream::connect(socket).is_ok();
-        Self { config, disk, running }
+        Self { config, disk, running, sandbox: kernel::unknown("no child was started") }
     }
 }
 
@@ -158,7 +163,7 @@ fn to_text(checks: &[Check], paint: Paint) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Host;
+    use crate::config::{Host, SandboxMode};
 
     fn facts(directory: &std::path::Path) -> Facts {
         let flags = RawConfig {
@@ -193,6 +198,18 @@ mod tests {
         assert_eq!(machine::port(&facts).state, CheckState::Failed);
         facts.running = true;
         assert_eq!(machine::port(&facts).state, CheckState::Ok);
+    }
+
+    #[test]
+    fn a_missing_sandbox_fails_only_where_it_is_required() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut facts = facts(directory.path());
+        assert_eq!(kernel::overlay(&facts).state, CheckState::Degraded);
+        facts.config.sandbox = SandboxMode::Require;
+        assert_eq!(kernel::overlay(&facts).state, CheckState::Failed);
+        facts.sandbox.overlay = Ok(());
+        assert_eq!(kernel::overlay(&facts).state, CheckState::Ok);
+        assert_eq!(kernel::namespaces(&facts).state, CheckState::Failed);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::error::{CliError, Explain, chain};
 use super::output::print;
+use crate::cas::disk::OpenError;
 use crate::config::{Config, Host, RawConfig};
 use crate::node::{Endpoints, Node, NodeError, StartProgress};
 use crate::telemetry;
@@ -92,7 +93,15 @@ fn ready_line(endpoints: &Endpoints) -> String {
 }
 
 fn explain_start(error: NodeError) -> CliError {
-    let hint = match &error {
+    let explained = CliError::new(chain(&error));
+    match remedy(&error) {
+        Some(hint) => explained.hint(hint),
+        None => explained,
+    }
+}
+
+fn remedy(error: &NodeError) -> Option<String> {
+    match error {
         NodeError::Listen { door: "control", .. } => Some(
             "another node may be running: see farmhand status, or give this one a --runtime-dir".to_owned(),
         ),
@@ -103,12 +112,25 @@ fn explain_start(error: NodeError) -> CliError {
         NodeError::Listen { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             Some("ports below 1024 need rights; choose a higher one with --listen".to_owned())
         }
+        NodeError::Store(error) => store_remedy(error).map(ToOwned::to_owned),
+        NodeError::Sandbox { remedies, .. } => {
+            let first = remedies.first().map_or("farmhand doctor says more", String::as_str);
+            Some(format!("{first}; or set --sandbox auto"))
+        }
         _ => None,
-    };
-    let explained = CliError::new(chain(&error));
-    match hint {
-        Some(hint) => explained.hint(hint),
-        None => explained,
+    }
+}
+
+fn store_remedy(error: &OpenError) -> Option<&'static str> {
+    match error {
+        OpenError::InUse { .. } => {
+            Some("a node is running there: see farmhand status, or give this one a --data-dir")
+        }
+        OpenError::ReadOnly { .. } | OpenError::Io { .. } => {
+            Some("give this user the directory, or choose another with --data-dir")
+        }
+        OpenError::Newer { .. } => Some("start the newer version, or give this one a --data-dir of its own"),
+        OpenError::Malformed { .. } => Some("put the file back, or start afresh with another --data-dir"),
     }
 }
 

@@ -47,9 +47,12 @@ impl Source {
         first.trim_end_matches(".rs")
     }
 
-    /// The modules it names as `crate::…`, in `use` lines and elsewhere.
+    /// The modules it names as `crate::…`, in `use` lines and elsewhere. Unit tests do not count: they
+    /// may try a module together with what stands on it.
     fn used(&self) -> BTreeSet<String> {
-        let after_crate = self.code.split("crate::").skip(1);
+        let is_test = self.path.ends_with("/tests.rs") || self.path.contains("/tests/");
+        let code = self.code.split("\n#[cfg(test)]\nmod tests {").next().filter(|_| !is_test);
+        let after_crate = code.unwrap_or_default().split("crate::").skip(1);
         after_crate.flat_map(names_at_start).collect()
     }
 }
@@ -198,9 +201,11 @@ fn the_reader_sees_what_it_must() {
     let source = Source {
         path: "cas/disk.rs".into(),
         code: without_comments(
-            "use crate::digest::Digest; // crate::cli::x\nuse crate::{rpc::{a, b}, node};\nlet x: crate::path::P;",
+            "use crate::digest::Digest; // crate::cli::x\nuse crate::{rpc::{a, b}, node};\nlet x: crate::path::P;\n#[cfg(test)]\nmod tests {\nuse crate::index;\n}",
         ),
     };
+    let test = Source { path: "cas/disk/tests/full.rs".into(), code: "use crate::cli;".into() };
+    assert!(test.used().is_empty() && source.code.contains("digest"));
     assert_eq!(source.module(), "cas");
     assert_eq!(source.used(), ["digest", "node", "path", "rpc"].map(String::from).into());
     let map = Map {

@@ -11,6 +11,7 @@ use rustix::process::Resource;
 use super::super::output::{bytes, count};
 use super::kernel::Scratch;
 use super::{Check, Facts};
+use crate::config::paths::disk_room;
 
 /// Descriptors a busy node has open: connections, blobs, action outputs.
 const DESCRIPTORS: u64 = 4096;
@@ -36,7 +37,7 @@ pub(super) fn user(_: &Facts) -> Check {
 pub(super) fn data_directory(facts: &Facts) -> Check {
     const NAME: &str = "data-dir";
     let directory = facts.config.data_dir.display();
-    match Scratch::new(facts).and_then(|scratch| fs::write(scratch.join("probe"), b"probe")) {
+    match Scratch::new(&facts.disk).and_then(|scratch| fs::write(scratch.join("probe"), b"probe")) {
         Ok(()) if facts.running => Check::ok(NAME, format!("{directory}, in use by the running node")),
         Ok(()) => Check::ok(NAME, format!("{directory} can be written to")),
         Err(error) => Check::failed(
@@ -61,7 +62,7 @@ pub(super) fn reflinks(facts: &Facts) -> Check {
 }
 
 fn try_reflink(facts: &Facts) -> io::Result<()> {
-    let scratch = Scratch::new(facts)?;
+    let scratch = Scratch::new(&facts.disk)?;
     fs::write(scratch.join("from"), vec![7; 64 << 10])?;
     let from = fs::File::open(scratch.join("from"))?;
     let to = fs::File::create(scratch.join("to"))?;
@@ -71,12 +72,7 @@ fn try_reflink(facts: &Facts) -> io::Result<()> {
 /// Whether the budget fits the disk.
 pub(super) fn disk_space(facts: &Facts) -> Check {
     const NAME: &str = "disk";
-    let space = match rustix::fs::statvfs(&facts.disk) {
-        Ok(space) => space,
-        Err(error) => return Check::failed(NAME, error.to_string(), "choose another disk with --data-dir"),
-    };
-    let free = space.f_bavail.saturating_mul(space.f_frsize);
-    let held = held_bytes(&facts.config.data_dir);
+    let (free, held) = disk_room(&facts.config.data_dir);
     let budget = facts.config.disk_budget.resolve(free, held);
     let detail = format!("{} free, {} held, budget {}", bytes(free), bytes(held), bytes(budget));
     if budget > free.saturating_add(held) {
@@ -90,18 +86,6 @@ pub(super) fn disk_space(facts: &Facts) -> Check {
         );
     }
     Check::ok(NAME, detail)
-}
-
-/// Bytes below a directory, as the disk counts them.
-fn held_bytes(directory: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(entries) = fs::read_dir(directory) else { return 0 };
-    let held = |entry: fs::DirEntry| match entry.metadata() {
-        Ok(metadata) if metadata.is_dir() => held_bytes(&entry.path()),
-        Ok(metadata) => metadata.blocks() * 512,
-        Err(_) => 0,
-    };
-    entries.flatten().map(held).sum()
 }
 
 /// Whether enough files may be open at once.
@@ -162,18 +146,4 @@ pub(super) fn toolchain(_: &Facts) -> Check {
         format!("no {} in /usr/bin", missing.join(", ")),
         "actions that use them fail: install them, or bring a toolchain along as inputs",
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn held_bytes_are_those_of_all_files_below() {
-        let directory = tempfile::tempdir().unwrap();
-        fs::create_dir(directory.path().join("a")).unwrap();
-        fs::write(directory.path().join("a/blob"), vec![1; 100_000]).unwrap();
-        assert!(held_bytes(directory.path()) >= 100_000);
-        assert_eq!(held_bytes(&directory.path().join("not there")), 0);
-    }
 }
