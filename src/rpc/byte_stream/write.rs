@@ -19,7 +19,7 @@ use crate::rpc::resource_name::WriteName;
 const LOOK_AGAIN: u64 = 16 * 1024 * 1024;
 
 /// How long the end of the stream is waited for after `finish_write`.
-const CLOSING: Duration = Duration::from_secs(5);
+const CLOSING: Duration = Duration::from_millis(500);
 
 /// What a whole compressed upload that was answered early is told.
 const ANSWERED_EARLY: i64 = -1;
