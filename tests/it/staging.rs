@@ -188,6 +188,7 @@ async fn node_properties_of_inputs_are_honoured() {
 const LOOK_AROUND: &str = r#"
 #include <dirent.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 int main(void) {
@@ -199,6 +200,7 @@ int main(void) {
     text[length] = 0;
     puts(text);
     puts(getcwd(text, sizeof text));
+    mkdir("/install", 0755);
     FILE *out = fopen("/install/out", "w");
     if (!out || fputs("made\n", out) < 0 || fclose(out)) return 3;
     return access("/usr", F_OK) == 0 ? 4 : 0;
