@@ -14,9 +14,10 @@
 //! - What was acknowledged survives the death of the process: records are complete in the page cache
 //!   before anybody is told, and a start scans what the index does not know yet (`recovery`).
 //! - Against power loss there are *epochs*: at most a second apart everything written is synced and
-//!   the epoch is closed (`maintenance`). After an unclean end of the machine, records of epochs that
-//!   were not closed are dropped, so content is never wrong. With [`SyncMode::Always`] a write is
-//!   acknowledged only when its epoch is closed; waiting writers share one sync.
+//!   the epoch is closed (`maintenance`); writers wait for a disk that cannot keep up (`lag`). After
+//!   an unclean end of the machine, records of epochs that were not closed are dropped, so content is
+//!   never wrong. With [`SyncMode::Always`] a write is acknowledged only when its epoch is closed;
+//!   waiting writers share one sync.
 //! - The disk budget holds for everything together. The longest unused goes first, never what is
 //!   leased or pinned (`eviction`, `policy`).
 //!
@@ -48,6 +49,7 @@ mod directory;
 mod eviction;
 mod files;
 mod gate;
+mod lag;
 mod large;
 mod local;
 mod maintenance;

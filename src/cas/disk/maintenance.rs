@@ -162,6 +162,7 @@ impl Maintenance {
 
     fn begin_close(&mut self) {
         self.last_close = Instant::now();
+        self.store.epoch_age.begin();
         self.open = false;
         // Before the epoch ends: what is written from here on asks for the next close.
         self.store.work.clear_dirty();

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex};
 use super::catalog::{Catalog, Item, Loaded};
 use super::files::{Files, disk_bytes, remove_if_there};
 use super::gate::Gate;
+use super::lag::EpochAge;
 use super::maintenance::{Maintenance, sync_files};
 use super::map::{Found, Map, Place};
 use super::packs::{Closing, PACK_HEADER, Pack, Packs, VERSION, Written, pack_id, read_pack_header};
@@ -409,6 +410,7 @@ impl Recovery {
             space,
             pins: Mutex::default(),
             closed: Gate::new(closed),
+            epoch_age: EpochAge::now(),
             rounds: Gate::new(0),
             work: Work::new(),
             counters: Counters::default(),

@@ -12,8 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::DiskConfig;
 use super::files::{Files, TempFile, disk_bytes};
 use super::gate::Gate;
+use super::lag::{self, EpochAge};
 use super::large::Large;
 use super::map::{Found, Map, Place};
 use super::packs::{Packs, Wait};
@@ -21,7 +23,6 @@ use super::policy::Watermarks;
 use super::record::{Key, Kind, record_len};
 use super::space::{Reservation, Space, Work};
 use super::sums::Sums;
-use super::{DiskConfig, SyncMode};
 use crate::cas::CasError;
 use crate::digest::Digest;
 
@@ -46,6 +47,8 @@ pub(super) struct Store {
     pub(super) pins: Mutex<PinTable>,
     /// The last epoch that is on the disk.
     pub(super) closed: Gate,
+    /// How long the open epoch has been growing.
+    pub(super) epoch_age: EpochAge,
     /// The last eviction round that ended.
     pub(super) rounds: Gate,
     pub(super) work: Work,
@@ -175,20 +178,27 @@ impl Store {
 
     /// Waits until what was written in `epoch` may be acknowledged.
     pub(super) async fn settle(&self, epoch: u64) -> Result<(), CasError> {
-        if self.config.sync == SyncMode::Always && self.closed.value() < epoch {
+        if let Some(awaited) = self.awaited(epoch) {
             self.work.request_close();
-            self.closed.reached(epoch).await.map_err(|_| self.is_closed_error())?;
+            self.closed.reached(awaited).await.map_err(|_| self.is_closed_error())?;
         }
         Ok(())
     }
 
     /// As [`settle`](Self::settle), blocking the thread.
     pub(super) fn settle_blocking(&self, epoch: u64) -> Result<(), CasError> {
-        if self.config.sync == SyncMode::Always && self.closed.value() < epoch {
+        if let Some(awaited) = self.awaited(epoch) {
             self.work.request_close();
-            self.closed.wait(epoch).map_err(|_| self.is_closed_error())?;
+            self.closed.wait(awaited).map_err(|_| self.is_closed_error())?;
         }
         Ok(())
+    }
+
+    /// The epoch that has to be closed first, if it is not.
+    fn awaited(&self, epoch: u64) -> Option<u64> {
+        let interval = self.config.epoch_interval;
+        let awaited = lag::awaited(self.config.sync, epoch, self.epoch_age.elapsed(), interval)?;
+        (self.closed.value() < awaited).then_some(awaited)
     }
 
     fn is_closed_error(&self) -> CasError {
