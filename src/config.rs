@@ -128,17 +128,18 @@ pub enum SyncMode {
     Always,
 }
 
-/// What a compressed ByteStream upload answers as `committed_size`: the protocol says -1 for one
-/// that ends early and leaves room for the rest, and clients differ in what they check.
+/// What `committed_size` counts after a complete compressed upload. The protocol leaves it open, and
+/// each choice is an error to some client. One that ends early, because the blob is there, is told -1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum CommittedSize {
-    /// -1 when the blob is there already, else the bytes sent.
+    /// By the tool's name: uncompressed bytes for Siso and the tools of the Go SDK, compressed bytes
+    /// for all others.
     #[default]
     Auto,
-    /// The compressed bytes sent.
+    /// The compressed bytes received: Bazel, Buck2.
     Compressed,
-    /// The bytes of the blob.
+    /// The size of the blob.
     Uncompressed,
 }
 

@@ -4,7 +4,7 @@
 //! sense are refused there, by name, as the client's fault. Whether a given machine can meet
 //! them is for [`Requirements::mismatches`] with that machine's [`MachineFacts`]. Nothing is
 //! silently dropped: each known property has an effect, is harmless by its meaning, or leads to a
-//! mismatch; unknown ones follow the machine's [`UnknownProperties`].
+//! mismatch; unknown ones follow the policy of the instance, [`UnknownProperties`].
 //!
 //! The names are those of the REAPI platform lexicon (`OSFamily`, `ISA`) and of the clients in use.
 
@@ -13,9 +13,11 @@ use std::path::{Component as PathComponent, Path, PathBuf};
 
 use farmhand_proto::reapi;
 
+use crate::config::UnknownProperties;
+
 mod machine;
 
-pub use machine::{MachineFacts, UnknownProperties};
+pub use machine::MachineFacts;
 
 /// What an action asks for, parsed from `Platform` messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -41,6 +41,7 @@ use self::record::{Key, record_len};
 use self::space::Stop;
 use self::store::{Lookup, Store, lock};
 use super::{BlobStream, BlobWriter, ByteRange, CasError, ContentAddressableStorage};
+use crate::config::SyncMode;
 use crate::digest::Digest;
 
 mod actions;
@@ -96,16 +97,6 @@ pub struct DiskConfig {
     pub index_cache: u64,
     /// Where time and boot come from.
     pub host: Host,
-}
-
-/// When writes are acknowledged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SyncMode {
-    /// When they survive the death of the process; a power loss may take the last second.
-    #[default]
-    Epoch,
-    /// When they survive a power loss.
-    Always,
 }
 
 /// Clock and boot of the machine, replaceable in tests.

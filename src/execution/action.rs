@@ -15,10 +15,11 @@ use prost::Message;
 use super::{Settings, missing};
 use crate::action_cache::ActionKey;
 use crate::cas::{CasError, ContentAddressableStorage};
+use crate::config::UnknownProperties;
 use crate::digest::{Digest, DigestError};
 use crate::instance::InstanceName;
 use crate::path::PathError;
-use crate::platform::{InputRootPlace, PlatformError, Requirements, UnknownProperties};
+use crate::platform::{InputRootPlace, PlatformError, Requirements};
 
 mod command;
 

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use crate::cas::disk::{self, DiskConfig};
-use crate::config::{self, Config, InputRootMode, SyncMode};
+use crate::cas::disk::DiskConfig;
+use crate::config::{self, Config, InputRootMode};
 use crate::execution::action::PlatformRules;
 use crate::execution::{Retention, Settings};
-use crate::platform::{MachineFacts, UnknownProperties};
-use crate::rpc::byte_stream::{ByteStreamSettings, CommittedSize};
+use crate::platform::MachineFacts;
+use crate::rpc::byte_stream::ByteStreamSettings;
 use crate::rpc::{InstanceSettings, InstancesConfig};
 use crate::worker::local::WorkerConfig;
 
@@ -18,10 +18,7 @@ pub(super) fn disk(config: &Config) -> DiskConfig {
     let budget = config.disk_budget.resolve(free, held);
     DiskConfig {
         lease: config.lease,
-        sync: match config.sync {
-            SyncMode::Epoch => disk::SyncMode::Epoch,
-            SyncMode::Always => disk::SyncMode::Always,
-        },
+        sync: config.sync,
         epoch_interval: config.epoch_interval,
         max_blob_size: config.max_blob_size,
         ..DiskConfig::new(&config.data_dir, budget)
@@ -61,36 +58,24 @@ pub(super) fn execution(config: &Config) -> Settings {
 
 /// Which instances are served, and how. Tables in the configuration restrict them.
 pub(super) fn instances(config: &Config) -> InstancesConfig {
-    let default =
-        InstanceSettings { platform: platform_rules(config.unknown_properties, false), ..Default::default() };
+    let default = InstanceSettings {
+        platform: PlatformRules { root_as_slash: false, unknown: config.unknown_properties },
+        ..Default::default()
+    };
     let named = config.instances.iter().map(|(name, settings)| {
         let root_as_slash = settings.input_root == InputRootMode::Root;
         let settings = InstanceSettings {
             digest_function: settings.digest_function,
             action_cache_updates: settings.action_cache_updates,
             execution: settings.execution,
-            platform: platform_rules(settings.unknown_properties, root_as_slash),
+            platform: PlatformRules { root_as_slash, unknown: settings.unknown_properties },
         };
         (name.clone(), settings)
     });
     InstancesConfig { default, named: named.collect(), restricted: !config.instances.is_empty() }
 }
 
-fn platform_rules(policy: config::UnknownProperties, root_as_slash: bool) -> PlatformRules {
-    let unknown = match policy {
-        config::UnknownProperties::Reject => UnknownProperties::Reject,
-        config::UnknownProperties::Ignore => UnknownProperties::Ignore,
-        config::UnknownProperties::Match => UnknownProperties::Match,
-    };
-    PlatformRules { root_as_slash, unknown }
-}
-
 /// ByteStream.
 pub(super) fn byte_stream(config: &Config) -> ByteStreamSettings {
-    let committed_size = match config.compressed_committed_size {
-        config::CommittedSize::Auto => CommittedSize::Auto,
-        config::CommittedSize::Compressed => CommittedSize::Compressed,
-        config::CommittedSize::Uncompressed => CommittedSize::Uncompressed,
-    };
-    ByteStreamSettings { committed_size, ..Default::default() }
+    ByteStreamSettings { committed_size: config.compressed_committed_size, ..Default::default() }
 }

@@ -3,22 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{InputRootPlace, NetworkAccess, Requirements};
+use crate::config::UnknownProperties;
 
 /// The pool every machine is in.
 const DEFAULT_POOL: &str = "default";
-
-/// What becomes of an action with a property name that means nothing here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum UnknownProperties {
-    /// Refuse the action and name the property (`Platform.Property` in the REAPI asks for it).
-    #[default]
-    Reject,
-    /// Run the action all the same.
-    Ignore,
-    /// Run it only where the machine has a label of that name with every value asked for.
-    Match,
-}
 
 /// Facts about a machine that actions may ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

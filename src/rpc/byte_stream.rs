@@ -26,6 +26,7 @@ use super::codec::BlobCodec;
 use super::resource_name::WriteName;
 use super::{Instances, MAX_RECEIVED_MESSAGE, codec};
 use crate::cas::ContentAddressableStorage;
+use crate::config::CommittedSize;
 use crate::digest::Digest;
 use crate::tasks::Tasks;
 use drain::Drain;
@@ -49,21 +50,6 @@ pub struct ByteStreamSettings {
     pub partial_uploads: usize,
     /// What a complete compressed upload is told it has committed.
     pub committed_size: CommittedSize,
-}
-
-/// What `committed_size` counts after a complete compressed upload. The protocol leaves it open, and
-/// each choice is an error to some client.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CommittedSize {
-    /// By the tool's name: uncompressed bytes for Siso and the tools of the Go SDK, compressed bytes
-    /// for all others.
-    #[default]
-    Auto,
-    /// The compressed bytes received: Bazel, Buck2.
-    Compressed,
-    /// The size of the blob.
-    Uncompressed,
 }
 
 /// The service. Clones share their uploads.
@@ -92,21 +78,19 @@ impl Default for ByteStreamSettings {
     }
 }
 
-// === impl CommittedSize ===
+// === CommittedSize ===
 
-impl CommittedSize {
-    /// Whether that tool is told the uncompressed size.
-    fn is_uncompressed_for(self, tool_name: &str) -> bool {
-        match self {
-            Self::Auto => {
-                let tool = tool_name.to_ascii_lowercase();
-                ["siso", "reclient", "re-client", "rewrapper", "reproxy", "remotetool", "remote-apis-sdks"]
-                    .iter()
-                    .any(|name| tool.contains(name))
-            }
-            Self::Compressed => false,
-            Self::Uncompressed => true,
+/// Whether that tool is told the uncompressed size.
+fn counts_uncompressed(setting: CommittedSize, tool_name: &str) -> bool {
+    match setting {
+        CommittedSize::Auto => {
+            let tool = tool_name.to_ascii_lowercase();
+            ["siso", "reclient", "re-client", "rewrapper", "reproxy", "remotetool", "remote-apis-sdks"]
+                .iter()
+                .any(|name| tool.contains(name))
         }
+        CommittedSize::Compressed => false,
+        CommittedSize::Uncompressed => true,
     }
 }
 

@@ -10,7 +10,7 @@ use tonic::{Request, Status, Streaming};
 
 use super::partial::Session;
 use super::upload::Upload;
-use super::{Shared, signed};
+use super::{Shared, counts_uncompressed, signed};
 use crate::rpc::compression::{Compressor, Decoder};
 use crate::rpc::metadata::RequestMetadata;
 use crate::rpc::resource_name::WriteName;
@@ -115,8 +115,8 @@ impl Shared {
         first: WriteRequest,
         stream: &mut Streaming<WriteRequest>,
     ) -> Result<Answer, Status> {
-        let counts_uncompressed =
-            name.compressor == Compressor::Identity || self.settings.committed_size.is_uncompressed_for(tool);
+        let counts_uncompressed = name.compressor == Compressor::Identity
+            || counts_uncompressed(self.settings.committed_size, tool);
         let size = signed(name.digest.size());
         let early =
             Answer { committed: if counts_uncompressed { size } else { ANSWERED_EARLY }, is_early: true };
