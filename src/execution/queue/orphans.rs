@@ -93,7 +93,7 @@ impl Queue {
     }
 
     /// Running orphans that may be stopped, with their workers; the oldest orphan first.
-    fn ripe_orphans(&self) -> Vec<(RunId, Arc<str>)> {
+    pub(super) fn ripe_orphans(&self) -> Vec<(RunId, Arc<str>)> {
         let mut orphans = Vec::new();
         for id in &self.on_worker {
             let run = &self.runs[id];
@@ -113,5 +113,155 @@ impl Queue {
         let since: Option<Vec<_>> =
             run.operations.iter().map(|operation| self.tickets[operation].alone_since).collect();
         since?.into_iter().max()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::tests::{Bench, action, assigned, code, done, done_ids, exit, id, only_attempt};
+    use super::super::{AttemptId, Effect, Event, Settings, Submission};
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn bench() -> (Bench, Duration) {
+        let settings = Settings::default();
+        (Bench::new(&settings), settings.orphan_yield)
+    }
+
+    /// A queue whose machine `m` runs the action 1, alone since a moment ago.
+    fn with_orphan() -> (Bench, Duration, AttemptId) {
+        let (mut bench, orphan_yield) = bench();
+        bench.join("m", 1);
+        let orphan = only_attempt(&bench.submit(1, &action("a", None, false)));
+        bench.apply(Event::WaiterGone(id(1)));
+        (bench, orphan_yield, orphan)
+    }
+
+    fn stopped(effects: &[Effect]) -> Vec<AttemptId> {
+        let one = |effect: &Effect| match effect {
+            Effect::CancelRun(attempt) => Some(*attempt),
+            _ => None,
+        };
+        effects.iter().filter_map(one).collect()
+    }
+
+    #[test]
+    fn queued_orphans_let_others_go_first_and_run_when_none_is_there() {
+        let (mut bench, _) = bench();
+        let urgent = Submission { priority: -5, ..bench.submission(1, &action("orphan", None, false)) };
+        bench.apply(Event::Submitted(urgent));
+        bench.submit(2, &action("waited for", None, true));
+        bench.apply(Event::WaiterGone(id(1)));
+        let first = only_attempt(&bench.join("m", 1));
+        assert_eq!(first.run, RunId(1));
+        assert_eq!(only_attempt(&bench.apply(Event::Ended(first, exit(0)))).run, RunId(0));
+    }
+
+    #[test]
+    fn a_queued_orphan_is_an_ordinary_run_again_when_somebody_comes_back() {
+        let returns: [fn(&mut Bench); 2] = [
+            |bench| drop(bench.apply(Event::WaiterJoined(id(1)))),
+            |bench| drop(bench.submit(3, &action("a", None, false))),
+        ];
+        for come_back in returns {
+            let (mut bench, _) = bench();
+            bench.submit(1, &action("a", None, false));
+            bench.apply(Event::WaiterGone(id(1)));
+            bench.submit(2, &action("b", None, false));
+            come_back(&mut bench);
+            assert_eq!(only_attempt(&bench.join("m", 1)).run, RunId(0), "the oldest");
+            assert_eq!(bench.queue.pool.waiting().into_iter().collect::<Vec<_>>(), [RunId(1)]);
+        }
+    }
+
+    #[test]
+    fn the_oldest_running_orphans_give_way_and_no_more_than_needed() {
+        let (mut bench, orphan_yield) = bench();
+        bench.join("m", 3);
+        let attempts = [1, 2, 3]
+            .map(|number| only_attempt(&bench.submit(number, &action(&number.to_string(), None, false))));
+        bench.apply(Event::WaiterGone(id(2)));
+        bench.wait(SECOND);
+        bench.apply(Event::WaiterGone(id(1)));
+        assert!(stopped(&bench.submit(4, &action("4", None, false))).is_empty(), "not at once");
+        bench.wait(orphan_yield - SECOND);
+        let effects = bench.apply(Event::Tick);
+        assert_eq!((stopped(&effects), done_ids(&effects)), (vec![attempts[1]], vec![id(2)]));
+        let (_, response) = &done(&effects)[0];
+        assert_eq!((code(response), &*response.message), (tonic::Code::Cancelled, GAVE_WAY));
+        bench.wait(orphan_yield);
+        assert!(stopped(&bench.apply(Event::Tick)).is_empty(), "a slot is on its way");
+        assert_eq!(assigned(&bench.apply(Event::Ended(attempts[1], exit(0)))).len(), 1);
+        assert_eq!(stopped(&bench.submit(5, &action("5", None, false))), [attempts[0]], "ripe already");
+        assert!(stopped(&bench.submit(6, &action("6", None, false))).is_empty(), "3 has a client");
+    }
+
+    #[test]
+    fn an_orphan_that_somebody_comes_back_to_stays() {
+        let returns: [fn(&mut Bench); 2] = [
+            |bench| drop(bench.apply(Event::WaiterJoined(id(1)))),
+            |bench| drop(bench.submit(3, &action("a", None, false))),
+        ];
+        for come_back in returns {
+            let (mut bench, orphan_yield, orphan) = with_orphan();
+            bench.submit(2, &action("b", None, false));
+            bench.wait(orphan_yield - SECOND);
+            come_back(&mut bench);
+            bench.wait(orphan_yield);
+            assert!(stopped(&bench.apply(Event::Tick)).is_empty());
+            let back = if bench.queue.tickets.contains_key(&id(3)) { id(3) } else { id(1) };
+            bench.apply(Event::WaiterGone(back));
+            bench.wait(orphan_yield - SECOND);
+            assert!(stopped(&bench.apply(Event::Tick)).is_empty(), "its time starts anew");
+            bench.wait(SECOND);
+            assert_eq!(stopped(&bench.apply(Event::Tick)), [orphan]);
+        }
+    }
+
+    #[test]
+    fn orphans_do_not_give_way_to_orphans() {
+        let (mut bench, orphan_yield, orphan) = with_orphan();
+        bench.submit(2, &action("b", None, false));
+        bench.apply(Event::WaiterGone(id(2)));
+        bench.wait(orphan_yield);
+        assert!(stopped(&bench.apply(Event::Tick)).is_empty());
+        assert_eq!(stopped(&bench.apply(Event::WaiterJoined(id(2)))), [orphan]);
+    }
+
+    #[test]
+    fn only_the_slots_of_machines_that_fit_are_given_up() {
+        let (mut bench, orphan_yield) = bench();
+        for machine in ["a", "b"] {
+            bench.join(machine, 1);
+        }
+        bench.submit(1, &action("1", Some("a"), false));
+        let on_b = only_attempt(&bench.submit(2, &action("2", Some("b"), false)));
+        for number in [1, 2] {
+            bench.apply(Event::WaiterGone(id(number)));
+        }
+        bench.wait(orphan_yield);
+        assert_eq!(stopped(&bench.submit(3, &action("3", Some("b"), false))), [on_b]);
+        let effects = bench.apply(Event::Ended(on_b, exit(0)));
+        assert_eq!(assigned(&effects)[0].1, "b");
+    }
+
+    #[test]
+    fn a_machine_with_more_runs_than_slots_stops_as_many_as_free_one() {
+        let (mut bench, orphan_yield) = bench();
+        bench.join("m", 2);
+        for number in [1, 2] {
+            bench.submit(number, &action(&number.to_string(), None, false));
+            bench.apply(Event::WaiterGone(id(number)));
+        }
+        bench.wait(orphan_yield);
+        bench.join("m", 0);
+        assert!(stopped(&bench.submit(3, &action("3", None, false))).is_empty(), "it has no slots");
+        let attempts = stopped(&bench.join("m", 1));
+        assert_eq!(attempts.len(), 2);
+        assert!(assigned(&bench.apply(Event::Ended(attempts[0], exit(0)))).is_empty());
+        assert_eq!(assigned(&bench.apply(Event::Ended(attempts[1], exit(0)))).len(), 1);
     }
 }

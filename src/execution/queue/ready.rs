@@ -111,7 +111,7 @@ impl Level {
         self.lines.get(share)?.runs.first().copied()
     }
 
-    /// All runs. Each stands in several lines at most.
+    /// All runs, each once for every line it stands in.
     fn runs(&self) -> impl Iterator<Item = RunId> {
         self.lines.values().flat_map(|line| line.runs.iter().copied())
     }

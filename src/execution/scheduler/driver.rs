@@ -158,9 +158,9 @@ fn log_if_cancelled(operation: &Operation, state: &OperationState) {
     let (id, action, target) = (operation.id, operation.action, &operation.invocation.target_id);
     let reason = &status.message;
     if state.timeline.assigned_at.is_some() {
-        tracing::info!(operation = %id, %action, target, reason, "run cancelled");
+        tracing::info!(operation = %id, %action, target, reason, "operation cancelled");
     } else {
-        tracing::debug!(operation = %id, %action, target, reason, "run cancelled while it was queued");
+        tracing::debug!(operation = %id, %action, target, reason, "operation cancelled in the queue");
     }
 }
 
