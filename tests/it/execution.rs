@@ -313,8 +313,9 @@ async fn an_action_nobody_waits_for_gives_its_slot_to_one_with_a_client() {
     }
     eventually("it runs", || is_running("31622776")).await;
     drop(stream);
-    let served = ActionBuilder::sh("true").run(&client);
-    tokio::time::timeout(Duration::from_secs(10), served).await.expect("the slot is given up").success();
+    let waited_for = ActionBuilder::sh("true");
+    let served = tokio::time::timeout(Duration::from_secs(30), waited_for.run(&client)).await;
+    served.expect("the slot is given up long before the grace period is over").success();
     assert!(!is_running("31622776"), "its process is gone");
     let ended = response(&get(&client, &update.name).await.unwrap()).status.unwrap();
     assert_eq!(ended.code, Code::Cancelled as i32);
