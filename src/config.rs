@@ -70,6 +70,8 @@ pub struct Config {
     pub keep_finished: Duration,
     /// How long an action without a client goes on.
     pub orphan_grace: Duration,
+    /// How long an action without a client keeps its slot when another with a client needs it.
+    pub orphan_yield: Duration,
     /// How often a state that did not change is told again to a client that waits.
     pub update_interval: Duration,
     /// Instances with settings of their own. If there are any, no others are served.
@@ -310,6 +312,7 @@ impl Set {
             queue_limit: at_least("queue-limit", required(raw.queue_limit), 1)?,
             keep_finished: required(raw.keep_finished).0,
             orphan_grace: required(raw.orphan_grace).0,
+            orphan_yield: required(raw.orphan_yield).0,
             update_interval: required(raw.update_interval).0,
             instances: instances(raw.instances.unwrap_or_default(), unknown_properties)?,
             farm: FarmConfig {

@@ -56,6 +56,9 @@ pub struct Settings {
     pub queue_limit: usize,
     /// How long an operation goes on after its last caller went away.
     pub grace: Duration,
+    /// How long a run keeps its slot after its last caller went away, if another needs it that has
+    /// a caller.
+    pub orphan_yield: Duration,
     /// How long an action waits for a machine that has gone and could run it.
     pub absent_worker_wait: Duration,
     /// How often an unchanged state is repeated to a waiting client.
@@ -123,6 +126,7 @@ impl Default for Settings {
             max_timeout: Duration::from_secs(24 * 3600),
             queue_limit: 100_000,
             grace: Duration::from_secs(300),
+            orphan_yield: Duration::from_secs(5),
             absent_worker_wait: Duration::from_secs(60),
             update_interval: Duration::from_secs(30),
             retention: Retention {

@@ -81,6 +81,9 @@ pub struct RawConfig {
     /// How long an action goes on after its last client went away
     #[arg(long, env = "FARMHAND_ORPHAN_GRACE", value_name = "TIME", help_heading = "Running actions")]
     pub orphan_grace: Option<Span>,
+    /// How long such an action keeps its slot when one that has a client needs it
+    #[arg(long, env = "FARMHAND_ORPHAN_YIELD", value_name = "TIME", help_heading = "Running actions")]
+    pub orphan_yield: Option<Span>,
     /// How often a client that waits hears that nothing has changed
     #[arg(long, env = "FARMHAND_UPDATE_INTERVAL", value_name = "TIME", help_heading = "Running actions")]
     pub update_interval: Option<Span>,
@@ -182,7 +185,7 @@ impl RawConfig {
             name listen insecure_lan data_dir runtime_dir
             disk_budget max_blob_size lease sync epoch_interval compressed_committed_size
             slots sandbox unknown_properties pools default_timeout max_timeout
-            queue_limit keep_finished orphan_grace update_interval
+            queue_limit keep_finished orphan_grace orphan_yield update_interval
             peer_listen no_discovery peer farm_key_file
             log_filter log_format
             labels instances

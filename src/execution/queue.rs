@@ -9,11 +9,13 @@
 //! - a run whose worker is lost goes back to the queue, up to [`MAX_LOSSES`] times;
 //! - cancelling an operation, or nobody waiting for it, ends a run only if no other operation
 //!   shares it;
+//! - a run that nobody waits for keeps no slot from one that somebody waits for, but for a moment in
+//!   which a client may come back;
 //! - a result is marked as becoming visible before it is stored, so a caller that does not want
 //!   cached results never joins a run whose result others may have read already.
 //!
 //! `event` has what goes in and comes out, `ready` the order of what waits, `pool` the machines and
-//! what fits them.
+//! what fits them, `orphans` what becomes of runs that nobody waits for.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -30,6 +32,7 @@ use crate::action_cache::ActionKey;
 mod event;
 #[cfg(test)]
 mod model;
+mod orphans;
 mod pool;
 mod ready;
 #[cfg(test)]
@@ -40,7 +43,7 @@ pub use event::{
 };
 pub use pool::Matcher;
 use pool::{ClassId, Pool};
-use ready::Place;
+use ready::{Place, Rank};
 
 /// Times a run is tried again after its worker was lost.
 pub const MAX_LOSSES: usize = 3;
@@ -54,9 +57,12 @@ const RECENT: Duration = Duration::from_secs(2);
 pub struct Queue {
     queue_limit: usize,
     grace: Duration,
+    orphan_yield: Duration,
     now: Now,
     pool: Pool,
     runs: BTreeMap<RunId, Run>,
+    /// Runs that hold a slot.
+    on_worker: BTreeSet<RunId>,
     joinable: HashMap<ActionKey, RunId>,
     tickets: HashMap<OperationId, Ticket>,
     /// Operations that lost their last waiter, in that order.
@@ -93,6 +99,7 @@ struct Ticket {
     run: RunId,
     place: Place,
     waiters: usize,
+    /// Since when it has no waiters.
     alone_since: Option<Instant>,
 }
 
@@ -104,9 +111,11 @@ impl Queue {
         Self {
             queue_limit: settings.queue_limit,
             grace: settings.grace,
+            orphan_yield: settings.orphan_yield,
             now,
             pool: Pool::new(settings.absent_worker_wait),
             runs: BTreeMap::new(),
+            on_worker: BTreeSet::new(),
             joinable: HashMap::new(),
             tickets: HashMap::new(),
             alone: VecDeque::new(),
@@ -135,6 +144,7 @@ impl Queue {
             Event::Tick => self.tick(),
         }
         self.dispatch();
+        self.make_way();
         std::mem::take(&mut self.effects)
     }
 
@@ -201,7 +211,8 @@ impl Queue {
 
     fn attach(&mut self, id: RunId, submission: Submission) {
         let Some(run) = self.runs.get_mut(&id) else { return };
-        let place = Place { priority: submission.priority, share: submission.share };
+        let rank = Rank { alone: false, priority: submission.priority };
+        let place = Place { rank, share: submission.share };
         run.operations.insert(submission.operation);
         if matches!(run.phase, Phase::Queued) {
             self.pool.enqueue(run.class, &place, id);
@@ -227,6 +238,7 @@ impl Queue {
         self.leave_line(id);
         let Some(run) = self.runs.get_mut(&id) else { return };
         run.phase = Phase::Executing(worker.clone());
+        self.on_worker.insert(id);
         run.timeline = Timeline {
             queued_at: run.timeline.queued_at,
             worker: Some(worker.clone()),
@@ -256,8 +268,9 @@ impl Queue {
     }
 
     fn ended(&mut self, attempt: AttemptId, response: Arc<ExecuteResponse>) {
-        let Some(worker) = self.vacate(attempt) else { return };
-        self.pool.free(&worker);
+        if self.vacate(attempt).is_none() {
+            return;
+        }
         let Some(run) = self.runs.get_mut(&attempt.run) else { return };
         if run.operations.is_empty() {
             self.remove(attempt.run);
@@ -271,7 +284,6 @@ impl Queue {
 
     fn lost(&mut self, attempt: AttemptId, reason: String) {
         let Some(worker) = self.vacate(attempt) else { return };
-        self.pool.free(&worker);
         let Some(run) = self.runs.get_mut(&attempt.run) else { return };
         run.losses.push(Loss { worker, reason });
         if run.operations.is_empty() {
@@ -298,10 +310,11 @@ impl Queue {
 
     fn worker_left(&mut self, worker: &str, reason: &str) {
         let attempts: Vec<_> = self
-            .runs
+            .on_worker
             .iter()
+            .map(|id| (*id, &self.runs[id]))
             .filter(|(_, run)| run.worker().is_some_and(|name| &**name == worker))
-            .map(|(id, run)| run.attempt(*id))
+            .map(|(id, run)| run.attempt(id))
             .collect();
         for attempt in attempts {
             self.effects.push(Effect::CancelRun(attempt));
@@ -345,33 +358,9 @@ impl Queue {
 
     // --- going away ---
 
-    fn waiter_joined(&mut self, operation: OperationId) {
-        if let Some(ticket) = self.tickets.get_mut(&operation) {
-            ticket.waiters += 1;
-            ticket.alone_since = None;
-        }
-    }
-
-    fn waiter_gone(&mut self, operation: OperationId) {
-        let Some(ticket) = self.tickets.get_mut(&operation) else { return };
-        ticket.waiters = ticket.waiters.saturating_sub(1);
-        if ticket.waiters == 0 {
-            ticket.alone_since = Some(self.now.instant);
-            self.alone.push_back((self.now.instant, operation));
-        }
-    }
-
     fn tick(&mut self) {
         let now = self.now.instant;
-        while let Some((since, operation)) = self.alone.front().copied() {
-            if now - since < self.grace {
-                break;
-            }
-            self.alone.pop_front();
-            if self.tickets.get(&operation).is_some_and(|ticket| ticket.alone_since == Some(since)) {
-                self.detach(operation, "no client has waited for the operation for too long");
-            }
-        }
+        self.end_orphans();
         for (run, reason) in self.pool.expire(now) {
             self.queued -= 1;
             self.leave_line(run);
@@ -401,11 +390,9 @@ impl Queue {
         run.operations.remove(&operation);
         let response = Arc::new(response::cancelled(reason));
         self.effects.push(Effect::Notify(operation, run.completed(id, self.now, response)));
-        let shared = run.operations.iter().any(|other| self.tickets[other].place == ticket.place);
-        if !shared {
-            self.pool.withdraw(run.class, &ticket.place, id);
-        }
-        if run.operations.is_empty() {
+        let was_last = run.operations.is_empty();
+        self.leave_place(id, &ticket.place);
+        if was_last {
             self.abandon(id);
         }
     }
@@ -437,10 +424,13 @@ impl Queue {
         is_current.then_some(run)
     }
 
-    /// The worker an attempt was on, if it still is the present one.
-    fn vacate(&self, attempt: AttemptId) -> Option<Arc<str>> {
+    /// Takes an attempt off its worker, which is returned, if it still is the present one.
+    fn vacate(&mut self, attempt: AttemptId) -> Option<Arc<str>> {
         let run = self.runs.get(&attempt.run)?;
-        run.worker().filter(|_| run.attempt(attempt.run) == attempt).cloned()
+        let worker = run.worker().filter(|_| run.attempt(attempt.run) == attempt)?;
+        self.pool.free(worker);
+        self.on_worker.remove(&attempt.run);
+        Some(worker.clone())
     }
 
     fn notify(&mut self, id: RunId) {
@@ -456,6 +446,14 @@ impl Queue {
             if let Some(ticket) = self.tickets.get(operation) {
                 self.pool.withdraw(run.class, &ticket.place, id);
             }
+        }
+    }
+
+    /// Takes a run away from `place`, unless an operation of it stands there.
+    fn leave_place(&mut self, id: RunId, place: &Place) {
+        let Some(run) = self.runs.get(&id) else { return };
+        if !run.operations.iter().any(|operation| self.tickets[operation].place == *place) {
+            self.pool.withdraw(run.class, place, id);
         }
     }
 

@@ -50,6 +50,7 @@ pub(super) fn execution(config: &Config) -> Settings {
         max_timeout: config.max_timeout,
         queue_limit: config.queue_limit,
         grace: config.orphan_grace,
+        orphan_yield: config.orphan_yield,
         update_interval: config.update_interval,
         retention: Retention { age: config.keep_finished, ..usual.retention },
         ..usual

@@ -301,6 +301,27 @@ async fn an_action_nobody_waits_for_ends_after_the_grace_period() {
     eventually("it is cancelled", || !is_running("17320508")).await;
 }
 
+/// An action that somebody waits for does not wait for one that nobody waits for.
+#[tokio::test]
+async fn an_action_nobody_waits_for_gives_its_slot_to_one_with_a_client() {
+    let node = one_slot();
+    let client = node.client().await;
+    let (mut stream, _) = start(&ActionBuilder::sh("sleep 31622776").do_not_cache(), &client).await;
+    let mut update = next(&mut stream).await;
+    while metadata(&update).stage() != Stage::Executing {
+        update = next(&mut stream).await;
+    }
+    eventually("it runs", || is_running("31622776")).await;
+    drop(stream);
+    let waited_for = ActionBuilder::sh("true");
+    let served = tokio::time::timeout(Duration::from_secs(30), waited_for.run(&client)).await;
+    served.expect("the slot is given up long before the grace period is over").success();
+    assert!(!is_running("31622776"), "its process is gone");
+    let ended = response(&get(&client, &update.name).await.unwrap()).status.unwrap();
+    assert_eq!(ended.code, Code::Cancelled as i32);
+    assert!(ended.message.contains("gave way"), "{}", ended.message);
+}
+
 #[tokio::test]
 async fn a_stopping_node_ends_streams_as_unavailable() {
     let mut node = Node::start();

@@ -213,7 +213,7 @@ const ROWS: &[(&str, Coverage)] = &[
     ("EX-05", Tests(&["execution.rs: a_stopping_node_ends_streams_as_unavailable"])),
     ("EX-06", Tests(&["execution.rs: state_is_repeated_while_waiting_and_pings_are_welcome"])),
     ("EX-07", Tests(&["execution.rs: ten_waiters_all_see_the_end"])),
-    ("EX-08", Tests(&["execution.rs: a_run_outlives_its_caller_and_can_be_waited_for", "execution.rs: an_action_nobody_waits_for_ends_after_the_grace_period"])),
+    ("EX-08", Tests(&["execution.rs: a_run_outlives_its_caller_and_can_be_waited_for", "execution.rs: an_action_nobody_waits_for_ends_after_the_grace_period", "execution.rs: an_action_nobody_waits_for_gives_its_slot_to_one_with_a_client"])),
     ("EX-09", Tests(&["execution.rs: a_run_outlives_its_caller_and_can_be_waited_for"])),
     ("EX-10", Tests(&["execution.rs: a_run_outlives_its_caller_and_can_be_waited_for"])),
     ("EX-11", Tests(&["execution.rs: unknown_names_are_not_found_also_after_a_restart"])),

@@ -38,7 +38,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         3 => (any::<u8>(), any::<bool>()).prop_map(|(which, fails)| Store { which, fails }),
         2 => (any::<u8>(), any::<bool>()).prop_map(|(which, joins)| Waiter { which, joins }),
         2 => any::<u8>().prop_map(|which| Cancel { which }),
-        2 => prop_oneof![0..5_u16, 50..70_u16, 290..310_u16].prop_map(|seconds| Wait { seconds }),
+        2 => prop_oneof![0..7_u16, 50..70_u16, 290..310_u16].prop_map(|seconds| Wait { seconds }),
     ]
 }
 
@@ -48,6 +48,8 @@ struct World {
     operations: BTreeMap<OperationId, Known>,
     /// Attempts whose workers have not answered yet, stopped ones included.
     attempts: Vec<AttemptId>,
+    /// Those of them that were told to stop.
+    stopped: Vec<AttemptId>,
     /// The attempt each run is on, as far as the outside was told.
     on_worker: BTreeMap<RunId, (AttemptId, Arc<str>)>,
     stores: Vec<RunId>,
@@ -60,15 +62,19 @@ struct Known {
     stage: Option<Stage>,
     done: usize,
     refused: bool,
+    waiters: usize,
+    /// When the last waiter went away.
+    alone_since: Option<Instant>,
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(queue_limit: usize) -> Self {
         Self {
-            bench: Bench::new(&Settings { queue_limit: 8, ..Settings::default() }),
+            bench: Bench::new(&Settings { queue_limit, ..Settings::default() }),
             next: 0,
             operations: BTreeMap::new(),
             attempts: Vec::new(),
+            stopped: Vec::new(),
             on_worker: BTreeMap::new(),
             stores: Vec::new(),
             private_runs: BTreeMap::new(),
@@ -85,7 +91,7 @@ impl World {
                 submission.priority = priority;
                 submission.share = share.to_string().into();
                 submission.looked_up_at = submission.looked_up_at.filter(|_| !skip);
-                self.operations.insert(id(self.next), Known::default());
+                self.operations.insert(id(self.next), Known { waiters: 1, ..Known::default() });
                 self.next += 1;
                 self.apply(Event::Submitted(submission));
             }
@@ -121,8 +127,7 @@ impl World {
             }
             Happening::Waiter { which, joins } => {
                 if let Some(operation) = self.some_operation(which) {
-                    let event = if joins { Event::WaiterJoined } else { Event::WaiterGone };
-                    self.apply(event(operation));
+                    self.waiter(operation, joins);
                 }
             }
             Happening::Cancel { which } => {
@@ -138,6 +143,19 @@ impl World {
         self.check();
     }
 
+    fn waiter(&mut self, operation: OperationId, joins: bool) {
+        let known = self.operations.get_mut(&operation).unwrap();
+        if joins {
+            known.waiters += 1;
+            known.alone_since = None;
+            self.apply(Event::WaiterJoined(operation));
+        } else if known.waiters > 0 {
+            known.waiters -= 1;
+            known.alone_since = (known.waiters == 0).then_some(self.bench.now.instant);
+            self.apply(Event::WaiterGone(operation));
+        }
+    }
+
     fn some_operation(&self, which: u8) -> Option<OperationId> {
         pick(&self.operations.keys().copied().collect::<Vec<_>>(), which).copied()
     }
@@ -146,6 +164,7 @@ impl World {
     fn answer(&mut self, which: u8) -> Option<AttemptId> {
         let attempt = *pick(&self.attempts, which)?;
         self.attempts.retain(|other| *other != attempt);
+        self.stopped.retain(|other| *other != attempt);
         if self.on_worker.get(&attempt.run).is_some_and(|(current, _)| *current == attempt) {
             self.on_worker.remove(&attempt.run);
         }
@@ -158,6 +177,7 @@ impl World {
     }
 
     fn perform(&mut self, effects: Vec<Effect>) {
+        self.check_orphans(&effects);
         for effect in effects {
             match effect {
                 Effect::Refuse(operation, _) => {
@@ -166,7 +186,10 @@ impl World {
                     known.refused = true;
                 }
                 Effect::Assign(assignment) => self.assign(assignment),
-                Effect::CancelRun(attempt) => assert!(self.attempts.contains(&attempt)),
+                Effect::CancelRun(attempt) => {
+                    assert!(self.attempts.contains(&attempt));
+                    self.stopped.push(attempt);
+                }
                 Effect::Store(run, _, response) => {
                     assert!(response::is_success(&response));
                     assert!(!self.private_runs.contains_key(&run));
@@ -201,12 +224,56 @@ impl World {
         known.done += usize::from(state.is_done());
     }
 
+    /// No orphan is given a slot, or keeps one for long, that somebody waits for; and only orphans
+    /// give way, for a reason.
+    fn check_orphans(&self, effects: &[Effect]) {
+        let queue = &self.bench.queue;
+        for effect in effects {
+            match effect {
+                Effect::Assign(assignment) => {
+                    let run = &queue.runs[&assignment.attempt.run];
+                    let is_orphan = queue.orphan_since(run).is_some();
+                    assert!(!is_orphan || !self.is_needed(&assignment.worker), "{assignment:?}");
+                }
+                Effect::Notify(operation, state) if gave_way(state) => {
+                    let known = &self.operations[operation];
+                    let alone = self.bench.now.instant - known.alone_since.expect("nobody waited");
+                    assert!(known.waiters == 0 && alone >= queue.orphan_yield);
+                    assert!(self.is_needed(state.timeline.worker.as_ref().unwrap()));
+                }
+                _ => {}
+            }
+        }
+        let is_stopping = |id: &RunId| matches!(queue.runs[id].phase, Phase::Cancelling(_));
+        if !queue.on_worker.iter().any(is_stopping) {
+            for (_, worker) in queue.ripe_orphans() {
+                assert!(!self.is_needed(&worker), "{worker} has an orphan that does not give way");
+            }
+        }
+    }
+
+    /// Whether a run that somebody waits for is queued and could run on `worker`.
+    fn is_needed(&self, worker: &str) -> bool {
+        let queue = &self.bench.queue;
+        let slots = queue.pool.slots();
+        let could_run = |run: &Run| {
+            let on = run.action.requirements.properties.get("on");
+            on.is_none_or(|names| names.iter().any(|name| name == worker))
+        };
+        slots.get(worker).is_some_and(|(_, slots)| *slots > 0)
+            && queue.pool.waiting().iter().map(|id| &queue.runs[id]).any(|run| {
+                could_run(run)
+                    && run.operations.iter().any(|operation| self.operations[operation].waiters > 0)
+            })
+    }
+
     /// What holds after every event.
     fn check(&self) {
         let queue = &self.bench.queue;
         let waiting = queue.pool.waiting();
         for (id, run) in &queue.runs {
             assert_eq!(waiting.contains(id), matches!(run.phase, Phase::Queued), "{id:?}");
+            assert_eq!(queue.on_worker.contains(id), run.worker().is_some());
             assert!(!run.operations.is_empty() || !matches!(run.phase, Phase::Queued | Phase::Executing(_)));
         }
         assert!(waiting.iter().all(|run| queue.runs.contains_key(run)));
@@ -222,6 +289,15 @@ impl World {
         assert!(queue.joinable.values().all(|run| queue.runs.contains_key(run)));
     }
 
+    /// Every client goes away.
+    fn leave_all(&mut self) {
+        for operation in self.operations.keys().copied().collect::<Vec<_>>() {
+            while self.operations[&operation].waiters > 0 {
+                self.waiter(operation, false);
+            }
+        }
+    }
+
     /// Lets everything that is under way end well.
     fn settle(&mut self) {
         for worker in 0..3 {
@@ -235,6 +311,10 @@ impl World {
     }
 }
 
+fn gave_way(state: &OperationState) -> bool {
+    state.response.as_ref().is_some_and(|response| response.message == orphans::GAVE_WAY)
+}
+
 fn pick<T>(items: &[T], which: u8) -> Option<&T> {
     (!items.is_empty()).then(|| &items[usize::from(which) % items.len()])
 }
@@ -242,7 +322,7 @@ fn pick<T>(items: &[T], which: u8) -> Option<&T> {
 proptest! {
     #[test]
     fn every_history_keeps_the_promises(history in prop::collection::vec(happening(), 0..120)) {
-        let mut world = World::new();
+        let mut world = World::new(8);
         for happening in history {
             world.happen(happening);
         }
@@ -255,5 +335,31 @@ proptest! {
         prop_assert!(queue.alone.is_empty() && queue.recent.is_empty());
         prop_assert_eq!(queue.pool.class_count(), 0);
         prop_assert!(queue.pool.slots().values().all(|(busy, _)| *busy == 0));
+    }
+
+    /// However many orphans there are: when the workers have stopped those they are told to, one
+    /// `orphan_yield` later, the runs that somebody waits for have the slots.
+    #[test]
+    fn orphans_are_in_nobodys_way(history in prop::collection::vec(happening(), 0..80), wanted in 1..4_usize) {
+        let mut world = World::new(1000);
+        for happening in history {
+            world.happen(happening);
+        }
+        world.happen(Happening::Join { worker: 0, slots: 2 });
+        world.leave_all();
+        world.happen(Happening::Wait { seconds: 5 });
+        let first = world.next;
+        for action in 0..wanted as u8 {
+            world.happen(Happening::Submit {
+                action, priority: 5, share: 7, skip: true, private: true, picky: false
+            });
+        }
+        while let Some(attempt) = world.stopped.first().copied() {
+            let which = world.attempts.iter().position(|other| *other == attempt).unwrap();
+            world.happen(Happening::End { which: which as u8, exit_code: 1 });
+        }
+        let served = |number: &u128| world.operations[&id(*number)].stage == Some(Stage::Executing);
+        let slots: usize = world.bench.queue.pool.slots().values().map(|(_, slots)| slots).sum();
+        prop_assert_eq!((first..world.next).filter(served).count(), wanted.min(slots));
     }
 }

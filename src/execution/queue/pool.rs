@@ -4,7 +4,7 @@
 //! when either comes; so finding the next assignment looks at classes and machines, never at the
 //! runs behind the first.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,6 +89,11 @@ impl Machine {
 
     fn free(&self) -> usize {
         if self.is_present() { self.slots.saturating_sub(self.busy) } else { 0 }
+    }
+
+    /// Free slots; negative if it has more runs than slots.
+    fn room(&self) -> isize {
+        self.slots.cast_signed() - self.busy.cast_signed()
     }
 }
 
@@ -178,9 +183,9 @@ impl Pool {
             return None;
         }
         let candidates = self.classes.iter().filter_map(|(id, class)| {
-            let (priority, run) = class.ready.first()?;
+            let (rank, run) = class.ready.first()?;
             let name = self.choose_machine(class, |name| was_lost_on(run, name))?;
-            Some((priority, class.served, *id, name))
+            Some((rank, class.served, *id, name))
         });
         let (_, _, id, name) = candidates.min()?;
         let run = self.classes.get_mut(&id)?.serve(&mut self.served)?;
@@ -192,6 +197,40 @@ impl Pool {
     fn choose_machine(&self, class: &Class, is_bad: impl Fn(&str) -> bool) -> Option<Arc<str>> {
         let free = class.machines.iter().filter(|name| self.machines[*name].free() > 0);
         free.min_by_key(|name| (is_bad(name), std::cmp::Reverse(self.machines[*name].free()))).cloned()
+    }
+
+    /// Which of `orphans` are to be stopped so that runs somebody waits for get their slots: the
+    /// first ones that help, and no more than that. Each comes with its machine. `stopping` has the
+    /// machine of each slot that will be free soon anyway.
+    ///
+    /// Which run will take which slot is a guess where machines differ. A wrong one is put right
+    /// when the slot is free: then the question is asked again.
+    pub(super) fn must_yield(
+        &self,
+        stopping: impl Iterator<Item = Arc<str>>,
+        orphans: Vec<(RunId, Arc<str>)>,
+    ) -> Vec<RunId> {
+        let mut slots: Vec<_> = stopping.map(|name| (None, name)).collect();
+        slots.extend(orphans.into_iter().map(|(run, name)| (Some(run), name)));
+        let mut wanted = Vec::new();
+        for class in self.classes.values() {
+            wanted.push((&class.machines, class.ready.waited_for(slots.len())));
+        }
+        // Negative while a machine has more runs than slots.
+        let mut room: HashMap<Arc<str>, isize> = HashMap::new();
+        let mut chosen = Vec::new();
+        for (orphan, name) in slots {
+            let Some(machine) = self.machines.get(&name).filter(|machine| machine.slots > 0) else {
+                continue;
+            };
+            let fits = |(machines, runs): &&mut (&BTreeSet<_>, usize)| *runs > 0 && machines.contains(&name);
+            let Some((_, runs)) = wanted.iter_mut().find(fits) else { continue };
+            let room = room.entry(name.clone()).or_insert_with(|| machine.room());
+            *room += 1;
+            *runs -= usize::from(*room > 0);
+            chosen.extend(orphan);
+        }
+        chosen
     }
 
     /// Gives a slot back.

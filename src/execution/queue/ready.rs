@@ -1,11 +1,12 @@
 //! [`Ready`]: who is next among the runs that wait for the same kind of machine.
 //!
-//! Priority decides first. Within a priority, the *shares* (one build each, usually) take turns,
-//! and within a share the oldest run is first. So a run at the head of its share waits for at most
+//! What somebody waits for goes before what nobody waits for. Then priority decides. Within a
+//! priority, the *shares* (one build each, usually) take turns, and within a share the oldest run is
+//! first. So a run at the head of its share waits for at most
 //! one run of each other share, however long their lines are. Every step is logarithmic.
 //!
 //! A run that several callers wait for stands in the line of each of them, and goes when the first
-//! of these is served: it has the most urgent of its callers' priorities by construction.
+//! of these is served: it has the most urgent of its callers' ranks by construction.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -15,19 +16,28 @@ use super::RunId;
 /// Where one caller's wish puts a run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Place {
-    /// Lower is sooner.
-    pub priority: i32,
+    /// What decides first.
+    pub rank: Rank,
     /// What turns are taken by.
     pub share: Arc<str>,
+}
+
+/// How urgent a wish is: lower is sooner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Rank {
+    /// Nobody waits for the outcome.
+    pub alone: bool,
+    /// The caller's number.
+    pub priority: i32,
 }
 
 /// The waiting runs of one class.
 #[derive(Debug, Default)]
 pub(super) struct Ready {
-    levels: BTreeMap<i32, Level>,
+    levels: BTreeMap<Rank, Level>,
 }
 
-/// The waiting runs of one priority.
+/// The waiting runs of one rank.
 #[derive(Debug, Default)]
 struct Level {
     lines: HashMap<Arc<str>, Line>,
@@ -45,41 +55,53 @@ struct Line {
 impl Ready {
     /// Puts `run` at `place`. Twice is once.
     pub(super) fn insert(&mut self, place: &Place, run: RunId) {
-        self.levels.entry(place.priority).or_default().insert(&place.share, run);
+        self.levels.entry(place.rank).or_default().insert(&place.share, run);
     }
 
     /// Takes `run` away from `place`, if it is there.
     pub(super) fn remove(&mut self, place: &Place, run: RunId) {
-        let Some(level) = self.levels.get_mut(&place.priority) else { return };
+        let Some(level) = self.levels.get_mut(&place.rank) else { return };
         level.remove(&place.share, run);
         if level.lines.is_empty() {
-            self.levels.remove(&place.priority);
+            self.levels.remove(&place.rank);
         }
     }
 
-    /// Priority and id of the run that is next.
-    pub(super) fn first(&self) -> Option<(i32, RunId)> {
-        let (priority, level) = self.levels.first_key_value()?;
-        Some((*priority, level.first()?))
+    /// Rank and id of the run that is next.
+    pub(super) fn first(&self) -> Option<(Rank, RunId)> {
+        let (rank, level) = self.levels.first_key_value()?;
+        Some((*rank, level.first()?))
     }
 
     /// Takes the run that is next out of the line that was served, and sends that share to the
     /// back. The run may still stand elsewhere.
     pub(super) fn serve(&mut self) -> Option<RunId> {
-        let (&priority, level) = self.levels.first_key_value()?;
+        let (&rank, level) = self.levels.first_key_value()?;
         let run = level.first()?;
-        let level = self.levels.get_mut(&priority)?;
+        let level = self.levels.get_mut(&rank)?;
         level.serve(run);
         if level.lines.is_empty() {
-            self.levels.remove(&priority);
+            self.levels.remove(&rank);
         }
         Some(run)
     }
 
     /// All runs, each once.
     pub(super) fn runs(&self) -> BTreeSet<RunId> {
-        let lines = self.levels.values().flat_map(|level| level.lines.values());
-        lines.flat_map(|line| line.runs.iter().copied()).collect()
+        self.levels.values().flat_map(Level::runs).collect()
+    }
+
+    /// The number of runs somebody waits for, counted up to `limit`.
+    pub(super) fn waited_for(&self, limit: usize) -> usize {
+        let waited_for = self.levels.iter().take_while(|(rank, _)| !rank.alone);
+        let mut seen = BTreeSet::new();
+        for run in waited_for.flat_map(|(_, level)| level.runs()) {
+            if seen.len() >= limit {
+                break;
+            }
+            seen.insert(run);
+        }
+        seen.len()
     }
 }
 
@@ -87,6 +109,11 @@ impl Level {
     fn first(&self) -> Option<RunId> {
         let (_, share) = self.turns.first_key_value()?;
         self.lines.get(share)?.runs.first().copied()
+    }
+
+    /// All runs, each once for every line it stands in.
+    fn runs(&self) -> impl Iterator<Item = RunId> {
+        self.lines.values().flat_map(|line| line.runs.iter().copied())
     }
 
     fn insert(&mut self, share: &Arc<str>, run: RunId) {
@@ -131,8 +158,12 @@ mod tests {
 
     use super::*;
 
+    fn rank(priority: i32) -> Rank {
+        Rank { alone: false, priority }
+    }
+
     fn place(priority: i32, share: &str) -> Place {
-        Place { priority, share: share.into() }
+        Place { rank: rank(priority), share: share.into() }
     }
 
     fn drain(ready: &mut Ready) -> Vec<u64> {
@@ -145,9 +176,23 @@ mod tests {
         for (run, priority) in [(1, 5), (2, 0), (3, -5), (4, 0)] {
             ready.insert(&place(priority, "a"), RunId(run));
         }
-        assert_eq!(ready.first(), Some((-5, RunId(3))));
+        assert_eq!(ready.first(), Some((rank(-5), RunId(3))));
         assert_eq!(drain(&mut ready), [3, 2, 4, 1]);
         assert!(ready.levels.is_empty());
+    }
+
+    #[test]
+    fn what_somebody_waits_for_goes_before_every_priority() {
+        let mut ready = Ready::default();
+        let alone = Place { rank: Rank { alone: true, priority: -1000 }, share: "a".into() };
+        ready.insert(&alone, RunId(1));
+        assert_eq!(ready.waited_for(9), 0);
+        ready.insert(&place(5, "a"), RunId(2));
+        ready.insert(&place(6, "b"), RunId(2));
+        ready.insert(&place(7, "b"), RunId(3));
+        assert_eq!((ready.waited_for(1), ready.waited_for(9)), (1, 2));
+        ready.remove(&place(6, "b"), RunId(2));
+        assert_eq!(drain(&mut ready), [2, 3, 1]);
     }
 
     #[test]

@@ -33,7 +33,7 @@ impl Bench {
         self.apply(Event::WorkerJoined { worker: worker.into(), slots, matcher })
     }
 
-    fn submit(&mut self, number: u128, action: &Arc<PreparedAction>) -> Vec<Effect> {
+    pub(super) fn submit(&mut self, number: u128, action: &Arc<PreparedAction>) -> Vec<Effect> {
         let submission = self.submission(number, action);
         self.apply(Event::Submitted(submission))
     }
@@ -83,7 +83,7 @@ pub(super) fn exit(exit_code: i32) -> Arc<ExecuteResponse> {
     Arc::new(ExecuteResponse { result: Some(result), ..Default::default() })
 }
 
-fn assigned(effects: &[Effect]) -> Vec<(AttemptId, &str)> {
+pub(super) fn assigned(effects: &[Effect]) -> Vec<(AttemptId, &str)> {
     let mut attempts = Vec::new();
     for effect in effects {
         if let Effect::Assign(assignment) = effect {
@@ -93,14 +93,14 @@ fn assigned(effects: &[Effect]) -> Vec<(AttemptId, &str)> {
     attempts
 }
 
-fn only_attempt(effects: &[Effect]) -> AttemptId {
+pub(super) fn only_attempt(effects: &[Effect]) -> AttemptId {
     let attempts = assigned(effects);
     assert_eq!(attempts.len(), 1, "{effects:?}");
     attempts[0].0
 }
 
 /// Responses announced, by operation.
-fn done(effects: &[Effect]) -> Vec<(OperationId, Arc<ExecuteResponse>)> {
+pub(super) fn done(effects: &[Effect]) -> Vec<(OperationId, Arc<ExecuteResponse>)> {
     let one = |effect: &Effect| match effect {
         Effect::Notify(id, state) => state.response.clone().map(|response| (*id, response)),
         _ => None,
@@ -108,11 +108,11 @@ fn done(effects: &[Effect]) -> Vec<(OperationId, Arc<ExecuteResponse>)> {
     effects.iter().filter_map(one).collect()
 }
 
-fn done_ids(effects: &[Effect]) -> Vec<OperationId> {
+pub(super) fn done_ids(effects: &[Effect]) -> Vec<OperationId> {
     done(effects).into_iter().map(|(id, _)| id).collect()
 }
 
-fn code(response: &ExecuteResponse) -> tonic::Code {
+pub(super) fn code(response: &ExecuteResponse) -> tonic::Code {
     response.status.as_ref().map_or(0, |status| status.code).into()
 }
 

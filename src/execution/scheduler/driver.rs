@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Message, Shared, now};
 use crate::action_cache::ActionKey;
-use crate::execution::operations::Operation;
+use crate::execution::operations::{Operation, OperationId, OperationState};
 use crate::execution::queue::{
     Assignment, AttemptId, Effect, Event, Matcher, Queue, Refusal, RunId, Step, Submission,
 };
@@ -108,7 +108,7 @@ impl Driver {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Notify(id, state) => self.shared.operations.update(now().instant, id, state),
+            Effect::Notify(id, state) => self.notify(id, state),
             Effect::Assign(assignment) => self.assign(assignment),
             Effect::CancelRun(attempt) => {
                 if let Some(token) = self.running.get(&attempt) {
@@ -121,6 +121,13 @@ impl Driver {
             }
             Effect::Refuse(id, refusal) => tracing::error!(%id, %refusal, "refused twice"),
         }
+    }
+
+    fn notify(&self, id: OperationId, state: OperationState) {
+        if let Some(operation) = self.shared.operations.get(id) {
+            log_if_cancelled(&operation, &state);
+        }
+        self.shared.operations.update(now().instant, id, state);
     }
 
     fn assign(&mut self, assignment: Assignment) {
@@ -140,6 +147,20 @@ impl Driver {
         let cancel = self.shared.tasks.token().child_token();
         self.running.insert(attempt, cancel.clone());
         self.shared.tasks.spawn("run action", execute(worker, lease, attempt, cancel, report));
+    }
+}
+
+/// Says which operation ended before its time, and why. Those that only stood in the queue can be
+/// thousands at once, and are of less interest.
+fn log_if_cancelled(operation: &Operation, state: &OperationState) {
+    let status = state.response.as_ref().and_then(|response| response.status.as_ref());
+    let Some(status) = status.filter(|status| status.code == tonic::Code::Cancelled as i32) else { return };
+    let (id, action, target) = (operation.id, operation.action, &operation.invocation.target_id);
+    let reason = &status.message;
+    if state.timeline.assigned_at.is_some() {
+        tracing::info!(operation = %id, %action, target, reason, "operation cancelled");
+    } else {
+        tracing::debug!(operation = %id, %action, target, reason, "operation cancelled in the queue");
     }
 }
 

@@ -156,6 +156,21 @@ async fn a_run_outlives_its_client_for_the_grace_period() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_run_without_clients_gives_its_slot_to_one_that_has_a_client() {
+    let (farm, worker) = Farm::with_worker(1);
+    let mut watch = farm.scheduler.execute(request(farm.action(&["wait"]))).await.unwrap();
+    running(&mut watch).await;
+    let orphan = watch.operation().clone();
+    drop(watch);
+    let start = Instant::now();
+    assert_eq!(code(&run(&farm, farm.action(&["true"])).await), Code::Ok);
+    let waited = start.elapsed();
+    let orphan_yield = farm.scheduler.settings().orphan_yield;
+    assert!((orphan_yield..orphan_yield + Duration::from_secs(2)).contains(&waited), "{waited:?}");
+    assert_eq!((code(&orphan.state()), worker.cancelled.load(Ordering::SeqCst)), (Code::Cancelled, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_dropped_before_its_answer_leaves_no_eternal_operation() {
     let farm = Farm::new(Settings::default());
     let action = farm.action(&["true"]);
