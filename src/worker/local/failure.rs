@@ -51,6 +51,7 @@ impl Failure {
                 let exit_code = if not_found { 127 } else { 126 };
                 Self::Refused { code: Code::InvalidArgument, text, exit_code }
             }
+            RunError::WorkingDirectory { .. } => Self::invalid(text),
             RunError::Setup { .. } | RunError::SpawnerLost => Self::Lost(text),
         }
     }
