@@ -132,7 +132,7 @@ const ROWS: &[(&str, Coverage)] = &[
     ("AC-06", Tests(&["action_cache.rs: inlining_only_as_asked_and_only_what_fits"])),
     ("AC-07", Tests(&["action_cache.rs: update_stores_returns_and_survives_a_restart"])),
     ("AC-08", Tests(&["action_cache.rs: absent_outputs_are_refused_and_an_absent_action_is_not"])),
-    ("AC-09", Tests(&["action_cache.rs: malformed_results_are_invalid"])),
+    ("AC-09", Tests(&["action_cache.rs: malformed_results_are_invalid", "action_cache.rs: a_tree_that_lacks_a_directory_is_invalid"])),
     ("AC-10", Tests(&["capabilities.rs: update_enabled_tells_the_truth"])),
     ("AC-11", Tests(&["action_cache.rs: the_key_has_salt_and_size_and_function", "digests.rs: an_unknown_instance_is_one_clear_error_and_results_do_not_leak"])),
     ("AC-12", Tests(&["action_cache.rs: failed_and_refused_results_are_never_hits"])),
