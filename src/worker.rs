@@ -238,6 +238,12 @@ pub enum RunError {
         /// Not found, permission denied, bad format …
         source: io::Error,
     },
+    /// The inputs have no directory where the command is to run: the action's own fault.
+    #[error("cannot enter the working directory: {source}")]
+    WorkingDirectory {
+        /// Not a directory, a symlink to nowhere …
+        source: io::Error,
+    },
     /// The machinery failed in `step`: the machine's fault, the action may run elsewhere.
     #[error("cannot set up the action ({step}): {source}")]
     Setup {

@@ -133,6 +133,18 @@ pub struct GetTreeResponse {
     pub next_page_token: String,
 }
 
+/// `build.bazel.remote.execution.v2.Tree`, whose directories are the bytes that were sent: those are what
+/// the digests in it are made of.
+#[derive(Clone, PartialEq, Eq, ::prost::Message)]
+pub struct Tree {
+    /// The encoded root `Directory`.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub root: Bytes,
+    /// Encoded `Directory` messages: all below the root.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub children: Vec<Bytes>,
+}
+
 /// `google.rpc.PreconditionFailure`: names the blobs a client has to upload before it tries again.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PreconditionFailure {
@@ -246,5 +258,19 @@ mod tests {
         let theirs = reapi::GetTreeResponse::decode(ours.encode_to_vec().as_slice()).expect("decodes");
         assert_eq!(theirs.directories, [directory, reapi::Directory::default()]);
         assert_eq!(theirs.next_page_token, "t");
+    }
+
+    #[test]
+    fn a_tree_equals_the_published_one() {
+        let directory = |name: &str| reapi::Directory {
+            directories: vec![reapi::DirectoryNode { name: name.into(), digest: digest() }],
+            ..Default::default()
+        };
+        let theirs =
+            reapi::Tree { root: Some(directory("r")), children: vec![directory("a"), directory("b")] };
+        let ours = Tree::decode(theirs.encode_to_vec().as_slice()).expect("decodes");
+        assert_eq!(ours.encode_to_vec(), theirs.encode_to_vec());
+        assert_eq!(ours.root, directory("r").encode_to_vec());
+        assert_eq!(ours.children[1], directory("b").encode_to_vec());
     }
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use farmhand_proto::raw;
 use farmhand_proto::reapi::{self, ActionResult};
 use prost::Message;
 use tokio::time::Instant;
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 use super::{ActionCache, ActionCacheError, ActionKey};
 use crate::cas::{CasError, ContentAddressableStorage};
 use crate::digest::{Digest, DigestFunction};
+use crate::merkle::Directory;
 use crate::path::{PathError, RootPath};
 use remembered::{Remembered, fingerprint};
 
@@ -196,13 +198,19 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// A Tree and all files in it.
+    /// A Tree and all files in it. Clients look its directories up by digest, and some break when one
+    /// is not there, so each has to be.
     async fn tree(&mut self, path: &str, digest: Option<&reapi::Digest>) -> Result<(), ActionCacheError> {
         let digest = self.name(path, digest)?;
-        let Some(tree) = self.read::<reapi::Tree>(&digest).await? else { return Ok(()) };
-        for directory in tree.root.iter().chain(&tree.children) {
-            for file in &directory.files {
-                self.name(&file.name, file.digest.as_ref())?;
+        let Some(tree) = self.read::<raw::Tree>(&digest).await? else { return Ok(()) };
+        let children = tree.children.iter().map(|child| Digest::of(self.function, child));
+        let held: HashSet<Digest> = children.chain([Digest::empty(self.function)]).collect();
+        for data in [&tree.root].into_iter().chain(&tree.children) {
+            let directory = Directory::parse(data, self.function)
+                .map_err(|error| malformed(format!("Tree {digest}: {error}")))?;
+            self.named.extend(directory.files.iter().map(|file| file.digest));
+            if let Some(lost) = directory.directories.iter().find(|child| !held.contains(&child.digest)) {
+                return Err(malformed(format!("Tree {digest} lacks its directory {:?}", lost.name.as_str())));
             }
         }
         Ok(())
@@ -219,13 +227,13 @@ impl Walk<'_> {
         let mut seen = HashSet::from([root]);
         while let Some(digest) = queue.pop() {
             let Some(directory) = self.read::<reapi::Directory>(&digest).await? else { continue };
-            for file in &directory.files {
-                self.name(&file.name, file.digest.as_ref())?;
-            }
-            for child in &directory.directories {
-                let child = self.name(&child.name, child.digest.as_ref())?;
-                if seen.insert(child) {
-                    queue.push(child);
+            let directory = Directory::from_wire(directory, self.function)
+                .map_err(|error| malformed(format!("Directory {digest}: {error}")))?;
+            self.named.extend(directory.files.iter().map(|file| file.digest));
+            for child in directory.directories {
+                self.named.insert(child.digest);
+                if seen.insert(child.digest) {
+                    queue.push(child.digest);
                 }
             }
         }

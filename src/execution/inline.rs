@@ -7,9 +7,11 @@
 use std::collections::HashSet;
 
 use farmhand_proto::reapi;
+use prost::Message;
 
 use crate::cas::ContentAddressableStorage;
 use crate::digest::{Digest, DigestFunction};
+use crate::worker::outputs::MAX_RESULT;
 
 /// Bytes inlined into one result at most; messages must stay below 4 MiB in all.
 pub const INLINE_LIMIT: u64 = 1024 * 1024;
@@ -41,7 +43,8 @@ pub async fn inline(
     hints: &InlineHints,
     mut result: reapi::ActionResult,
 ) -> reapi::ActionResult {
-    let mut inliner = Inliner { cas, function, left: INLINE_LIMIT };
+    let left = INLINE_LIMIT.min(MAX_RESULT.saturating_sub(result.encoded_len()) as u64);
+    let mut inliner = Inliner { cas, function, left };
     inliner.fill(hints.stdout, result.stdout_digest.as_ref(), &mut result.stdout_raw).await;
     inliner.fill(hints.stderr, result.stderr_digest.as_ref(), &mut result.stderr_raw).await;
     for file in &mut result.output_files {
@@ -128,6 +131,21 @@ mod tests {
         let result = inline(&cas, Sha256, &InlineHints { files, ..Default::default() }, result).await;
         let sizes: Vec<_> = result.output_files.iter().map(|file| file.contents.len()).collect();
         assert_eq!(sizes, [INLINE_LIMIT as usize / 2 + 1, 0, 0, 5]);
+    }
+
+    #[tokio::test]
+    async fn a_large_result_leaves_room_for_less() {
+        let cas = MemoryCas::default();
+        let out = cas.insert(Sha256, vec![1; 512 * 1024]);
+        let mut result = reapi::ActionResult {
+            stdout_digest: Some(out.to_wire()),
+            output_files: vec![file(&"x".repeat(MAX_RESULT - INLINE_LIMIT as usize), out)],
+            ..Default::default()
+        };
+        let hints = InlineHints { stdout: true, ..Default::default() };
+        assert_eq!(inline(&cas, Sha256, &hints, result.clone()).await.stdout_raw.len(), 512 * 1024);
+        result.output_files[0].path.push_str(&"x".repeat(600 * 1024));
+        assert!(inline(&cas, Sha256, &hints, result).await.stdout_raw.is_empty());
     }
 
     #[tokio::test]

@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use farmhand_proto::{protobuf, reapi};
+use prost::Message;
 
 use crate::cas::{CasError, LocalBlobs};
 use crate::digest::{Digest, DigestFunction};
@@ -70,6 +71,13 @@ pub enum OutputError {
     },
 }
 
+/// Bytes of the largest result of an action: with what stands around it in an `Operation`, it has
+/// to fit into a message of 4 MiB, the most that clients take.
+pub const MAX_RESULT: usize = 4 * 1024 * 1024 - 64 * 1024;
+
+/// Outputs that were left out and are told one by one; the rest is only counted.
+const MAX_NOTES: usize = 50;
+
 /// Everything [`collect`] needs to know besides the root.
 pub struct Collection {
     /// Takes the blobs.
@@ -101,6 +109,8 @@ struct Collector<'a> {
     entries: u64,
     max_entries: u64,
     done: Collected,
+    /// Notes beyond [`MAX_NOTES`].
+    unnoted: usize,
 }
 
 /// Collects the outputs of `request` from `root`. Blocks: it reads and hashes everything new.
@@ -118,12 +128,13 @@ pub fn collect(
         entries: 0,
         max_entries: collection.max_entries,
         done: Collected::default(),
+        unnoted: 0,
     };
     let mut position = root.position()?;
     for path in &request.paths {
         collector.collect(&mut position, path)?;
     }
-    Ok(collector.done)
+    Ok(collector.into_collected())
 }
 
 /// Stores the log at `path`; an absent one is empty. Blocks.
@@ -191,7 +202,7 @@ impl Collector<'_> {
         match found.kind {
             Kind::Symlink(target) => self.collect_symlink(at, path, target, found.attributes)?,
             Kind::Special(what) => {
-                self.done.notes.push(format!("output {:?} is a {what} and was left out", path.asked));
+                self.note(format!("output {:?} is a {what} and was left out", path.asked));
             }
             _ if path.declared == Declared::Directory => {
                 self.refuse(format!("output_directories entry {:?} is a file", path.asked));
@@ -221,7 +232,7 @@ impl Collector<'_> {
         let Ok(target) = String::from_utf8(target) else {
             let note =
                 format!("output {:?} is a symlink whose target is not UTF-8; it was left out", path.asked);
-            self.done.notes.push(note);
+            self.note(note);
             return Ok(());
         };
         let leads_to = at.resolve(&path.place, true)?;
@@ -281,6 +292,30 @@ impl Collector<'_> {
             }),
             unix_mode: wanted.unix_mode.then_some(protobuf::UInt32Value { value: attributes.mode }),
         })
+    }
+
+    fn note(&mut self, text: String) {
+        if self.done.notes.len() < MAX_NOTES {
+            self.done.notes.push(text);
+        } else {
+            self.unnoted += 1;
+        }
+    }
+
+    /// What was collected, as far as it can be sent.
+    fn into_collected(mut self) -> Collected {
+        let size = self.done.result.encoded_len();
+        if size > MAX_RESULT {
+            self.refuse(format!(
+                "the outputs make a result of {size} bytes, and no message can have more than {MAX_RESULT}; \
+                 output directories take less than single files"
+            ));
+            self.done.result = reapi::ActionResult::default();
+        }
+        if self.unnoted > 0 {
+            self.done.notes.push(format!("{} more were left out", self.unnoted));
+        }
+        self.done
     }
 
     fn refuse(&mut self, text: String) {

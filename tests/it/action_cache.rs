@@ -194,6 +194,36 @@ async fn malformed_results_are_invalid() {
     }
 }
 
+/// Clients look the directories of a Tree up by digest, and some break when one is not there.
+#[tokio::test]
+async fn a_tree_that_lacks_a_directory_is_invalid() {
+    let node = Node::start();
+    let client = node.client().await;
+    let below = reapi::Directory {
+        symlinks: vec![reapi::SymlinkNode { name: "l".into(), target: "x".into(), ..Default::default() }],
+        ..Default::default()
+    };
+    let child = |digest: Digest| reapi::DirectoryNode { name: "d".into(), digest: Some(digest.to_wire()) };
+    let root = |digest| reapi::Directory { directories: vec![child(digest)], ..Default::default() };
+    let below_digest = client.put(&below.encode_to_vec()).await;
+    let empty = Digest::empty(DigestFunction::Sha256);
+    for (digest, children, accepted) in
+        [(below_digest, vec![], false), (below_digest, vec![below], true), (empty, vec![], true)]
+    {
+        let tree = client.put(&reapi::Tree { root: Some(root(digest)), children }.encode_to_vec()).await;
+        let output = reapi::OutputDirectory {
+            path: "out".into(),
+            tree_digest: Some(tree.to_wire()),
+            ..Default::default()
+        };
+        let result = ActionResult { output_directories: vec![output], ..Default::default() };
+        match client.update_action_result(&client.digest(b"tree"), result).await {
+            Ok(_) => assert!(accepted, "{digest}"),
+            Err(status) => assert!(!accepted && status.code() == Code::InvalidArgument, "{status}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_key_has_salt_and_size_and_function() {
     let node = Node::start();

@@ -1,7 +1,8 @@
 //! ERR: which fault is told where, and with which status.
 
 use farmhand_proto::longrunning::operation::Result as OperationResult;
-use farmhand_proto::{any, raw, rpc};
+use farmhand_proto::{any, raw, reapi, rpc};
+use prost::Message;
 use tonic::Code;
 
 use crate::support::{ActionBuilder, Node};
@@ -78,6 +79,23 @@ async fn all_missing_blobs_are_named_in_one_pass_and_agree_with_find_missing() {
         client.put(blob).await;
     }
     action.run(&client).await.success();
+}
+
+/// More than fits into a message is named as far as it does.
+#[tokio::test]
+async fn many_missing_blobs_are_named_in_a_message_that_clients_take() {
+    let node = Node::start();
+    let client = node.client().await;
+    let file = |i: u32| reapi::FileNode {
+        name: i.to_string(),
+        digest: Some(client.digest(&i.to_be_bytes()).to_wire()),
+        ..Default::default()
+    };
+    let directory = reapi::Directory { files: (0..60_000).map(file).collect(), ..Default::default() };
+    let root = client.put(&directory.encode_to_vec()).await;
+    // Clients refuse messages of more than 4 MiB: so does this one.
+    let outcome = ActionBuilder::sh("ls").input_root(root).run(&client).await;
+    assert!(missing_subjects(outcome.response.status.as_ref().unwrap()).len() >= 10_000);
 }
 
 #[tokio::test]

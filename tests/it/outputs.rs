@@ -73,6 +73,24 @@ async fn paths_are_relative_to_the_working_directory_and_exactly_as_asked() {
     }
 }
 
+/// More outputs than a message can name are a clear answer, with the logs.
+#[tokio::test]
+async fn a_result_larger_than_a_message_is_refused() {
+    let node = Node::start();
+    let client = node.client().await;
+    let names: Vec<String> = (0..2500).map(|i| format!("{i:0>200}")).collect();
+    let link = "l".repeat(2000);
+    let script = format!("echo made; for i in $(seq 0 2499); do ln -s {link} $(printf %0200d $i); done");
+    let mut action = ActionBuilder::sh(&script);
+    action.command.output_paths = names;
+    let outcome = action.run(&client).await;
+    assert_eq!(outcome.code(), Code::FailedPrecondition as i32);
+    let message = &outcome.response.status.as_ref().unwrap().message;
+    assert!(message.contains("bytes"), "{message}");
+    assert_eq!(outcome.stdout(&client).await, "made\n");
+    assert_eq!(outcome.result().output_symlinks, []);
+}
+
 #[tokio::test]
 async fn absent_outputs_are_left_out() {
     let node = Node::start();

@@ -233,6 +233,12 @@ async fn working_directories() {
         let pwd = outcome.stdout(&client).await;
         assert!(pwd.trim_end().ends_with(shown), "{given:?}: {pwd}");
     }
+    // A file, and a symlink to nowhere: final answers, since no machine can do better.
+    let inputs = || ActionBuilder::sh("pwd").file("file", "").symlink("link", "/no/such/directory");
+    for given in ["file", "file/below", "link"] {
+        let outcome = inputs().working_directory(given).run(&client).await;
+        assert_eq!(outcome.code(), Code::InvalidArgument as i32, "{given:?}: {:?}", outcome.response);
+    }
 }
 
 #[tokio::test]

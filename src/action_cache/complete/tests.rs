@@ -81,12 +81,13 @@ impl Bench {
         self.cas.walks.load(Ordering::Relaxed)
     }
 
+    /// A Directory with one file, whose content is its name with the prefix `tree/` or `root/`.
     fn directory(&self, file: &str, below: Option<&reapi::Directory>) -> reapi::Directory {
         let node = |name: &str, digest| reapi::FileNode { name: name.into(), digest, ..Default::default() };
         reapi::Directory {
-            files: vec![node(file, self.blob(file))],
+            files: vec![node(file.trim_start_matches("tree/").trim_start_matches("root/"), self.blob(file))],
             directories: below
-                .map(|below| reapi::DirectoryNode { name: "below".into(), digest: self.message(below) })
+                .map(|below| reapi::DirectoryNode { name: "deeper".into(), digest: self.message(below) })
                 .into_iter()
                 .collect(),
             ..Default::default()
@@ -210,7 +211,14 @@ async fn malformed_results_are_refused() {
     let files = |file| ActionResult { output_files: vec![file], ..Default::default() };
     let directories = |it| ActionResult { output_directories: vec![it], ..Default::default() };
     let link = reapi::OutputSymlink { path: "/abs".into(), target: "x".into(), ..Default::default() };
+    let below = bench.directory("below", None);
+    let lacking = reapi::Tree { root: Some(bench.directory("file", Some(&below))), children: Vec::new() };
+    let climbing = bench.directory("../file", None);
+    let escaping = reapi::Tree { root: Some(climbing.clone()), children: Vec::new() };
     for result in [
+        directories(directory("d", bench.message(&lacking), None)),
+        directories(directory("d", bench.message(&escaping), None)),
+        directories(directory("d", None, bench.message(&climbing))),
         files(file("a", bad.clone())),
         files(file("a", None)),
         files(file("/etc/x", bench.blob("x"))),

@@ -7,6 +7,10 @@ use crate::worker::RunError;
 use crate::worker::inputs::InputError;
 use crate::worker::outputs::{OutputError, RequestError};
 
+/// Missing blobs that are named at most: the status has to fit into one message of 4 MiB. A client
+/// that uploads these is told of the rest when it tries again.
+const MAX_NAMED: usize = 20_000;
+
 /// Numbers of `google.rpc.Code`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Code {
@@ -47,6 +51,7 @@ impl Failure {
                 let exit_code = if not_found { 127 } else { 126 };
                 Self::Refused { code: Code::InvalidArgument, text, exit_code }
             }
+            RunError::WorkingDirectory { .. } => Self::invalid(text),
             RunError::Setup { .. } | RunError::SpawnerLost => Self::Lost(text),
         }
     }
@@ -73,6 +78,7 @@ pub(super) fn status(code: Code, message: impl Into<String>) -> rpc::Status {
 fn missing(digests: &[Digest]) -> rpc::Status {
     let violations = digests
         .iter()
+        .take(MAX_NAMED)
         .map(|digest| raw::Violation {
             r#type: "MISSING".to_owned(),
             subject: digest.missing_subject(),

@@ -404,6 +404,16 @@ async fn an_output_of_the_wrong_kind_is_a_failed_precondition_with_logs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_working_directory_that_is_none_is_invalid() {
+    let bench = Bench::new(sandbox(|_| {
+        Err(RunError::WorkingDirectory { source: io::ErrorKind::NotADirectory.into() })
+    }));
+    let response = bench.execute(sh("", &[])).await;
+    let status = response.status.as_ref().unwrap();
+    assert!(status.code == 3 && status.message.contains("working directory"), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_machine_that_cannot_run_loses_the_action() {
     let setup = || RunError::Setup { step: "mount".into(), source: io::Error::other("no") };
     let bench = Bench::new(sandbox(move |_| Err(setup())));

@@ -556,3 +556,28 @@ fn logs() {
         assert_eq!(fixture.cas.load(&digest).unwrap(), content);
     }
 }
+
+#[test]
+fn a_result_that_no_message_can_hold_is_refused() {
+    let fixture = Fixture::new();
+    let names: Vec<String> = (0..600).map(|i| format!("{i}{}", "-".repeat(250))).collect();
+    for name in &names {
+        fixture.link(name, &"x".repeat(4000));
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let collected = fixture.collect(&paths(&names)).unwrap();
+    assert!(collected.refused.as_ref().unwrap().contains("bytes"), "{:?}", collected.refused);
+    assert_eq!(collected.result, reapi::ActionResult::default());
+}
+
+#[test]
+fn many_left_out_entries_make_few_notes() {
+    let fixture = Fixture::new();
+    fixture.mkdir("d");
+    for i in 0..60 {
+        rustix::fs::mkfifoat(CWD, fixture.upper(&format!("d/{i}")), Mode::RWXU).unwrap();
+    }
+    let collected = fixture.collect(&paths(&["d"])).unwrap();
+    assert_eq!(collected.notes.len(), MAX_NOTES + 1);
+    assert_eq!(collected.notes[MAX_NOTES], "10 more were left out");
+}

@@ -88,7 +88,7 @@ impl Collector<'_> {
     ) -> Result<Option<Frame>, OutputError> {
         let Ok(text) = name.to_str().map(str::to_owned) else {
             let note = format!("an output named {:?} is not UTF-8 and was left out", name.to_string_lossy());
-            self.done.notes.push(note);
+            self.note(note);
             return Ok(None);
         };
         match found.kind {
@@ -102,12 +102,12 @@ impl Collector<'_> {
                     target,
                     node_properties: self.properties(&found.attributes),
                 }),
-                Err(_) => self.done.notes.push(format!(
+                Err(_) => self.note(format!(
                     "{text:?} in an output directory is a symlink whose target is not UTF-8; it was left out"
                 )),
             },
             Kind::Special(what) => {
-                self.done.notes.push(format!("{text:?} in an output directory is a {what} and was left out"));
+                self.note(format!("{text:?} in an output directory is a {what} and was left out"));
             }
             Kind::UpperFile | Kind::LowerFile(_) => {
                 let (digest, attributes) = self.keep(at, &name, &found)?;

@@ -77,8 +77,7 @@ impl Ready<'_> {
         rustix::process::setsid().map_err(Failure::step("start a session"))?;
         umask(Mode::WGRP | Mode::WOTH);
         sys::leave_session_keyring();
-        rustix::process::chdir(&*self.launch.directory)
-            .map_err(Failure::step("enter the working directory"))?;
+        rustix::process::chdir(&*self.launch.directory).map_err(not_entered)?;
         for (number, stream) in (0..).zip(&self.launch.streams) {
             sys::redirect(stream.as_fd(), number).map_err(Failure::step("redirect the streams"))?;
         }
@@ -99,6 +98,17 @@ impl Ready<'_> {
             }
         }
         Failure::Program(worst)
+    }
+}
+
+/// Why the working directory could not be entered. It was made where the inputs lack it, so what
+/// stands in the way is an input: a file, or a symlink that leads to none.
+fn not_entered(errno: Errno) -> Failure {
+    match errno {
+        Errno::NOTDIR | Errno::NOENT | Errno::LOOP | Errno::ACCESS | Errno::NAMETOOLONG => {
+            Failure::WorkingDirectory(errno)
+        }
+        errno => Failure::step("enter the working directory")(errno),
     }
 }
 

@@ -152,6 +152,7 @@ impl Runner for SpawnerPool {
                 self.put_back(spawner);
                 Err(match failure {
                     Failure::Program(errno) => program(&command, errno.into()),
+                    Failure::WorkingDirectory(errno) => RunError::WorkingDirectory { source: errno.into() },
                     Failure::Setup { step, errno } => setup(step, errno.into()),
                 })
             }
@@ -184,7 +185,7 @@ impl Spawner {
                 spawner.end().await;
                 Err(setup(step, errno.into()))
             }
-            Reply::Failed(Failure::Program(_)) | Reply::Ended { .. } => {
+            Reply::Failed(Failure::Program(_) | Failure::WorkingDirectory(_)) | Reply::Ended { .. } => {
                 drop(spawner.process.start_kill());
                 Err(RunError::SpawnerLost)
             }

@@ -197,7 +197,7 @@ fn words(errno: Errno) -> String {
 fn explain(failure: Failure) -> String {
     match failure {
         Failure::Setup { step, errno } => format!("{step}: {}", words(errno)),
-        Failure::Program(errno) => words(errno),
+        Failure::Program(errno) | Failure::WorkingDirectory(errno) => words(errno),
     }
 }
 

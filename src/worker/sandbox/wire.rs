@@ -63,6 +63,8 @@ pub(super) enum Reply {
 pub(super) enum Failure {
     /// The program cannot be executed.
     Program(Errno),
+    /// The inputs have no directory where the command is to run.
+    WorkingDirectory(Errno),
     /// The machinery failed.
     Setup {
         /// What was being done.
@@ -152,6 +154,10 @@ impl Reply {
                 writer.text(OsStr::new(step));
                 writer.errno(*errno);
             }
+            Self::Failed(Failure::WorkingDirectory(errno)) => {
+                writer.byte(4);
+                writer.errno(*errno);
+            }
         }
         writer.frame()
     }
@@ -167,6 +173,7 @@ impl Reply {
                 let step = reader.text()?.into_string().map_err(|_| Malformed)?;
                 Self::Failed(Failure::Setup { step, errno: reader.errno()? })
             }
+            4 => Self::Failed(Failure::WorkingDirectory(reader.errno()?)),
             _ => return Err(Malformed),
         };
         reader.end(reply)
@@ -513,6 +520,7 @@ mod tests {
             Just(Reply::Ready),
             ended,
             errno().prop_map(|errno| Reply::Failed(Failure::Program(errno))),
+            errno().prop_map(|errno| Reply::Failed(Failure::WorkingDirectory(errno))),
             (".*", errno()).prop_map(|(step, errno)| Reply::Failed(Failure::Setup { step, errno })),
         ]
     }
