@@ -174,7 +174,7 @@ pub enum UnknownProperties {
 /// What the input root is to an action.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub enum InputRootMode {
-    /// Decided by platform property and client.
+    /// Decided by platform property, client, and whether it holds a shell.
     #[default]
     #[serde(rename = "auto")]
     Auto,

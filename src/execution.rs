@@ -2,6 +2,7 @@
 //!
 //! - [`action`] parses and checks what a client sent; past it, nothing is validated again;
 //! - [`missing`] finds every absent input of an action in one pass;
+//! - [`own_root`] tells input roots that are whole file systems;
 //! - [`queue`] is the pure state machine that decides who runs what, where and when;
 //! - [`operations`] remembers the operations, live and finished, that clients ask about by name;
 //! - [`scheduler`] drives the queue: it asks the action cache, hands leases to workers, stores results;
@@ -28,6 +29,7 @@ pub mod action;
 pub mod inline;
 pub mod missing;
 pub mod operations;
+pub mod own_root;
 pub mod queue;
 pub mod response;
 pub mod scheduler;

@@ -138,6 +138,11 @@ impl Requirements {
         Ok(requirements)
     }
 
+    /// Whether anything said where the input root stands, be it `input-root=host`.
+    pub fn says_input_root(&self) -> bool {
+        self.input_root != InputRootPlace::Worker || self.properties.contains_key("input-root")
+    }
+
     fn add(&mut self, name: &str, value: &str) -> Result<(), PlatformError> {
         match name {
             "OSFamily" => set_once(&mut self.os_family, name, value.to_ascii_lowercase())?,
@@ -376,6 +381,9 @@ mod tests {
         let place = |properties: &[(&str, &str)]| parse(properties).map(|r| r.input_root);
         assert_eq!(place(&[("input-root", "/")]), Ok(InputRootPlace::Filesystem));
         assert_eq!(place(&[("input-root", "host")]), Ok(InputRootPlace::Worker));
+        for (properties, said) in [(&[("input-root", "host")], true), (&[("network", "on")], false)] {
+            assert_eq!(parse(properties).unwrap().says_input_root(), said, "{properties:?}");
+        }
         assert_eq!(place(&[("InputRootAbsolutePath", "/")]), Ok(InputRootPlace::Filesystem));
         assert_eq!(place(&[("InputRootAbsolutePath", "/b/c")]), Ok(InputRootPlace::At("/b/c".into())));
         for path in ["", "b", "/usr/x", "/proc", "/a/../b", "/a\0"] {

@@ -4,7 +4,8 @@
 //! message, [`Action::prepare`] its Command and platform. Absent blobs are no malformed action: they
 //! come back as data ([`Loaded::Missing`]), all of them at once, so that the client can upload them
 //! in one go. The input tree is not walked when nothing is known to be absent: that is the
-//! worker's business when it stages the inputs.
+//! worker's business when it stages the inputs. Only its top is looked at, to see whether it
+//! is a whole file system.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use farmhand_proto::{protobuf, reapi};
 use prost::Message;
 
-use super::{Settings, missing};
+use super::{Settings, missing, own_root};
 use crate::action_cache::ActionKey;
 use crate::cas::{CasError, ContentAddressableStorage};
 use crate::config::UnknownProperties;
@@ -205,10 +206,15 @@ impl Action {
             return self.missing(cas, absent).await;
         };
         let digest = self.command;
-        Ok(data
+        let checked = data
             .and_then(|data| decode("Command", digest, &data))
-            .and_then(|command| self.check(command, rules))
-            .map(Loaded::Ready))
+            .and_then(|command| self.check(command, rules));
+        let mut action = match checked {
+            Ok(action) => action,
+            Err(error) => return Ok(Err(error)),
+        };
+        action.detect_root(cas).await?;
+        Ok(Ok(Loaded::Ready(action)))
     }
 
     async fn missing<T>(
@@ -235,6 +241,18 @@ impl Action {
             input_root: self.input_root,
             timeout: self.timeout,
         })
+    }
+}
+
+// === impl PreparedAction ===
+
+impl PreparedAction {
+    /// Where nothing says what the input root is: the root of the file system if it looks like one.
+    async fn detect_root(&mut self, cas: &dyn ContentAddressableStorage) -> Result<(), CasError> {
+        if !self.requirements.says_input_root() && own_root::has_shell(cas, self.input_root).await? {
+            Arc::make_mut(&mut self.requirements).input_root = InputRootPlace::Filesystem;
+        }
+        Ok(())
     }
 }
 

@@ -93,7 +93,7 @@ impl Walk {
 }
 
 /// Reads one Directory; `None` if it went away since it was asked for.
-async fn read_directory(
+pub(super) async fn read_directory(
     cas: &dyn ContentAddressableStorage,
     digest: Digest,
 ) -> Result<Result<Option<Directory>, ActionError>, CasError> {

@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec};
 use rustix::io::Errno;
 
 use super::closure::Closure;
-use super::file_pool::FilePool;
+use super::file_pool::{FilePool, PoolKey};
 use super::{FIXED_MTIME, InputError, node_mtime};
 use crate::cas::{CasError, LocalBlobs};
 use crate::digest::Digest;
@@ -29,7 +29,7 @@ const PERMISSIONS: u32 = 0o777;
 pub(super) struct Builder<'a> {
     blobs: &'a dyn LocalBlobs,
     closure: &'a Closure,
-    /// Where small files are shared; without it every file is a private copy.
+    /// Where small files and symlinks are shared; without it everything is private.
     pool: Option<&'a FilePool>,
 }
 
@@ -93,7 +93,7 @@ impl<'a> Builder<'a> {
             self.place(cursor.fd(), file)?;
         }
         for link in &directory.symlinks {
-            place_symlink(cursor.fd(), link).map_err(|error| failed(link.name.as_str(), error))?;
+            self.place_symlink(cursor.fd(), link).map_err(|error| failed(link.name.as_str(), error))?;
         }
         let read_only = subtree_read_only(&directory.properties).unwrap_or(inherited);
         Ok(Frame { directory, next: 0, read_only, has_writable: false, read_only_below: Vec::new() })
@@ -108,13 +108,14 @@ impl<'a> Builder<'a> {
         // A shared inode has the usual attributes.
         let pool = self.pool.filter(|_| mode == usual && mtime == FIXED_MTIME);
         let Some(source) = self.blobs.file(&file.digest, file.is_executable)? else {
-            if pool.is_some_and(|pool| pool.link(&file.digest, file.is_executable, dir, &name)) {
+            let key = PoolKey::file(&file.digest, file.is_executable);
+            if pool.is_some_and(|pool| pool.link(&key, dir, &name)) {
                 return Ok(());
             }
             let data = self.blobs.load(&file.digest)?;
             write_file(dir, &name, &data, mode, mtime).map_err(failed)?;
             if let Some(pool) = pool {
-                pool.offer(&file.digest, file.is_executable, dir, &name);
+                pool.offer(&key, dir, &name);
             }
             return Ok(());
         };
@@ -127,6 +128,19 @@ impl<'a> Builder<'a> {
             }
             other => other.map_err(failed),
         }
+    }
+
+    fn place_symlink(&self, dir: BorrowedFd<'_>, link: &SymlinkNode) -> io::Result<()> {
+        let name = c_name(link.name.as_str())?;
+        let Some(pool) = self.pool else {
+            return make_symlink(dir, link, &name);
+        };
+        let key = PoolKey::symlink(&link.target);
+        if !pool.link(&key, dir, &name) {
+            make_symlink(dir, link, &name)?;
+            pool.offer(&key, dir, &name);
+        }
+        Ok(())
     }
 }
 
@@ -163,10 +177,9 @@ fn finish(cursor: &Cursor, name: &CStr, properties: &NodeProperties) -> io::Resu
     chmod(cursor.fd(), name, mode)
 }
 
-fn place_symlink(dir: BorrowedFd<'_>, link: &SymlinkNode) -> io::Result<()> {
-    let name = c_name(link.name.as_str())?;
-    rustix::fs::symlinkat(link.target.as_str(), dir, name.as_c_str())?;
-    set_mtime(dir, &name, FIXED_MTIME)
+fn make_symlink(dir: BorrowedFd<'_>, link: &SymlinkNode, name: &CStr) -> io::Result<()> {
+    rustix::fs::symlinkat(link.target.as_str(), dir, name)?;
+    set_mtime(dir, name, FIXED_MTIME)
 }
 
 /// Links a file of the store; `false` where that is not possible and a copy will do.

@@ -164,6 +164,8 @@ async fn a_tree_is_as_its_directories_say() {
     let links = |name: &str| fs::metadata(staged.lower[0].join(name)).unwrap().nlink();
     assert_eq!((links("large"), links("large.x"), links("own")), (2, 2, 1));
     assert!(links("small") > 1, "small files are pooled");
+    let symlink = fs::symlink_metadata(staged.lower[0].join("dangling")).unwrap();
+    assert_eq!(symlink.nlink(), 2, "symlinks are pooled");
     assert_eq!(staged.read_only, Vec::<PathBuf>::new());
 }
 
