@@ -157,7 +157,7 @@ const ROWS: &[(&str, Coverage)] = &[
     ("STG-06", Tests(&["staging.rs: directories_are_writable_and_files_are_not"])),
     ("STG-07", Tests(&["staging.rs: every_run_starts_fresh"])),
     ("STG-08", Tests(&["staging.rs: times_and_owners_are_stable_and_odd_names_survive"])),
-    ("STG-09", Tests(&["staging.rs: the_input_root_can_be_the_whole_file_system", "staging.rs: buildstream_gets_its_root_without_asking", "staging.rs: the_place_of_the_input_root_is_fixed_and_can_be_chosen"])),
+    ("STG-09", Tests(&["staging.rs: the_input_root_can_be_the_whole_file_system", "staging.rs: buildstream_gets_its_root_without_asking", "staging.rs: a_root_with_a_shell_is_the_whole_file_system_unless_it_says_no", "staging.rs: the_place_of_the_input_root_is_fixed_and_can_be_chosen"])),
     ("RUN-01", Tests(&["running.rs: programs_are_found_by_path_or_by_name"])),
     ("RUN-02", Tests(&["running.rs: arguments_are_passed_as_given"])),
     ("RUN-03", Tests(&["running.rs: the_environment_is_the_commands_own"])),

@@ -237,6 +237,22 @@ async fn the_input_root_can_be_the_whole_file_system() {
     assert_eq!(outcome.result().output_directories[0].path, "../../install");
 }
 
+/// Nothing says so but the root itself, which brings a shell of its own.
+#[tokio::test]
+async fn a_root_with_a_shell_is_the_whole_file_system_unless_it_says_no() {
+    let node = Node::start();
+    let client = node.client().await;
+    let action = ActionBuilder::new(&["sh"])
+        .env("PATH", "/bin")
+        .executable("bin/sh", static_program(LOOK_AROUND))
+        .symlink("link", "x")
+        .outputs(&["install/out"]);
+    assert_eq!(action.run(&client).await.output(&client, "install/out").await, b"made\n");
+    let mut on_the_host = ActionBuilder::sh("test -e /usr").executable("bin/sh", "not used");
+    on_the_host = on_the_host.property("input-root", "host");
+    on_the_host.run(&client).await.success();
+}
+
 /// BuildStream says so by its name only.
 #[tokio::test]
 async fn buildstream_gets_its_root_without_asking() {
