@@ -39,7 +39,7 @@ pub struct SpawnerConfig {
 /// What keeps commands apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Namespaces for every command. Needs what [`probe`](super::probe) tries.
+    /// Namespaces for every command. Needs what [`probe`](super::probe()) tries.
     Sandbox,
     /// Nothing but a session; all processes are still killed at the end.
     Plain,

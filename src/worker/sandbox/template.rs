@@ -6,7 +6,7 @@
 //! - *home*, where the spawner is when nothing runs. It has the host's file system at [`HOST`],
 //!   so that the layers of overlays can be found;
 //! - *clean*, a copy of home without the host. No process stays in there;
-//! - a [`Copy`] of clean for each action, which adds its own mounts. It is made ahead of need.
+//! - a [`struct@Copy`] of clean for each action, which adds its own mounts. It is made ahead of need.
 //!
 //! Copying a namespace is much cheaper than making its mounts again, and unmounting is worst of all:
 //! the kernel waits for all its processors. So nothing is unmounted for an action, and what it
