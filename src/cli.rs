@@ -108,7 +108,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Some(Command::Status(args)) => wait(status::run(args)),
         Some(Command::Actions(args)) => wait(action::list(args)),
         Some(Command::Action(args)) => wait(action::run(args)),
-        Some(Command::Client(args)) => client::run(&args),
+        Some(Command::Client(args)) => client::run(args),
         Some(Command::Doctor(args)) => wait(doctor::run(args)),
         Some(Command::Bench(args)) => wait(bench::run(args)),
         Some(Command::Completions(args)) => shell::completions(&args),

@@ -129,7 +129,7 @@ fn a_bad_setting_is_told_with_its_place() {
         let common = ["serve", "--listen", "127.0.0.1:0", "--config", config.to_str().unwrap()];
         farmhand(home.path(), &[&common, arguments].concat())
     };
-    assert_refused(&serve(&[]), "farmhand.toml:3: lease: \"soon\" is not a duration", "farmhand.toml");
+    assert_refused(&serve(&[]), "farmhand.toml:3: lease: \"soon\" is not a duration", "serve --help");
     std::fs::write(&config, "").unwrap();
     assert_refused(&serve(&["--slots", "0"]), "slots: 0 is too small", "1 is the least");
     assert_refused(&serve(&["--log-filter", "a=loud"]), "log-filter: \"a=loud\"", "info");
@@ -154,6 +154,9 @@ fn completions_and_pages_are_printed() {
     }
     assert!(stdout(&farmhand(home.path(), &["man"])).starts_with(".ie"));
     assert!(stdout(&farmhand(home.path(), &["man", "serve"])).contains("disk\\-budget"));
+    let page = stdout(&farmhand(home.path(), &["man", "action"]));
+    assert!(page.contains("farmhand\\-action\\-fetch(1)") && !page.contains("\\-help(1)"), "{page}");
+    assert!(stdout(&farmhand(home.path(), &["man", "action", "fetch"])).contains("outputs"));
     assert_refused(&farmhand(home.path(), &["man", "nonsense"]), "no command", "--help");
 }
 
