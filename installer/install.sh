@@ -11,7 +11,7 @@ Running it again updates what is there.
 
   --prefix DIR   where to install (default: ~/.local, or /usr/local as root)
   --service      also install and start a systemd user service
-  uninstall      remove what was installed below the prefix, and the service;
+  uninstall      remove what was installed below the prefix, and its service;
                  settings and data are kept, and named
 
 examples:
@@ -40,8 +40,9 @@ while [ $# -gt 0 ]; do
             [ $# -ge 2 ] || fail "--prefix needs a directory" "installer/install.sh --help"
             prefix=$2
             shift
+            [ -n "$prefix" ] || fail "--prefix needs a directory" "installer/install.sh --help"
             ;;
-        --prefix=*) prefix=${1#--prefix=} ;;
+        --prefix=?*) prefix=${1#--prefix=} ;;
         --service) service=yes ;;
         uninstall) action=uninstall ;;
         -h | --help)
@@ -63,13 +64,40 @@ zsh_completion=$prefix/share/zsh/site-functions/_farmhand
 fish_completion=$prefix/share/fish/vendor_completions.d/farmhand.fish
 man_dir=$prefix/share/man/man1
 settings_example=$prefix/share/doc/farmhand/farmhand.toml
-commands='serve status actions action client doctor bench completions'
+pages='serve status actions action action-show action-fetch client doctor bench completions man'
+# Which directories were made, so that they can go again.
+directories=$prefix/share/doc/farmhand/directories
 unit_dir=${XDG_CONFIG_HOME:-$HOME/.config}/systemd/user
 unit=$unit_dir/farmhand.service
 
+# Makes $1 and what is missing above it, and adds their names to $made.
+make_directory() {
+    [ ! -d "$1" ] || return 0
+    make_directory "$(dirname -- "$1")"
+    mkdir -- "$1"
+    made="$made$1
+"
+}
+
+# Makes the directories that the files named will be in.
+make_directories_of() {
+    made=
+    for file in "$directories" "$@"; do make_directory "$(dirname -- "$file")"; done
+    printf '%s' "$made" >>"$directories"
+}
+
+# Removes the directories that were made and are empty, inner ones first.
+drop_directories() {
+    [ -e "$directories" ] || return 0
+    made=$(cat "$directories")
+    rm -f "$directories"
+    printf '%s\n' "$made" | sed '1!G;h;$!d' | while IFS= read -r directory; do
+        rmdir -- "$directory" 2>/dev/null || true
+    done
+}
+
 # Writes stdin to $1 with mode $2, whole or not at all.
 put() {
-    mkdir -p "$(dirname -- "$1")"
     temporary=$1.new.$$
     cat >"$temporary"
     chmod "$2" "$temporary"
@@ -94,21 +122,34 @@ install_files() {
     say "building the release binary (a few minutes the first time)"
     (cd "$root" && cargo build --release --locked --bin farmhand)
     built=${CARGO_TARGET_DIR:-$root/target}/release/farmhand
+    make_directories_of "$binary" "$bash_completion" "$zsh_completion" "$fish_completion" \
+        "$man_dir/farmhand.1" "$settings_example"
     put "$binary" 755 <"$built"
     put_told "$bash_completion" completions bash
     put_told "$zsh_completion" completions zsh
     put_told "$fish_completion" completions fish
     put_told "$man_dir/farmhand.1" man
-    for command in $commands; do
-        put_told "$man_dir/farmhand-$command.1" man "$command"
+    for page in $pages; do
+        # The page action-show is that of `farmhand action show`.
+        # shellcheck disable=SC2046
+        put_told "$man_dir/farmhand-$page.1" man $(printf '%s' "$page" | tr - ' ')
     done
     put "$settings_example" 644 <"$root/assets/farmhand.toml"
 }
 
+# The line of the unit that starts the program. A percent sign means something there.
+start_line() {
+    printf 'ExecStart="%s" serve\n' "$(printf '%s' "$binary" | sed 's/%/%%/g')"
+}
+
 install_service() {
-    # A percent sign means something in a unit; the rest means something to sed.
-    escaped=$(printf '%s' "$binary" | sed 's/%/%%/g; s/[&|\\]/\\&/g')
-    sed "s|@BINARY@|$escaped|" "$root/installer/systemd/farmhand.service" | put "$unit" 644
+    make_directories_of "$unit"
+    while IFS= read -r line; do
+        case $line in
+            ExecStart=*) start_line ;;
+            *) printf '%s\n' "$line" ;;
+        esac
+    done <"$root/installer/systemd/farmhand.service" | put "$unit" 644
     if have_user_systemd; then
         systemctl --user daemon-reload
         systemctl --user enable farmhand.service
@@ -130,7 +171,7 @@ drop() {
 }
 
 uninstall() {
-    if [ -e "$unit" ]; then
+    if [ -e "$unit" ] && grep -qxF "$(start_line)" "$unit"; then
         if have_user_systemd; then systemctl --user disable --now farmhand.service || true; fi
         drop "$unit"
         if have_user_systemd; then systemctl --user daemon-reload; fi
@@ -140,11 +181,9 @@ uninstall() {
     drop "$zsh_completion"
     drop "$fish_completion"
     drop "$man_dir/farmhand.1"
-    for command in $commands; do drop "$man_dir/farmhand-$command.1"; done
+    for page in $pages; do drop "$man_dir/farmhand-$page.1"; done
     drop "$settings_example"
-    if [ -d "$(dirname -- "$settings_example")" ]; then
-        rmdir "$(dirname -- "$settings_example")" 2>/dev/null || true
-    fi
+    drop_directories
     say "kept, remove them by hand if you like:"
     say "  ${XDG_DATA_HOME:-$HOME/.local/share}/farmhand      blobs and results"
     say "  ${XDG_CONFIG_HOME:-$HOME/.config}/farmhand           settings"

@@ -46,7 +46,7 @@ enum Command {
     Actions(action::ActionsArgs),
     Action(action::ActionArgs),
     Client(client::ClientArgs),
-    Doctor(doctor::DoctorArgs),
+    Doctor(Box<doctor::DoctorArgs>),
     Bench(bench::BenchArgs),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
@@ -65,11 +65,21 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Settings of a node that the help of `doctor` lists; it takes all of them.
+const DOCTOR_LISTS: [&str; 7] =
+    ["config", "listen", "data-dir", "runtime-dir", "disk-budget", "sandbox", "json"];
+
 /// The command line with the defaults of the configuration file shown in its help.
 fn command() -> clap::Command {
     let defaults: toml::Table =
         toml::from_str(DEFAULTS).expect("invariant: a test parses the compiled-in defaults");
-    Cli::command().mut_subcommand("serve", |serve| {
+    let cli = Cli::command().mut_subcommand("doctor", |doctor| {
+        doctor.mut_args(|arg| {
+            let is_listed = arg.get_long().is_some_and(|long| DOCTOR_LISTS.contains(&long));
+            arg.hide(!is_listed)
+        })
+    });
+    cli.mut_subcommand("serve", |serve| {
         serve.mut_args(|arg| match arg.get_long().and_then(|long| defaults.get(long)).and_then(shown) {
             Some(default) => {
                 let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
@@ -108,8 +118,8 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Some(Command::Status(args)) => wait(status::run(args)),
         Some(Command::Actions(args)) => wait(action::list(args)),
         Some(Command::Action(args)) => wait(action::run(args)),
-        Some(Command::Client(args)) => client::run(&args),
-        Some(Command::Doctor(args)) => wait(doctor::run(args)),
+        Some(Command::Client(args)) => client::run(args),
+        Some(Command::Doctor(args)) => wait(doctor::run(*args)),
         Some(Command::Bench(args)) => wait(bench::run(args)),
         Some(Command::Completions(args)) => shell::completions(&args),
         Some(Command::Man(args)) => shell::man(&args),

@@ -313,7 +313,7 @@ impl Set {
             keep_finished: required(raw.keep_finished).0,
             orphan_grace: required(raw.orphan_grace).0,
             orphan_yield: required(raw.orphan_yield).0,
-            update_interval: required(raw.update_interval).0,
+            update_interval: check_update_interval(required(raw.update_interval).0)?,
             instances: instances(raw.instances.unwrap_or_default(), unknown_properties)?,
             farm: FarmConfig {
                 listen: required(raw.peer_listen).0,
@@ -394,6 +394,14 @@ fn check_epoch(interval: Duration) -> Result<Duration, ConfigError> {
     Ok(interval)
 }
 
+/// A state told again without a pause would keep a core busy for each client that waits.
+fn check_update_interval(interval: Duration) -> Result<Duration, ConfigError> {
+    if interval < Duration::from_millis(10) {
+        return invalid("update-interval", format!("{interval:?} is too short"), "10ms is the least");
+    }
+    Ok(interval)
+}
+
 fn absolute(key: &'static str, path: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
     let Some(path) = path else {
         return invalid(key, "this user has no home directory", format!("say where with --{key}"));
@@ -421,7 +429,11 @@ fn instances(
 ) -> Result<BTreeMap<InstanceName, InstanceSettings>, ConfigError> {
     let parse = |(name, raw): (String, raw::RawInstance)| {
         let name = InstanceName::parse(&name).or_else(|error| {
-            invalid("instances", error.to_string(), "segments are parted by single slashes")
+            invalid(
+                "instances",
+                error.to_string(),
+                "give it another name; segments are parted by single slashes",
+            )
         })?;
         let settings = InstanceSettings {
             digest_function: raw.digest_function.unwrap_or_default(),
@@ -532,8 +544,11 @@ mod tests {
                 "f.toml:3: lease: invalid type: boolean `true`, expected a text or a whole number",
             ),
             ("[instances.a]\nexecutes = 1", "f.toml:2: executes: unknown field `executes`"),
-            ("slots = \"many\"", "f.toml:1: slots: invalid type: string \"many\", expected usize"),
-            ("sandbox = \"on\"", "f.toml:1: sandbox: unknown variant `on`"),
+            ("slots = \"many\"", "f.toml:1: slots: invalid type: string \"many\", expected a whole number"),
+            (
+                "sandbox = \"on\"",
+                "f.toml:1: sandbox: unknown variant `on`, expected one of `auto`, `require`, `off`",
+            ),
         ] {
             assert!(error_of(text).starts_with(message), "{}", error_of(text));
             assert_eq!(error_of(text).lines().count(), 1);
@@ -548,6 +563,7 @@ mod tests {
             ("name = \"a b\"", "name: \"a b\""),
             ("default-timeout = \"2h\"\nmax-timeout = \"1h\"", "default-timeout: "),
             ("epoch-interval = \"2m\"", "epoch-interval: "),
+            ("update-interval = \"0s\"", "update-interval: "),
             ("[instances.\"a//b\"]", "instances: "),
         ] {
             assert!(error_of(text).starts_with(start), "{}", error_of(text));

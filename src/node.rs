@@ -25,7 +25,7 @@ use crate::rpc::action_cache::ActionCacheService;
 use crate::rpc::byte_stream::ByteStreamService;
 use crate::rpc::capabilities::{CacheCapabilitiesProvider, CapabilitiesService};
 use crate::rpc::cas::CasService;
-use crate::rpc::control::{ControlService, bind_private};
+use crate::rpc::control::{ControlService, SocketFile, bind_private};
 use crate::rpc::execution::{ExecutionCapabilitiesProvider, ExecutionService};
 use crate::rpc::operations::OperationsService;
 use crate::rpc::{Instances, server};
@@ -84,7 +84,7 @@ pub enum NodeError {
     /// The configuration insists on a sandbox that does not work here.
     #[error("the sandbox does not work here: {reason}")]
     Sandbox {
-        /// The steps that failed.
+        /// The step that failed.
         reason: String,
         /// What may help, most likely first.
         remedies: Vec<String>,
@@ -108,6 +108,8 @@ pub struct Node {
     tasks: Tasks,
     spawners: Arc<SpawnerPool>,
     store: DiskCas,
+    /// Removed with the node.
+    _sockets: [SocketFile; 2],
 }
 
 /// The doors, open but not served yet.
@@ -115,6 +117,7 @@ struct Doors {
     reapi: TcpListener,
     reapi_socket: UnixListener,
     control: UnixListener,
+    sockets: [SocketFile; 2],
     endpoints: Endpoints,
 }
 
@@ -152,8 +155,8 @@ impl Node {
         };
         let control = ControlService::new(Arc::new(source), cas, results);
         let endpoints = doors.endpoints.clone();
-        doors.serve(routes, control, &tasks);
-        Ok(Self { endpoints, tasks, spawners, store })
+        let sockets = doors.serve(routes, control, &tasks);
+        Ok(Self { endpoints, tasks, spawners, store, _sockets: sockets })
     }
 
     /// Its doors.
@@ -175,9 +178,6 @@ impl Node {
         if Tasks::default().spawn_blocking(move || store.close()).await.is_err() {
             tracing::error!("closing the store panicked; it is recovered at the next start");
         }
-        for socket in [&self.endpoints.reapi_socket, &self.endpoints.control] {
-            let _ = std::fs::remove_file(socket);
-        }
     }
 }
 
@@ -190,23 +190,23 @@ impl Doors {
             .map_err(|source| listen_error("reapi", config.listen, source))?;
         let socket = |door, name: &str| {
             let path = config.runtime_dir.join(name);
-            let listener =
+            let (listener, file) =
                 bind_private(&path).map_err(|source| listen_error(door, path.display(), source))?;
-            Ok::<_, NodeError>((path, listener))
+            Ok::<_, NodeError>((path, listener, file))
         };
-        let (control_path, control) = socket("control", "control.sock")?;
-        let (reapi_path, reapi_socket) = socket("reapi", "reapi.sock")?;
+        let (control_path, control, control_file) = socket("control", "control.sock")?;
+        let (reapi_path, reapi_socket, reapi_file) = socket("reapi", "reapi.sock")?;
         let endpoints = Endpoints {
             reapi: reapi.local_addr().unwrap_or(config.listen),
             reapi_socket: reapi_path,
             peers: None,
             control: control_path,
         };
-        Ok(Self { reapi, reapi_socket, control, endpoints })
+        Ok(Self { reapi, reapi_socket, control, sockets: [control_file, reapi_file], endpoints })
     }
 
-    /// Lets callers in. A server that fails ends the node.
-    fn serve(self, routes: Routes, control: ControlService, tasks: &Tasks) {
+    /// Lets callers in. A server that fails ends the node. The sockets stay while their files do.
+    fn serve(self, routes: Routes, control: ControlService, tasks: &Tasks) -> [SocketFile; 2] {
         let listeners = vec![self.reapi.into(), self.reapi_socket.into()];
         let stop = tasks.token().clone();
         tasks.spawn("reapi", async move {
@@ -222,6 +222,7 @@ impl Doors {
             }
             stop.cancel();
         });
+        self.sockets
     }
 }
 
@@ -272,19 +273,20 @@ async fn start_spawners(config: &Config) -> Result<SpawnerPool, NodeError> {
         }
         SandboxMode::Auto | SandboxMode::Require => {
             let support = probe(&scratch(config)).await?;
-            let failed = failed_steps(&support);
-            if failed.is_empty() {
-                Mode::Sandbox
-            } else if config.sandbox == SandboxMode::Require {
-                return Err(NodeError::Sandbox { reason: failed, remedies: support.remedies });
-            } else {
-                let remedies = support.remedies.join("; ");
-                tracing::warn!(
-                    failed,
-                    remedies,
-                    "no sandbox here: actions run plainly and see the whole machine"
-                );
-                Mode::Plain
+            match support.failure() {
+                None => Mode::Sandbox,
+                Some(reason) if config.sandbox == SandboxMode::Require => {
+                    return Err(NodeError::Sandbox { reason, remedies: support.remedies });
+                }
+                Some(reason) => {
+                    let remedies = support.remedies.join("; ");
+                    tracing::warn!(
+                        reason,
+                        remedies,
+                        "no sandbox here: actions run plainly and see the whole machine"
+                    );
+                    Mode::Plain
+                }
             }
         }
     };
@@ -295,14 +297,6 @@ async fn probe(scratch: &Path) -> Result<SandboxSupport, NodeError> {
     let failed = |source| NodeError::Io { path: scratch.to_owned(), source };
     std::fs::create_dir_all(scratch).map_err(failed)?;
     sandbox::probe(Path::new("/proc/self/exe"), scratch).await.map_err(failed)
-}
-
-fn failed_steps(support: &SandboxSupport) -> String {
-    let failed = support.steps().into_iter().filter_map(|(step, result)| {
-        let reason = result.as_ref().err()?;
-        Some(format!("{step}: {reason}"))
-    });
-    failed.collect::<Vec<_>>().join("; ")
 }
 
 fn scratch(config: &Config) -> PathBuf {

@@ -16,6 +16,7 @@ use super::error::{CliError, Explain};
 use super::fetch::{self, FetchRequest};
 use super::output::{Paint, bytes, count, duration, print, print_json, shell_word};
 use super::target::TargetArgs;
+use crate::instance::InstanceName;
 
 /// List the actions that wait, run, or ended not long ago
 #[derive(Debug, clap::Args)]
@@ -43,7 +44,8 @@ pub(super) struct ActionArgs {
     digest: String,
     /// Instance of the action
     #[arg(long, value_name = "NAME", default_value = "", global = true)]
-    instance: String,
+    #[arg(value_parser = |name: &str| InstanceName::parse(name))]
+    instance: InstanceName,
     #[command(flatten)]
     target: TargetArgs,
     #[command(subcommand)]
@@ -78,7 +80,7 @@ pub(super) struct Decoded {
 /// Shows or fetches an action.
 pub(super) async fn run(args: ActionArgs) -> Result<(), CliError> {
     let mut control = args.target.connect().await?;
-    let request = GetActionRequest { digest: args.digest, instance_name: args.instance };
+    let request = GetActionRequest { digest: args.digest, instance_name: args.instance.as_str().to_owned() };
     let found = control.get_action(request).await.map_err(explain_lookup)?.into_inner();
     match args.what {
         What::Show => print(&show(&found, Paint::stdout())?),

@@ -109,11 +109,19 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
     let channel = remote::connect(&address).await.explain("cannot reach the server")?;
     let limits = Limits::default();
     let mut bench = Bench::new(channel, args.instance.as_str());
-    let mut figures = Vec::new();
-    for probe in probes {
-        eprintln!("measuring {} …", probe.name());
-        figures.push(probe.measure(&mut bench, &limits).await?);
-    }
+    let measured = async {
+        let mut figures = Vec::new();
+        for probe in probes {
+            eprintln!("measuring {} …", probe.name());
+            figures.push(probe.measure(&mut bench, &limits).await?);
+        }
+        Ok::<_, CliError>(figures)
+    };
+    // So that Ctrl-C too removes what the node wrote.
+    let figures = tokio::select! {
+        figures = measured => figures?,
+        _ = tokio::signal::ctrl_c() => return Err(CliError::new("interrupted")),
+    };
     drop(private);
     if args.json { print_json(&figures) } else { print(&to_text(&figures, Paint::stdout())) }
 }

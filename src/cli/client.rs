@@ -1,10 +1,15 @@
 //! `farmhand client`: the settings that point a build tool at this machine, ready to paste.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
 use clap::ValueEnum;
 
 use super::error::CliError;
 use super::output::print;
+use super::serve;
 use crate::config::values::Listen;
+use crate::config::{Host, RawConfig};
 use crate::instance::InstanceName;
 
 /// Print the settings of a build tool, ready to paste
@@ -16,9 +21,12 @@ pub(super) struct ClientArgs {
     /// The build tool
     #[arg(value_name = "TOOL")]
     tool: Tool,
-    /// Address the node listens on
-    #[arg(long, env = "FARMHAND_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8980")]
-    listen: Listen,
+    /// Address the node listens on; that of its configuration file, or else 127.0.0.1:8980
+    #[arg(long, env = "FARMHAND_LISTEN", value_name = "ADDR")]
+    listen: Option<Listen>,
+    /// Configuration file of the node
+    #[arg(long, env = "FARMHAND_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Instance name the tool should use; results of different names are kept apart
     #[arg(long, value_name = "NAME", default_value = "")]
     #[arg(value_parser = |name: &str| InstanceName::parse(name))]
@@ -37,8 +45,21 @@ enum Tool {
 }
 
 /// Prints the settings.
-pub(super) fn run(args: &ClientArgs) -> Result<(), CliError> {
-    print(&settings(args.tool, &args.listen.0.to_string(), args.instance.as_str()))
+pub(super) fn run(args: ClientArgs) -> Result<(), CliError> {
+    let flags = RawConfig { listen: args.listen, ..RawConfig::default() };
+    let set = flags.over(serve::read(args.config, &Host::detect())?).over(RawConfig::defaults());
+    let Listen(address) = set.listen.expect("invariant: the compiled-in defaults set this key");
+    print(&settings(args.tool, &dialled(address).to_string(), args.instance.as_str()))
+}
+
+/// What a client on this machine dials to reach a node that listens on `address`.
+fn dialled(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 fn settings(tool: Tool, address: &str, instance: &str) -> String {
@@ -150,6 +171,14 @@ mod tests {
             assert!(!plain.contains("linux/x"), "{plain}");
             assert!(settings(*tool, "127.0.0.1:1", "linux/x").contains("linux/x"), "{tool:?}");
         }
+    }
+
+    #[test]
+    fn nobody_dials_all_interfaces() {
+        let dialled = |text: &str| dialled(text.parse().unwrap()).to_string();
+        assert_eq!(dialled("0.0.0.0:1"), "127.0.0.1:1");
+        assert_eq!(dialled("[::]:1"), "[::1]:1");
+        assert_eq!(dialled("192.0.2.7:1"), "192.0.2.7:1");
     }
 
     #[test]

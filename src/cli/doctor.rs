@@ -11,7 +11,6 @@ use serde::Serialize;
 use super::error::CliError;
 use super::output::{Paint, print, print_json};
 use super::serve;
-use crate::config::values::Listen;
 use crate::config::{Config, RawConfig};
 use crate::worker::sandbox::SandboxSupport;
 
@@ -19,6 +18,9 @@ mod kernel;
 mod machine;
 
 /// Check what this machine gives a node, and what is done instead
+///
+/// The flags and variables of `serve` are those of the node that is meant; only the usual ones are
+/// listed here.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  farmhand doctor\n  farmhand doctor --json | jq '.[] | select(.state != \"ok\")'"
@@ -27,15 +29,8 @@ pub(super) struct DoctorArgs {
     /// Configuration file of the node
     #[arg(long, env = "FARMHAND_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Data directory of the node
-    #[arg(long, env = "FARMHAND_DATA_DIR", value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-    /// Runtime directory of the node
-    #[arg(long, env = "FARMHAND_RUNTIME_DIR", value_name = "DIR")]
-    runtime_dir: Option<PathBuf>,
-    /// Address of its Remote Execution API
-    #[arg(long, env = "FARMHAND_LISTEN", value_name = "ADDR")]
-    listen: Option<Listen>,
+    #[command(flatten)]
+    settings: RawConfig,
     /// Print JSON: a list of objects with name, state (ok, degraded, failed), detail and instead
     #[arg(long)]
     json: bool,
@@ -93,13 +88,7 @@ const CHECKS: [fn(&Facts) -> Check; 12] = [
 
 /// Runs all checks; fails when one of them did.
 pub(super) async fn run(args: DoctorArgs) -> Result<(), CliError> {
-    let flags = RawConfig {
-        data_dir: args.data_dir,
-        runtime_dir: args.runtime_dir,
-        listen: args.listen,
-        ..RawConfig::default()
-    };
-    let mut facts = Facts::gather(serve::load(args.config, flags)?);
+    let mut facts = Facts::gather(serve::load(args.config, args.settings)?);
     facts.sandbox = kernel::try_sandbox(&facts.disk).await;
     let checks: Vec<Check> = CHECKS.iter().map(|check| check(&facts)).collect();
     if args.json {
@@ -163,6 +152,7 @@ fn to_text(checks: &[Check], paint: Paint) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::values::Listen;
     use crate::config::{Host, SandboxMode};
 
     fn facts(directory: &std::path::Path) -> Facts {

@@ -57,7 +57,7 @@ impl From<ConfigError> for CliError {
         let hint = match &error {
             ConfigError::Invalid { remedy, .. } => remedy.clone(),
             ConfigError::File { .. } => {
-                "assets/farmhand.toml in the sources lists every key with its default".into()
+                "farmhand serve --help names every key with its default: --slots is slots".into()
             }
             ConfigError::Read { .. } => "name another file with --config, or leave it out".into(),
         };

@@ -80,7 +80,8 @@ pub(super) async fn run(mut control: ControlClient<Channel>, request: FetchReque
     if request.outputs {
         return Ok(());
     }
-    print(&reproduce(&request.decoded.command, &request.directory))
+    let directory = std::path::absolute(&request.directory).explain("cannot tell where this is")?;
+    print(&reproduce(&request.decoded.command, &directory))
 }
 
 /// The function is in the text form of a digest, unless it is the default one.
@@ -142,6 +143,7 @@ async fn plan_inputs(
         .join(&decoded.command.working_directory)
         .explain("the working directory of the Command")?;
     plan.directories.insert(working_directory.to_path_buf());
+    plan.add_output_parents(&working_directory, &decoded.command)?;
     Ok(plan)
 }
 
@@ -214,6 +216,21 @@ impl Plan {
         if let Some(parent) = path.parent() {
             self.directories.insert(parent.to_path_buf());
         }
+    }
+
+    /// Adds the directories above each output, which a worker makes before it runs the command. One
+    /// that a symlink among the inputs leads to is left to that symlink.
+    fn add_output_parents(&mut self, base: &RootPath, command: &reapi::Command) -> Result<(), CliError> {
+        #[expect(deprecated, reason = "clients of version 2.0 have these two")]
+        let outputs = [&command.output_paths, &command.output_files, &command.output_directories];
+        for output in outputs.into_iter().flatten() {
+            let path = base.join(output).explain("output")?;
+            let Some(parent) = path.parent().map(|parent| parent.to_path_buf()) else { continue };
+            if !self.symlinks.iter().any(|(link, _)| parent.starts_with(link)) {
+                self.directories.insert(parent);
+            }
+        }
+        Ok(())
     }
 
     /// Adds an encoded Tree at `path`.
@@ -351,7 +368,10 @@ async fn stream(
 
 /// The shell line that runs the command on the fetched inputs, with its own variables only.
 fn reproduce(command: &reapi::Command, directory: &Path) -> String {
-    let place = directory.join(&command.working_directory);
+    let place = match command.working_directory.as_str() {
+        "" => directory.to_owned(),
+        below => directory.join(below),
+    };
     let variables: String = command
         .environment_variables
         .iter()
@@ -427,6 +447,18 @@ mod tests {
     }
 
     #[test]
+    fn the_directories_of_outputs_are_made_but_not_in_place_of_a_symlink() {
+        let command = reapi::Command {
+            output_paths: vec!["bin/a/tool".into(), "link/b/tool".into(), "top".into()],
+            ..Default::default()
+        };
+        let base = RootPath::root().join("src").unwrap();
+        let mut plan = Plan { symlinks: vec![("src/link".into(), "bin".into())], ..Plan::default() };
+        plan.add_output_parents(&base, &command).unwrap();
+        assert_eq!(plan.directories, [PathBuf::from("src"), "src/bin/a".into()].into());
+    }
+
+    #[test]
     fn the_command_is_printed_with_its_own_variables_only() {
         let command = reapi::Command {
             arguments: vec!["cc".into(), "-DA=b c".into()],
@@ -441,6 +473,8 @@ mod tests {
             reproduce(&command, Path::new("/tmp/x y")),
             "(cd '/tmp/x y/src' && env -i PATH=/usr/bin cc '-DA=b c')\n"
         );
+        let command = reapi::Command { working_directory: String::new(), ..command };
+        assert!(reproduce(&command, Path::new("/tmp/x")).starts_with("(cd /tmp/x && "));
     }
 
     #[test]

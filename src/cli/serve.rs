@@ -24,8 +24,8 @@ const LAST_THREADS: Duration = Duration::from_secs(5);
 /// line is printed: `ready: reapi=ADDR peers=ADDR control=SOCKET` (`-` for a door that is not
 /// open). SIGTERM and Ctrl-C end it cleanly; a second one ends it at once.
 ///
-/// This version serves one machine: the settings of the farm are read and checked, but no port for
-/// other machines is opened.
+/// This version serves one machine: the settings of the farm are read, but no port for other
+/// machines is opened.
 ///
 /// Every flag is also a variable, shown beside it, and a key of the configuration file. A flag wins
 /// over a variable, a variable over the file; of a flag given twice the last one counts.
@@ -56,9 +56,13 @@ pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
 /// The settings on this host, from all their layers. A file that was named must be there.
 pub(super) fn load(file: Option<PathBuf>, flags: RawConfig) -> Result<Config, CliError> {
     let host = Host::detect();
+    Ok(Config::resolve(flags, read(file, &host)?, &host)?)
+}
+
+/// The layer of the configuration file: the one named, else that of the user, if there is one.
+pub(super) fn read(file: Option<PathBuf>, host: &Host) -> Result<RawConfig, CliError> {
     let path = file.or_else(|| host.config_file.clone().filter(|path| path.exists()));
-    let file = path.map(|path| RawConfig::read(&path)).transpose()?.unwrap_or_default();
-    Ok(Config::resolve(flags, file, &host)?)
+    Ok(path.map(|path| RawConfig::read(&path)).transpose()?.unwrap_or_default())
 }
 
 async fn serve(config: Config) -> Result<(), CliError> {
@@ -70,20 +74,23 @@ async fn serve(config: Config) -> Result<(), CliError> {
         () = signals.next() => return Ok(()),
     };
     progress.finish();
-    print(&ready_line(node.endpoints()))?;
-    let ended_by_itself = tokio::select! {
-        () = signals.next() => false,
-        () = node.stopped() => true,
-    };
+    let outcome = until_its_end(&node, &mut signals).await;
     tracing::info!("ending; a second signal ends at once");
     tokio::select! {
-        () = node.stop() => {}
+        () = node.stop() => outcome,
         () = signals.next() => std::process::exit(130),
     }
-    if ended_by_itself {
-        return Err(CliError::new("the node ended by itself").hint("the log lines above say why"));
+}
+
+/// Tells that the node is ready and waits for a reason to end it.
+async fn until_its_end(node: &Node, signals: &mut Signals) -> Result<(), CliError> {
+    print(&ready_line(node.endpoints()))?;
+    tokio::select! {
+        () = signals.next() => Ok(()),
+        () = node.stopped() => {
+            Err(CliError::new("the node ended by itself").hint("the log lines above say why"))
+        }
     }
-    Ok(())
 }
 
 /// The line scripts wait for.
@@ -102,12 +109,18 @@ fn explain_start(error: NodeError) -> CliError {
 
 fn remedy(error: &NodeError) -> Option<String> {
     match error {
-        NodeError::Listen { door: "control", .. } => Some(
-            "another node may be running: see farmhand status, or give this one a --runtime-dir".to_owned(),
-        ),
+        NodeError::Listen { address, source, .. } if address.starts_with('/') => Some(match source.kind() {
+            io::ErrorKind::AddrInUse => {
+                "another node is running: see farmhand status, or give this one a --runtime-dir".to_owned()
+            }
+            _ => "choose a directory of this user's own with --runtime-dir".to_owned(),
+        }),
         NodeError::Listen { address, source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
             let port = address.rsplit(':').next().unwrap_or(address);
             Some(format!("another program has port {port}; choose a free one with --listen 127.0.0.1:PORT"))
+        }
+        NodeError::Listen { source, .. } if source.kind() == io::ErrorKind::AddrNotAvailable => {
+            Some("no interface of this machine has that address; use --listen 127.0.0.1:PORT".to_owned())
         }
         NodeError::Listen { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             Some("ports below 1024 need rights; choose a higher one with --listen".to_owned())
@@ -117,7 +130,10 @@ fn remedy(error: &NodeError) -> Option<String> {
             let first = remedies.first().map_or("farmhand doctor says more", String::as_str);
             Some(format!("{first}; or set --sandbox auto"))
         }
-        _ => None,
+        NodeError::Spawners(_) => {
+            Some("lower --slots, or raise the limit of open files (ulimit -n)".to_owned())
+        }
+        NodeError::Listen { .. } | NodeError::Io { .. } => None,
     }
 }
 
@@ -223,5 +239,14 @@ mod tests {
             source: io::ErrorKind::AddrInUse.into(),
         });
         assert!(format!("{error:?}").contains("another program has port 8980"), "{error:?}");
+        let socket = |kind: io::ErrorKind| {
+            let address = "/run/x/control.sock".into();
+            format!(
+                "{:?}",
+                explain_start(NodeError::Listen { door: "control", address, source: kind.into() })
+            )
+        };
+        assert!(socket(io::ErrorKind::AddrInUse).contains("another node is running"));
+        assert!(socket(io::ErrorKind::ReadOnlyFilesystem).contains("directory of this user's own"));
     }
 }

@@ -18,11 +18,11 @@ pub(super) struct CompletionsArgs {
 
 /// Print the manual page of a command
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  farmhand man serve | man -l -")]
+#[command(after_help = "Examples:\n  farmhand man serve | man -l -\n  farmhand man action fetch")]
 pub(super) struct ManArgs {
-    /// The command; without one, the page of farmhand itself
+    /// The command, with the one below it if need be; without any, the page of farmhand itself
     #[arg(value_name = "COMMAND")]
-    command: Option<String>,
+    command: Vec<String>,
 }
 
 /// Writes the completions.
@@ -36,13 +36,22 @@ pub(super) fn completions(args: &CompletionsArgs) -> Result<(), CliError> {
 pub(super) fn man(args: &ManArgs) -> Result<(), CliError> {
     let mut root = super::command();
     root.build();
-    let page = match &args.command {
-        None => root,
-        Some(name) => root.find_subcommand(name).cloned().ok_or_else(|| {
+    let mut page = &root;
+    for name in &args.command {
+        page = page.find_subcommand(name).ok_or_else(|| {
             CliError::new(format!("there is no command {name:?}")).hint("farmhand --help lists them")
-        })?,
-    };
+        })?;
+    }
     let mut text = Vec::new();
-    clap_mangen::Man::new(page).render(&mut text).explain("cannot render the page")?;
+    clap_mangen::Man::new(without_help(page)).render(&mut text).explain("cannot render the page")?;
     print(&String::from_utf8_lossy(&text))
+}
+
+/// The same without the command `help`, which has no page.
+fn without_help(page: &clap::Command) -> clap::Command {
+    let page = page.clone();
+    if page.find_subcommand("help").is_some() {
+        return page.mut_subcommand("help", |help| help.hide(true));
+    }
+    page
 }

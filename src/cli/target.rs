@@ -22,6 +22,9 @@ pub(super) struct TargetArgs {
         help_heading = "Which node"
     )]
     runtime_dir: Option<PathBuf>,
+    /// Configuration file of the node, which may name the runtime directory
+    #[arg(long, env = "FARMHAND_CONFIG", value_name = "FILE", global = true, help_heading = "Which node")]
+    config: Option<PathBuf>,
     /// Control socket of the node, in place of the one in the runtime directory
     #[arg(long, env = "FARMHAND_CONNECT", value_name = "SOCKET", global = true, help_heading = "Which node")]
     connect: Option<PathBuf>,
@@ -29,20 +32,23 @@ pub(super) struct TargetArgs {
 
 impl TargetArgs {
     /// The control socket these arguments mean.
-    pub(super) fn socket(&self) -> PathBuf {
+    fn socket(&self) -> Result<PathBuf, CliError> {
         if let Some(socket) = &self.connect {
-            return socket.clone();
+            return Ok(socket.clone());
         }
-        let directory = self.runtime_dir.clone().unwrap_or_else(default_runtime_dir);
-        directory.join("control.sock")
+        let directory = match &self.runtime_dir {
+            Some(directory) => directory.clone(),
+            None => configured_runtime_dir(self.config.as_deref())?,
+        };
+        Ok(directory.join("control.sock"))
     }
 
     /// Connects to the node.
     ///
     /// # Errors
-    /// When no node answers.
+    /// When no node answers, or a configuration file that was named cannot be read.
     pub(super) async fn connect(&self) -> Result<ControlClient<Channel>, CliError> {
-        let socket = self.socket();
+        let socket = self.socket()?;
         let channel = remote::connect(&format!("unix:{}", socket.display()))
             .await
             .map_err(|error| not_running(&socket, &chain(&error)))?;
@@ -50,11 +56,15 @@ impl TargetArgs {
     }
 }
 
-/// That of the user's configuration file, else that of the host.
-fn default_runtime_dir() -> PathBuf {
+/// That of the configuration file, else that of the host. A file of the user that is being edited
+/// does not keep him from asking a node that runs.
+fn configured_runtime_dir(named: Option<&Path>) -> Result<PathBuf, CliError> {
     let host = Host::detect();
-    let file = host.config_file.as_deref().and_then(|path| RawConfig::read(path).ok());
-    file.and_then(|file| file.runtime_dir).unwrap_or(host.runtime_dir)
+    let file = match named {
+        Some(path) => Some(RawConfig::read(path)?),
+        None => host.config_file.as_deref().and_then(|path| RawConfig::read(path).ok()),
+    };
+    Ok(file.and_then(|file| file.runtime_dir).unwrap_or(host.runtime_dir))
 }
 
 fn not_running(socket: &Path, reason: &str) -> CliError {

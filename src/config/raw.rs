@@ -25,6 +25,7 @@ pub struct RawConfig {
     pub listen: Option<Listen>,
     /// Serve `--listen` beyond loopback although nobody is asked who he is
     #[arg(long, env = "FARMHAND_INSECURE_LAN", help_heading = "Who and where")]
+    #[arg(value_parser = clap::builder::BoolishValueParser::new())]
     #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub insecure_lan: Option<bool>,
     /// Directory of the blobs, results and index
@@ -88,11 +89,12 @@ pub struct RawConfig {
     #[arg(long, env = "FARMHAND_UPDATE_INTERVAL", value_name = "TIME", help_heading = "Running actions")]
     pub update_interval: Option<Span>,
 
-    /// Address for the other machines of the farm; read and checked, not opened by this version
+    /// Address for the other machines of the farm; read, not opened by this version
     #[arg(long, env = "FARMHAND_PEER_LISTEN", value_name = "ADDR", help_heading = "The farm")]
     pub peer_listen: Option<Listen>,
     /// Do not look for other machines; this version never does
     #[arg(long, env = "FARMHAND_NO_DISCOVERY", help_heading = "The farm")]
+    #[arg(value_parser = clap::builder::BoolishValueParser::new())]
     #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub no_discovery: Option<bool>,
     /// Another machine of the farm, may be repeated; not dialled by this version
@@ -211,8 +213,12 @@ fn place(text: &str, span: Option<std::ops::Range<usize>>) -> (usize, String) {
     (line + 1, key.unwrap_or_default().to_owned())
 }
 
-/// The parser's words on one line, without its list of every key there is.
+/// The parser's words on one line, without its list of every key there is and its words for numbers.
 fn one_line(message: &str) -> String {
-    let message = message.split(", expected one of").next().unwrap_or(message);
+    let message = match message.split_once(", expected one of") {
+        Some((reason, _)) if reason.starts_with("unknown field") => reason,
+        _ => message,
+    };
+    let message = message.replace("expected usize", "expected a whole number");
     message.split_whitespace().collect::<Vec<_>>().join(" ")
 }

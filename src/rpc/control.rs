@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -19,6 +19,7 @@ use farmhand_proto::control::{
 };
 use farmhand_proto::reapi;
 use prost::Message;
+use rustix::fs::{Mode, OFlags};
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -255,13 +256,44 @@ fn last_of(operations: Vec<Operation>, digest: &Digest, instance: &str) -> Optio
         .find(|operation| operation.action_digest == digest && operation.instance_name == instance)
 }
 
+/// The file of a Unix socket. Dropping it removes the file, unless another process has put its own
+/// in that place.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// Held open, so that its inode number is not given to another file.
+    file: fs::File,
+}
+
+// === impl SocketFile ===
+
+impl SocketFile {
+    fn at(path: &Path) -> io::Result<Self> {
+        let file = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { path: path.to_owned(), file: file.into() })
+    }
+
+    fn is_in_place(&self) -> io::Result<bool> {
+        let (own, found) = (self.file.metadata()?, fs::symlink_metadata(&self.path)?);
+        Ok((own.dev(), own.ino()) == (found.dev(), found.ino()))
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if self.is_in_place().is_ok_and(|is| is) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
 /// Binds a Unix socket of mode 0600 at `path`, in a directory that nobody else may write to. A
 /// socket that a dead process left behind is replaced; one that somebody answers on is not.
 ///
 /// # Errors
 /// `AddrInUse` when a process listens there, `PermissionDenied` when others may write to the
 /// directory, and what the system says.
-pub fn bind_private(path: &Path) -> io::Result<UnixListener> {
+pub fn bind_private(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     if let Some(directory) = path.parent() {
         private_directory(directory)?;
     }
@@ -273,8 +305,9 @@ pub fn bind_private(path: &Path) -> io::Result<UnixListener> {
         _ => {}
     }
     let listener = UnixListener::bind(path)?;
+    let file = SocketFile::at(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    Ok((listener, file))
 }
 
 /// Makes `directory` with mode 0700, or checks that the one there is ours alone to write to.
@@ -436,8 +469,13 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o777, 0o700);
         assert_eq!(bind_private(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        drop(first);
-        assert!(bind_private(&path).is_ok());
+        let (listener, file) = first;
+        drop(listener);
+        let second = bind_private(&path).unwrap();
+        drop(file);
+        assert!(path.exists(), "the file is that of the second");
+        drop(second);
+        assert!(!path.exists());
 
         fs::set_permissions(path.parent().unwrap(), fs::Permissions::from_mode(0o777)).unwrap();
         assert_eq!(bind_private(&path).unwrap_err().kind(), io::ErrorKind::PermissionDenied);

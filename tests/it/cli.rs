@@ -129,7 +129,7 @@ fn a_bad_setting_is_told_with_its_place() {
         let common = ["serve", "--listen", "127.0.0.1:0", "--config", config.to_str().unwrap()];
         farmhand(home.path(), &[&common, arguments].concat())
     };
-    assert_refused(&serve(&[]), "farmhand.toml:3: lease: \"soon\" is not a duration", "farmhand.toml");
+    assert_refused(&serve(&[]), "farmhand.toml:3: lease: \"soon\" is not a duration", "serve --help");
     std::fs::write(&config, "").unwrap();
     assert_refused(&serve(&["--slots", "0"]), "slots: 0 is too small", "1 is the least");
     assert_refused(&serve(&["--log-filter", "a=loud"]), "log-filter: \"a=loud\"", "info");
@@ -147,6 +147,15 @@ fn the_settings_of_every_client_name_the_address() {
 }
 
 #[test]
+fn the_settings_of_a_client_name_the_address_of_the_configuration_file() {
+    let home = tempfile::tempdir().unwrap();
+    let config = home.path().join("farmhand.toml");
+    std::fs::write(&config, "listen = \"0.0.0.0:7\"\n").unwrap();
+    let output = farmhand(home.path(), &["client", "bazel", "--config", config.to_str().unwrap()]);
+    assert!(stdout(&output).contains("--remote_executor=grpc://127.0.0.1:7\n"), "{}", stdout(&output));
+}
+
+#[test]
 fn completions_and_pages_are_printed() {
     let home = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish"] {
@@ -154,6 +163,9 @@ fn completions_and_pages_are_printed() {
     }
     assert!(stdout(&farmhand(home.path(), &["man"])).starts_with(".ie"));
     assert!(stdout(&farmhand(home.path(), &["man", "serve"])).contains("disk\\-budget"));
+    let page = stdout(&farmhand(home.path(), &["man", "action"]));
+    assert!(page.contains("farmhand\\-action\\-fetch(1)") && !page.contains("\\-help(1)"), "{page}");
+    assert!(stdout(&farmhand(home.path(), &["man", "action", "fetch"])).contains("outputs"));
     assert_refused(&farmhand(home.path(), &["man", "nonsense"]), "no command", "--help");
 }
 
@@ -170,6 +182,15 @@ fn the_doctor_names_what_it_checked() {
     }
     let failed = checks.as_array().unwrap().iter().any(|check| check["state"] == "failed");
     assert_eq!(output.status.code(), Some(i32::from(failed)));
+}
+
+#[test]
+fn the_doctor_knows_every_setting_of_the_node() {
+    let home = tempfile::tempdir().unwrap();
+    let output = farmhand(home.path(), &["doctor", "--slots", "0"]);
+    assert_refused(&output, "slots: 0 is too small", "1 is the least");
+    let help = stdout(&farmhand(home.path(), &["doctor", "--help"]));
+    assert!(help.contains("--sandbox") && !help.contains("--slots"), "{help}");
 }
 
 #[test]
@@ -227,6 +248,28 @@ fn a_second_node_on_the_same_runtime_directory_is_refused() {
         farmhand(home.path(), &[&arguments[..], &["--runtime-dir", runtime.to_str().unwrap()]].concat());
     assert_refused(&output, "control.sock", "--runtime-dir");
     assert!(node.cli(&["status"]).status.success(), "the first one goes on");
+}
+
+#[test]
+fn a_start_that_fails_leaves_no_socket() {
+    let node = Node::start();
+    let home = tempfile::tempdir().unwrap();
+    let (data, runtime) = (node.data_dir(), home.path().join("run"));
+    let (data, runtime) = (data.to_str().unwrap(), runtime.to_str().unwrap());
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--data-dir", data, "--runtime-dir", runtime];
+    assert_refused(&farmhand(home.path(), &serve), "is in use", "--data-dir");
+    let status = farmhand(home.path(), &["status", "--runtime-dir", runtime]);
+    assert_refused(&status, "no node is running", "farmhand serve");
+}
+
+#[test]
+fn a_node_is_found_by_its_configuration_file() {
+    let node = Node::start();
+    let home = tempfile::tempdir().unwrap();
+    let config = home.path().join("farmhand.toml");
+    std::fs::write(&config, format!("runtime-dir = {:?}\n", node.runtime_dir())).unwrap();
+    let status = farmhand(home.path(), &["status", "--config", config.to_str().unwrap()]);
+    assert!(stdout(&status).starts_with("testnode is serving"), "{}", stderr(&status));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -22,10 +23,17 @@ impl PrivateNode {
         let directory = std::env::temp_dir().join(format!("farmhand-bench-{}", uuid::Uuid::new_v4()));
         fs::create_dir(&directory).explain(format!("cannot make {}", directory.display()))?;
         let program = std::env::current_exe().explain("cannot find this program")?;
-        // A file of its own keeps the settings of the user out of the measurement.
+        // A file of its own, and no variables, keep the settings of the user out of the measurement.
         let config = directory.join("farmhand.toml");
         fs::write(&config, "").explain(format!("cannot write {}", config.display()))?;
-        let child = Command::new(program)
+        let settings = std::env::vars_os()
+            .map(|(name, _)| name)
+            .filter(|name| name.as_bytes().starts_with(b"FARMHAND_"));
+        let mut command = Command::new(program);
+        for name in settings {
+            command.env_remove(name);
+        }
+        let child = command
             .args(["serve", "--listen", "127.0.0.1:0", "--no-discovery", "--log-filter", "warn"])
             .args([std::ffi::OsStr::new("--config"), config.as_os_str()])
             .args([std::ffi::OsStr::new("--data-dir"), directory.join("data").as_os_str()])

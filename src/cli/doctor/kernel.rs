@@ -33,10 +33,11 @@ fn version(release: &str) -> Option<(u32, u32)> {
 /// Whether a process may make namespaces of its own, with a network and a root directory in them.
 pub(super) fn namespaces(facts: &Facts) -> Check {
     const NAME: &str = "namespaces";
-    let SandboxSupport { user_namespaces, namespaces, network, root, .. } = &facts.sandbox;
-    match [user_namespaces, namespaces, network, root].into_iter().find_map(|step| step.as_ref().err()) {
+    let steps = facts.sandbox.steps();
+    let failed = steps[..4].iter().find_map(|(step, result)| Some((step, result.as_ref().err()?)));
+    match failed {
         None => Check::ok(NAME, "actions get user, mount, pid, ipc, uts and network namespaces"),
-        Some(reason) => without_sandbox(facts, NAME, reason),
+        Some((step, reason)) => without_sandbox(facts, NAME, &format!("{step}: {reason}")),
     }
 }
 

@@ -32,7 +32,10 @@ pub struct SandboxSupport {
 }
 
 /// Names of the steps as the child tells them, in their order.
-const STEPS: [&str; 5] = ["user", "namespaces", "network", "root", "overlay"];
+const STEPS: [&str; 5] = ["user namespaces", "namespaces", "network", "root", "overlay"];
+
+/// Why a step has no outcome.
+const NOT_TRIED: &str = "not tried: a step before it failed";
 
 /// Settings of the kernel that forbid the sandbox: file, content that forbids, what to do.
 const SWITCHES: [(&str, &str, &str); 3] = [
@@ -88,6 +91,14 @@ impl SandboxSupport {
         std::array::from_fn(|index| (STEPS[index], results[index]))
     }
 
+    /// The step that failed, and why.
+    pub fn failure(&self) -> Option<String> {
+        let failed =
+            || self.steps().into_iter().filter_map(|(step, result)| Some((step, result.as_ref().err()?)));
+        let (step, reason) = failed().find(|(_, reason)| *reason != NOT_TRIED).or_else(|| failed().next())?;
+        Some(format!("{step}: {reason}"))
+    }
+
     /// Reads what the child told: a line for each step it tried, the name and, if it failed, why.
     fn parse(told: &str) -> Self {
         let result = |step: &str| {
@@ -95,7 +106,7 @@ impl SandboxSupport {
             match line {
                 Some("") => Ok(()),
                 Some(reason) => Err(reason.to_owned()),
-                None => Err("not tried: a step before it failed".to_owned()),
+                None => Err(NOT_TRIED.to_owned()),
             }
         };
         let [user_namespaces, namespaces, network, root, overlay] = STEPS.map(result);
@@ -147,7 +158,7 @@ pub(super) fn child(scratch: &Path) -> ExitCode {
 /// Whether the steps after these can be tried.
 fn try_namespaces() -> bool {
     let user = enter::map_ids((0, 0));
-    tell("user", &user.map_err(words));
+    tell("user namespaces", &user.map_err(words));
     if user.is_err() {
         return false;
     }
@@ -207,14 +218,16 @@ mod tests {
 
     #[test]
     fn a_child_that_told_all_is_complete() {
-        let support = SandboxSupport::parse("user\t\nnamespaces\t\nnetwork\t\nroot\t\noverlay\t\n");
+        let support =
+            SandboxSupport::parse("user namespaces\t\nnamespaces\t\nnetwork\t\nroot\t\noverlay\t\n");
         assert!(support.is_complete());
     }
 
     #[test]
     fn the_step_that_failed_is_named_and_later_ones_were_not_tried() {
-        let support = SandboxSupport::parse("user\t\nnamespaces\tpid namespace: not permitted\n");
+        let support = SandboxSupport::parse("user namespaces\t\nnamespaces\tpid namespace: not permitted\n");
         assert!(!support.is_complete());
+        assert_eq!(support.failure().as_deref(), Some("namespaces: pid namespace: not permitted"));
         assert_eq!(support.user_namespaces, Ok(()));
         assert_eq!(support.namespaces, Err("pid namespace: not permitted".into()));
         assert!(support.overlay.unwrap_err().contains("not tried"));
@@ -222,6 +235,9 @@ mod tests {
 
     #[test]
     fn a_child_that_told_nothing_supports_nothing() {
+        assert_eq!(SandboxSupport::parse("").failure(), Some(format!("user namespaces: {NOT_TRIED}")));
+        let unwritable = SandboxSupport::parse("overlay\t/d: read-only\n");
+        assert_eq!(unwritable.failure().as_deref(), Some("overlay: /d: read-only"));
         assert!(SandboxSupport::parse("").steps().into_iter().all(|(_, result)| result.is_err()));
     }
 }
