@@ -16,7 +16,6 @@
 //! The action cache is asked before an operation exists, without passing through the queue: a
 //! cached result costs no hop to the scheduler's task, and stage `CACHE_CHECK` is never reported.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use farmhand_proto::reapi;
@@ -80,25 +79,6 @@ pub struct Retention {
     pub bytes: usize,
 }
 
-/// Who asks, as far as the `RequestMetadata` header tells. Never part of a cache key.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Invocation {
-    /// Name of the tool (`bazel`), empty if unknown.
-    pub tool: String,
-    /// Version of the tool.
-    pub tool_version: String,
-    /// One build.
-    pub tool_invocation_id: String,
-    /// What ties several builds together, a CI job for example.
-    pub correlated_invocations_id: String,
-    /// What the client calls this action: often the action's hash, sometimes a word.
-    pub action_id: String,
-    /// Kind of action (`CppCompile`).
-    pub action_mnemonic: String,
-    /// Target that is built.
-    pub target_id: String,
-}
-
 /// Why an Execute call got no operation.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecuteError {
@@ -140,24 +120,6 @@ impl Default for Settings {
     }
 }
 
-// === impl Invocation ===
-
-impl Invocation {
-    /// What slots are shared out by: one build, or whatever names the caller best.
-    pub fn share(&self) -> Arc<str> {
-        [&self.tool_invocation_id, &self.correlated_invocations_id, &self.tool]
-            .into_iter()
-            .find(|text| !text.is_empty())
-            .map_or_else(|| Arc::from(""), |text| Arc::from(text.as_str()))
-    }
-
-    /// Whether the tool takes the input root for the root of the file system, without saying so in
-    /// any platform property.
-    pub fn expects_root_as_slash(&self) -> bool {
-        self.tool.to_ascii_lowercase().contains("buildstream")
-    }
-}
-
 /// What `GetCapabilities` says about execution where it is switched on.
 pub fn capabilities(default_function: DigestFunction) -> reapi::ExecutionCapabilities {
     reapi::ExecutionCapabilities {
@@ -181,16 +143,6 @@ pub fn priorities() -> reapi::PriorityCapabilities {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn slots_are_shared_out_by_build_first() {
-        let mut invocation = Invocation { tool: "bazel".into(), ..Default::default() };
-        assert_eq!(&*invocation.share(), "bazel");
-        invocation.correlated_invocations_id = "ci-1".into();
-        assert_eq!(&*invocation.share(), "ci-1");
-        invocation.tool_invocation_id = "build-7".into();
-        assert_eq!(&*invocation.share(), "build-7");
-    }
 
     #[test]
     fn capabilities_hold_together() {

@@ -3,7 +3,8 @@
 //! The map of this crate, lowest layer first; a module may use those above it in this list and
 //! none below (a test reads the `use crate::` lines):
 //!
-//! - [`digest`], [`instance`], [`path`], [`platform`], [`merkle`]: the values of the field, parsed once;
+//! - [`digest`], [`instance`], [`path`], [`request_metadata`], [`platform`], [`merkle`]: the values of the field,
+//!   parsed once;
 //! - [`index`]: the embedded key-value index, the only file that names its engine;
 //! - [`cas`]: blobs by digest; [`action_cache`]: results by action;
 //! - [`worker`]: staging inputs, running commands, collecting outputs;
@@ -26,6 +27,7 @@ pub mod merkle;
 pub mod node;
 pub mod path;
 pub mod platform;
+pub mod request_metadata;
 pub mod rpc;
 pub mod tasks;
 pub mod telemetry;

@@ -16,11 +16,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::Retention;
 use super::inline::InlineHints;
 use super::queue::RunId;
-use super::{Invocation, Retention};
 use crate::digest::Digest;
 use crate::instance::InstanceName;
+use crate::request_metadata::RequestMetadata;
 
 /// Finished operations the history holds.
 const HISTORY: usize = 1000;
@@ -39,7 +40,7 @@ pub struct Operation {
     /// Digest of the Action.
     pub action: Digest,
     /// Who called.
-    pub invocation: Arc<Invocation>,
+    pub invocation: Arc<RequestMetadata>,
     /// What the caller wants inside the result.
     pub hints: InlineHints,
     /// Something the caller should know, for `ExecuteResponse.message`.
@@ -111,7 +112,7 @@ pub struct Record {
     /// Digest of the Action.
     pub action: Digest,
     /// Who called.
-    pub invocation: Arc<Invocation>,
+    pub invocation: Arc<RequestMetadata>,
     /// Where and when.
     pub timeline: Timeline,
     /// How it ended.
@@ -203,7 +204,7 @@ impl Operation {
     pub fn new(
         instance: InstanceName,
         action: Digest,
-        invocation: Arc<Invocation>,
+        invocation: Arc<RequestMetadata>,
         hints: InlineHints,
         note: Option<String>,
         state: OperationState,

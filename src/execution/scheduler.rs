@@ -21,11 +21,12 @@ use super::action::{Action, Loaded, PlatformRules, PreparedAction};
 use super::inline::InlineHints;
 use super::operations::{Counters, Operation, OperationId, OperationState, Operations, Record, Stage};
 use super::queue::{Event, Now, Queue, Refusal, Submission};
-use super::{ExecuteError, Invocation, PRIORITIES, Settings, response};
+use super::{ExecuteError, PRIORITIES, Settings, response};
 use crate::action_cache::{ActionCache, ActionKey};
 use crate::cas::ContentAddressableStorage;
 use crate::digest::Digest;
 use crate::instance::InstanceName;
+use crate::request_metadata::RequestMetadata;
 use crate::tasks::Tasks;
 use crate::worker::Worker;
 
@@ -47,7 +48,7 @@ pub struct Request {
     /// What to put inside the result.
     pub hints: InlineHints,
     /// Who asks.
-    pub invocation: Arc<Invocation>,
+    pub invocation: Arc<RequestMetadata>,
     /// How its platform properties are read.
     pub platform: PlatformRules,
 }

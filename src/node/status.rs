@@ -12,7 +12,8 @@ use crate::cas::disk::{DiskCas, DiskStats};
 use crate::config::Config;
 use crate::execution::operations::{Outcome, Record, Timeline};
 use crate::execution::scheduler::LiveAction;
-use crate::execution::{Invocation, OperationId, Scheduler, Snapshot, Stage};
+use crate::execution::{OperationId, Scheduler, Snapshot, Stage};
+use crate::request_metadata::RequestMetadata;
 use crate::rpc::control::{ControlSource, PROTOCOL_VERSION};
 
 /// The hit rate is that of this much time.
@@ -189,8 +190,8 @@ fn live(action: &LiveAction) -> control::Operation {
     }
 }
 
-fn common(id: OperationId, timeline: &Timeline, invocation: &Invocation) -> control::Operation {
-    let tool = format!("{} {}", invocation.tool, invocation.tool_version);
+fn common(id: OperationId, timeline: &Timeline, invocation: &RequestMetadata) -> control::Operation {
+    let tool = format!("{} {}", invocation.tool_name, invocation.tool_version);
     control::Operation {
         name: id.to_string(),
         machine: timeline.worker.as_deref().unwrap_or_default().to_owned(),

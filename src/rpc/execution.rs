@@ -18,14 +18,13 @@ use futures_util::{Stream, stream};
 use tonic::{Request, Response, Status};
 
 use super::capabilities::digest_functions;
-use super::metadata::RequestMetadata;
-use super::{CapabilitiesProvider, Instance, Instances};
+use super::{CapabilitiesProvider, Instance, Instances, metadata};
 use crate::cas::ContentAddressableStorage;
 use crate::digest::Digest;
 use crate::execution::inline::{InlineHints, inline};
 use crate::execution::operations::Timeline;
 use crate::execution::{
-    self, ExecuteError, Invocation, Operation, OperationState, OperationWatch, Scheduler, Stage, response,
+    self, ExecuteError, Operation, OperationState, OperationWatch, Scheduler, Stage, response,
 };
 
 /// The service. Clones share their scheduler.
@@ -73,7 +72,7 @@ impl ExecutionService {
     }
 
     fn parse(&self, request: Request<reapi::ExecuteRequest>) -> Result<execution::Request, Status> {
-        let invocation = Arc::new(Invocation::from(RequestMetadata::of(request.metadata())));
+        let invocation = Arc::new(metadata::of(request.metadata()));
         let request = request.into_inner();
         let instance = self.instances.find(&request.instance_name)?;
         if !instance.settings.execution {
@@ -135,20 +134,6 @@ impl CapabilitiesProvider for ExecutionCapabilitiesProvider {
 pub(super) fn unknown_operation(name: &str) -> Status {
     let name: String = name.chars().take(200).collect();
     Status::not_found(format!("there is no operation {name:?} (any more)"))
-}
-
-impl From<RequestMetadata> for Invocation {
-    fn from(metadata: RequestMetadata) -> Self {
-        Self {
-            tool: metadata.tool_name,
-            tool_version: metadata.tool_version,
-            tool_invocation_id: metadata.tool_invocation_id,
-            correlated_invocations_id: metadata.correlated_invocations_id,
-            action_id: metadata.action_id,
-            action_mnemonic: metadata.action_mnemonic,
-            target_id: metadata.target_id,
-        }
-    }
 }
 
 // === Streams ===

@@ -1,12 +1,13 @@
-//! [`RequestMetadata`]: who is asking, from the header that build tools send.
+//! The header in which build tools tell who is asking, read into a [`RequestMetadata`].
 //!
-//! For logs, fairness and the dashboard, and never for rights or cache keys. Nothing in here fails: a
-//! header that is absent or rubbish gives empty fields.
+//! Nothing in here fails: a header that is absent or rubbish gives empty fields.
 
 use farmhand_proto::reapi;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use prost::Message;
 use tonic::metadata::MetadataMap;
+
+use crate::request_metadata::RequestMetadata;
 
 /// The header's names, the current one first. Pants sends the second, recc of 2021 the third.
 const HEADERS: [HeaderName; 3] = [
@@ -15,52 +16,14 @@ const HEADERS: [HeaderName; 3] = [
     HeaderName::from_static("requestmetadata-bin"),
 ];
 
-/// What a client tells about itself (`build.bazel.remote.execution.v2.RequestMetadata`). Empty
-/// where it does not.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RequestMetadata {
-    /// Name of the build tool.
-    pub tool_name: String,
-    /// Its version.
-    pub tool_version: String,
-    /// One run of the tool: one build.
-    pub tool_invocation_id: String,
-    /// What ties several runs together: a CI job.
-    pub correlated_invocations_id: String,
-    /// Usually the hash of the action, sometimes a word (`capabilities`): not a digest.
-    pub action_id: String,
-    /// Kind of action, such as `CppCompile`.
-    pub action_mnemonic: String,
-    /// The target that is built.
-    pub target_id: String,
-    /// Its configuration.
-    pub configuration_id: String,
+/// Reads the metadata of a call. The first of the names that has a readable value wins.
+pub fn of(metadata: &MetadataMap) -> RequestMetadata {
+    of_headers(metadata.as_ref())
 }
 
-impl RequestMetadata {
-    /// Reads the metadata of a call.
-    pub fn of(metadata: &MetadataMap) -> Self {
-        Self::of_headers(metadata.as_ref())
-    }
-
-    /// Reads the headers of a call. The first of the names that has a readable value wins.
-    pub fn of_headers(headers: &HeaderMap) -> Self {
-        HEADERS.iter().find_map(|name| decode(headers, name)).map(Self::from_wire).unwrap_or_default()
-    }
-
-    fn from_wire(wire: reapi::RequestMetadata) -> Self {
-        let tool = wire.tool_details.unwrap_or_default();
-        Self {
-            tool_name: tool.tool_name,
-            tool_version: tool.tool_version,
-            tool_invocation_id: wire.tool_invocation_id,
-            correlated_invocations_id: wire.correlated_invocations_id,
-            action_id: wire.action_id,
-            action_mnemonic: wire.action_mnemonic,
-            target_id: wire.target_id,
-            configuration_id: wire.configuration_id,
-        }
-    }
+/// As [`of`], from the headers as HTTP has them.
+pub fn of_headers(headers: &HeaderMap) -> RequestMetadata {
+    HEADERS.iter().find_map(|name| decode(headers, name)).map(RequestMetadata::from).unwrap_or_default()
 }
 
 /// The message in all values of one header. A value may hold several, joined by commas; later ones
@@ -115,7 +78,7 @@ mod tests {
     fn read(name: &HeaderName, value: &str) -> RequestMetadata {
         let mut headers = HeaderMap::new();
         headers.insert(name, HeaderValue::from_str(value).unwrap());
-        RequestMetadata::of_headers(&headers)
+        of_headers(&headers)
     }
 
     #[test]
@@ -125,7 +88,7 @@ mod tests {
         for name in &HEADERS {
             for value in [&text, &padded] {
                 let metadata = read(name, value);
-                assert_eq!(metadata, RequestMetadata::from_wire(wire()), "{name}");
+                assert_eq!(metadata, RequestMetadata::from(wire()), "{name}");
                 assert_eq!(metadata.tool_name, "bazel");
                 assert_eq!(metadata.action_id, "lease-extension");
             }
@@ -137,7 +100,7 @@ mod tests {
         let tool = reapi::RequestMetadata { tool_details: wire().tool_details, ..Default::default() };
         let rest = reapi::RequestMetadata { tool_details: None, ..wire() };
         let joined = format!("{}, {}", base64(&tool), base64(&rest));
-        assert_eq!(read(&HEADERS[0], &joined), RequestMetadata::from_wire(wire()));
+        assert_eq!(read(&HEADERS[0], &joined), RequestMetadata::from(wire()));
     }
 
     #[test]

@@ -261,7 +261,7 @@ async fn leases_carry_what_the_client_asked_for() {
         action.platform = platform(NEEDS, "worker");
         command.working_directory = "a/./b".into();
     });
-    let invocation = Arc::new(Invocation { tool: "BuildStream".into(), ..Default::default() });
+    let invocation = Arc::new(RequestMetadata { tool_name: "BuildStream".into(), ..Default::default() });
     let mut watch = farm.scheduler.execute(Request { invocation, ..request(action) }).await.unwrap();
     watch.done().await;
     run(&farm, farm.action(&["true", "plain"])).await;

@@ -12,7 +12,7 @@ use super::partial::Session;
 use super::upload::Upload;
 use super::{Shared, counts_uncompressed, signed};
 use crate::rpc::compression::{Compressor, Decoder};
-use crate::rpc::metadata::RequestMetadata;
+use crate::rpc::metadata;
 use crate::rpc::resource_name::WriteName;
 
 /// After so many bytes an upload looks whether somebody else has completed the blob.
@@ -89,7 +89,7 @@ struct Receiver<'a> {
 impl Shared {
     /// Receives an upload; gives the committed size.
     pub(super) async fn write(&self, request: Request<Streaming<WriteRequest>>) -> Result<i64, Status> {
-        let tool = RequestMetadata::of(request.metadata()).tool_name;
+        let tool = metadata::of(request.metadata()).tool_name;
         let mut stream = request.into_inner();
         let first = next_message(&mut stream, self.settings.idle).await?.ok_or(WriteError::NoMessage)?;
         let name = match self.parse_write_name(&first.resource_name) {

@@ -1,0 +1,76 @@
+//! [`RequestMetadata`]: who is asking, as far as a build tool tells.
+//!
+//! For logs, fairness and the dashboard, and never for rights or cache keys.
+
+use std::sync::Arc;
+
+use farmhand_proto::reapi;
+
+/// What a client tells about itself (`build.bazel.remote.execution.v2.RequestMetadata`). Empty
+/// where it does not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestMetadata {
+    /// Name of the build tool (`bazel`).
+    pub tool_name: String,
+    /// Its version.
+    pub tool_version: String,
+    /// One run of the tool: one build.
+    pub tool_invocation_id: String,
+    /// What ties several runs together: a CI job.
+    pub correlated_invocations_id: String,
+    /// Usually the hash of the action, sometimes a word (`capabilities`): not a digest.
+    pub action_id: String,
+    /// Kind of action, such as `CppCompile`.
+    pub action_mnemonic: String,
+    /// The target that is built.
+    pub target_id: String,
+    /// Its configuration.
+    pub configuration_id: String,
+}
+
+impl RequestMetadata {
+    /// What slots are shared out by: one build, or whatever names the caller best.
+    pub fn share(&self) -> Arc<str> {
+        [&self.tool_invocation_id, &self.correlated_invocations_id, &self.tool_name]
+            .into_iter()
+            .find(|text| !text.is_empty())
+            .map_or_else(|| Arc::from(""), |text| Arc::from(text.as_str()))
+    }
+
+    /// Whether the tool takes the input root for the root of the file system, without saying so in
+    /// any platform property.
+    pub fn expects_root_as_slash(&self) -> bool {
+        self.tool_name.to_ascii_lowercase().contains("buildstream")
+    }
+}
+
+impl From<reapi::RequestMetadata> for RequestMetadata {
+    fn from(wire: reapi::RequestMetadata) -> Self {
+        let tool = wire.tool_details.unwrap_or_default();
+        Self {
+            tool_name: tool.tool_name,
+            tool_version: tool.tool_version,
+            tool_invocation_id: wire.tool_invocation_id,
+            correlated_invocations_id: wire.correlated_invocations_id,
+            action_id: wire.action_id,
+            action_mnemonic: wire.action_mnemonic,
+            target_id: wire.target_id,
+            configuration_id: wire.configuration_id,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_shared_out_by_build_first() {
+        let mut metadata = RequestMetadata { tool_name: "bazel".into(), ..Default::default() };
+        assert_eq!(&*metadata.share(), "bazel");
+        metadata.correlated_invocations_id = "ci-1".into();
+        assert_eq!(&*metadata.share(), "ci-1");
+        metadata.tool_invocation_id = "build-7".into();
+        assert_eq!(&*metadata.share(), "build-7");
+    }
+}
