@@ -46,6 +46,14 @@ impl Tasks {
         self.tracker.close();
         self.tracker.wait().await;
     }
+
+    /// Waits until all tasks have ended by themselves.
+    #[cfg(test)]
+    pub async fn idle(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+        self.tracker.reopen();
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,7 @@
 //! [`Sweeper`]: removes what is no longer needed, beside the work.
+//!
+//! A large tree takes a slow disk many seconds. The end of the node does not wait for that: what is
+//! still there then is removed by the next start.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -33,11 +36,12 @@ impl Sweeper {
     /// Removes the tree at `path`, soon. Failures are logged: the next start removes what is left.
     pub(in crate::worker) fn remove(&self, path: PathBuf) {
         if tokio::runtime::Handle::try_current().is_err() {
-            sweep(&path);
+            self.sweep(&path);
             return;
         }
         let Some(path) = self.enqueue(path) else { return };
-        self.tasks.spawn_blocking(move || sweep(&path));
+        let this = self.clone();
+        self.tasks.spawn_blocking(move || this.sweep(&path));
     }
 
     /// Puts `path` into the queue, and sees to it that somebody drains it. A full queue gives the
@@ -59,7 +63,13 @@ impl Sweeper {
 
     fn drain(&self) {
         while let Some(path) = self.next() {
-            sweep(&path);
+            self.sweep(&path);
+        }
+    }
+
+    fn sweep(&self, path: &Path) {
+        if let Err(error) = remove_tree(path, || !self.tasks.token().is_cancelled()) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove a scratch directory");
         }
     }
 
@@ -75,18 +85,12 @@ impl Sweeper {
     }
 }
 
-fn sweep(path: &Path) {
-    if let Err(error) = remove_tree(path) {
-        tracing::warn!(path = %path.display(), %error, "cannot remove a scratch directory");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn removes_everything_before_the_tasks_stop() {
+    async fn removes_everything() {
         let dir = tempfile::tempdir().unwrap();
         let tasks = Tasks::default();
         let sweeper = Sweeper::new(tasks.clone());
@@ -95,8 +99,21 @@ mod tests {
             std::fs::create_dir_all(path.join("a/b")).unwrap();
             sweeper.remove(path);
         }
-        tasks.stop().await;
+        tasks.idle().await;
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn leaves_the_rest_to_the_next_start_when_the_node_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let tasks = Tasks::default();
+        let sweeper = Sweeper::new(tasks.clone());
+        tasks.token().cancel();
+        let path = dir.path().join("tree");
+        std::fs::create_dir_all(path.join("a")).unwrap();
+        sweeper.remove(path.clone());
+        tasks.stop().await;
+        assert!(path.exists());
     }
 
     #[test]
