@@ -46,6 +46,13 @@ impl Tasks {
         self.tracker.close();
         self.tracker.wait().await;
     }
+
+    /// Waits for all tasks without telling any of them to end.
+    #[cfg(test)]
+    pub(crate) async fn idle(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
 }
 
 #[cfg(test)]

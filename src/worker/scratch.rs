@@ -108,8 +108,9 @@ pub(super) fn c_name(name: impl AsRef<OsStr>) -> io::Result<CString> {
     CString::new(name.as_ref().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
 
-/// Removes `path` and all below it, whatever its modes and depth. What is not there is fine.
-pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
+/// Removes `path` and all below it, whatever its modes and depth, as long as `go_on` says so. What is
+/// not there is fine.
+pub(super) fn remove_tree(path: &Path, go_on: impl Fn() -> bool) -> io::Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
@@ -127,6 +128,9 @@ pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
     // Each level holds the subdirectories still to be removed; the last of them is the one we are in.
     let mut pending = vec![vec![name]];
     while let Some(level) = pending.last_mut() {
+        if !go_on() {
+            return Ok(());
+        }
         if let Some(name) = level.last() {
             cursor.enter(name)?;
             pending.push(empty_of_files(&cursor)?);
@@ -193,11 +197,11 @@ mod tests {
         fs::create_dir(&outside).unwrap();
         fs::write(outside.join("kept"), "x").unwrap();
         symlink(&outside, root.join("link")).unwrap();
-        remove_tree(&root).unwrap();
+        remove_tree(&root, || true).unwrap();
         assert!(!root.exists());
         assert!(outside.join("kept").exists());
-        remove_tree(&root).unwrap();
-        remove_tree(&outside.join("kept")).unwrap();
+        remove_tree(&root, || true).unwrap();
+        remove_tree(&outside.join("kept"), || true).unwrap();
         assert!(!outside.join("kept").exists());
     }
 

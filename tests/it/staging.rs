@@ -195,8 +195,7 @@ async fn the_input_root_can_be_the_whole_file_system() {
     let node = Node::start();
     let client = node.client().await;
     let shell = std::fs::read(busybox).unwrap();
-    let script =
-        "busybox ls -A /; busybox readlink /link; busybox mkdir /install; echo made > /install/out; busybox pwd; test ! -e /usr";
+    let script = "busybox ls -A /; busybox readlink /link; busybox mkdir /install; echo made > /install/out; busybox pwd; test ! -e /usr";
     let action = ActionBuilder::new(&["sh", "-c", script])
         .env("PATH", "/bin")
         .executable("bin/busybox", &shell)

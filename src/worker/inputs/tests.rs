@@ -210,11 +210,11 @@ async fn unused_trees_go_least_recently_used_first() {
     let held = stage.inputs.stage(roots[0]).await.unwrap();
     let second = stage.inputs.stage(roots[1]).await.unwrap().lower[0].clone();
     let third = stage.inputs.stage(roots[2]).await.unwrap().lower[0].clone();
-    stage.tasks.stop().await;
+    stage.tasks.idle().await;
     assert!(held.lower[0].exists() && !second.exists() && third.exists());
     drop(held);
     let fourth = stage.inputs.stage(roots[3]).await.unwrap().lower[0].clone();
-    stage.tasks.stop().await;
+    stage.tasks.idle().await;
     assert!(third.exists() && fourth.exists());
     assert_eq!(stage.trees(), 2);
     let again = stage.inputs.stage(roots[1]).await.unwrap();
@@ -302,7 +302,7 @@ async fn thousands_of_levels() {
     }
     assert_eq!(cursor.entries().unwrap()[0].name.as_c_str(), c"bottom");
     drop(staged);
-    crate::worker::scratch::remove_tree(&stage.scratch.path().join("trees")).unwrap();
+    crate::worker::scratch::remove_tree(&stage.scratch.path().join("trees"), || true).unwrap();
 }
 
 #[tokio::test]
@@ -312,7 +312,7 @@ async fn a_target_that_is_too_long_is_named() {
     let root = stage.put_directory(&long);
     let error = stage.inputs.stage(root).await.err().unwrap();
     assert!(matches!(&error, InputError::Unstageable { name, .. } if name == "l"), "{error}");
-    stage.tasks.stop().await;
+    stage.tasks.idle().await;
     assert_eq!(stage.trees(), 0, "what was begun is removed");
 }
 
@@ -354,6 +354,6 @@ async fn the_pool_forgets_by_generations() {
         let links = fs::metadata(staged.lower[0].join("common")).unwrap().nlink();
         assert!(links > u64::from(round) + 1, "round {round}: {links}");
     }
-    stage.tasks.stop().await;
+    stage.tasks.idle().await;
     assert!(fs::read_dir(stage.scratch.path().join("files")).unwrap().count() <= 2);
 }

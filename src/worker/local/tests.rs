@@ -201,7 +201,7 @@ async fn a_plain_command_from_inputs_to_outputs() {
 async fn nothing_is_left_of_a_run_or_of_an_earlier_process() {
     let bench = Bench::new(shell());
     bench.execute(sh("mkdir -p a/b; chmod 000 a", &[])).await;
-    bench.tasks.stop().await;
+    bench.tasks.idle().await;
     assert_eq!(fs::read_dir(bench.scratch.path().join("runs")).unwrap().count(), 0);
     let mut names: Vec<_> =
         fs::read_dir(bench.scratch.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();

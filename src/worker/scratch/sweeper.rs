@@ -1,4 +1,7 @@
 //! [`Sweeper`]: removes what is no longer needed, beside the work.
+//!
+//! It stops with the node: trees of a million entries take minutes, and who ends a node waits for
+//! it. The next start removes what is left.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -30,14 +33,15 @@ impl Sweeper {
         Self { tasks, queue: Arc::default() }
     }
 
-    /// Removes the tree at `path`, soon. Failures are logged: the next start removes what is left.
+    /// Removes the tree at `path`, soon. Failures are logged.
     pub(in crate::worker) fn remove(&self, path: PathBuf) {
         if tokio::runtime::Handle::try_current().is_err() {
-            sweep(&path);
+            self.sweep(&path);
             return;
         }
         let Some(path) = self.enqueue(path) else { return };
-        self.tasks.spawn_blocking(move || sweep(&path));
+        let this = self.clone();
+        self.tasks.spawn_blocking(move || this.sweep(&path));
     }
 
     /// Puts `path` into the queue, and sees to it that somebody drains it. A full queue gives the
@@ -59,7 +63,7 @@ impl Sweeper {
 
     fn drain(&self) {
         while let Some(path) = self.next() {
-            sweep(&path);
+            self.sweep(&path);
         }
     }
 
@@ -70,14 +74,21 @@ impl Sweeper {
         path
     }
 
+    fn sweep(&self, path: &Path) {
+        if self.is_stopped() {
+            return;
+        }
+        if let Err(error) = remove_tree(path, || !self.is_stopped()) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove a scratch directory");
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.tasks.token().is_cancelled()
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn sweep(path: &Path) {
-    if let Err(error) = remove_tree(path) {
-        tracing::warn!(path = %path.display(), %error, "cannot remove a scratch directory");
     }
 }
 
@@ -86,7 +97,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn removes_everything_before_the_tasks_stop() {
+    async fn removes_everything_that_is_queued() {
         let dir = tempfile::tempdir().unwrap();
         let tasks = Tasks::default();
         let sweeper = Sweeper::new(tasks.clone());
@@ -95,8 +106,20 @@ mod tests {
             std::fs::create_dir_all(path.join("a/b")).unwrap();
             sweeper.remove(path);
         }
-        tasks.stop().await;
+        tasks.idle().await;
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn removes_nothing_once_the_node_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let tasks = Tasks::default();
+        let path = dir.path().join("x");
+        std::fs::create_dir(&path).unwrap();
+        tasks.stop().await;
+        Sweeper::new(tasks.clone()).remove(path.clone());
+        tasks.idle().await;
+        assert!(path.exists());
     }
 
     #[test]
