@@ -210,6 +210,6 @@ mod tests {
         assert_eq!(inode("fourth"), inode("second"));
         assert_eq!(pool.generations().young.files.load(Ordering::Relaxed), 1);
         drop(pool);
-        tasks.stop().await;
+        tasks.idle().await;
     }
 }
