@@ -22,6 +22,7 @@ use crate::instance::InstanceName;
 
 pub mod inputs;
 pub mod local;
+pub mod missing;
 pub mod outputs;
 pub mod plain;
 pub mod sandbox;

@@ -3,33 +3,27 @@
 //! These are outcomes of operations, so they carry their status inside (`Operation.error` is never
 //! set). Which code means what to which client decides about endless retries; hence one file.
 
-use farmhand_proto::{any, protobuf, raw, reapi, rpc};
+use farmhand_proto::{reapi, rpc};
 use tonic::Code;
 
 use super::queue::Loss;
 use crate::digest::Digest;
+use crate::worker::missing::missing_blobs;
 
-/// The action needs blobs that are absent. The one detail names each; clients upload them and try
+/// The action needs blobs that are absent. The one detail names them; clients upload them and try
 /// again.
 pub fn missing(digests: &[Digest]) -> reapi::ExecuteResponse {
-    let violation = |digest: &Digest| raw::Violation {
-        r#type: "MISSING".into(),
-        subject: digest.missing_subject(),
-        description: String::new(),
-    };
-    let failure = raw::PreconditionFailure { violations: digests.iter().map(violation).collect() };
-    let message = format!("{} blobs of the action are not in the CAS", digests.len());
-    with_status(Code::FailedPrecondition, message, vec![any::pack(&failure)])
+    with_status(missing_blobs(digests))
 }
 
 /// Nobody wants the result any more, for the reason given.
 pub fn cancelled(reason: &str) -> reapi::ExecuteResponse {
-    with_status(Code::Cancelled, reason.to_owned(), Vec::new())
+    ended(Code::Cancelled, reason.to_owned())
 }
 
 /// No machine can run the action; `reason` says why, machine by machine.
 pub fn unrunnable(reason: String) -> reapi::ExecuteResponse {
-    with_status(Code::FailedPrecondition, reason, Vec::new())
+    ended(Code::FailedPrecondition, reason)
 }
 
 /// Every worker that had the action was lost. ABORTED, because clients take UNAVAILABLE here for
@@ -37,7 +31,7 @@ pub fn unrunnable(reason: String) -> reapi::ExecuteResponse {
 pub fn lost(losses: &[Loss]) -> reapi::ExecuteResponse {
     let each: Vec<_> = losses.iter().map(|loss| format!("{}: {}", loss.worker, loss.reason)).collect();
     let message = format!("the action was given up after {} lost workers: {}", losses.len(), each.join("; "));
-    with_status(Code::Aborted, message, Vec::new())
+    ended(Code::Aborted, message)
 }
 
 /// A result out of the action cache.
@@ -64,13 +58,18 @@ pub fn add_message(response: &mut reapi::ExecuteResponse, line: &str) {
     response.message.push_str(line);
 }
 
-fn with_status(code: Code, message: String, details: Vec<protobuf::Any>) -> reapi::ExecuteResponse {
-    let status = rpc::Status { code: code as i32, message: message.clone(), details };
-    reapi::ExecuteResponse { status: Some(status), message, ..Default::default() }
+fn with_status(status: rpc::Status) -> reapi::ExecuteResponse {
+    reapi::ExecuteResponse { message: status.message.clone(), status: Some(status), ..Default::default() }
+}
+
+fn ended(code: Code, message: String) -> reapi::ExecuteResponse {
+    with_status(rpc::Status { code: code as i32, message, details: Vec::new() })
 }
 
 #[cfg(test)]
 mod tests {
+    use farmhand_proto::{any, raw};
+
     use super::*;
     use crate::digest::DigestFunction;
 

@@ -148,7 +148,7 @@ async fn the_working_directory_is_below_the_input_root(bench: &Bench) {
     assert!(done.stdout.ends_with("a/b\ntext"), "{} {}", done.stdout, done.stderr);
     let action = bench.shell("pwd").set(|command| command.working_directory = "none".into());
     let result = bench.run(action).await.result;
-    assert!(matches!(result, Err(RunError::Setup { .. })), "{result:?}");
+    assert!(matches!(result, Err(RunError::WorkingDirectory { .. })), "{result:?}");
 }
 
 async fn long_arguments_arrive(bench: &Bench) {

@@ -1,15 +1,12 @@
 //! [`Failure`]: why an action gave no result, and what the client is told.
 
-use farmhand_proto::{any, raw, reapi, rpc};
+use farmhand_proto::{reapi, rpc};
 
 use crate::digest::Digest;
 use crate::worker::RunError;
 use crate::worker::inputs::InputError;
+use crate::worker::missing::missing_blobs;
 use crate::worker::outputs::{OutputError, RequestError};
-
-/// Missing blobs that are named at most: the status has to fit into one message of 4 MiB. A client
-/// that uploads these is told of the rest when it tries again.
-const MAX_NAMED: usize = 20_000;
 
 /// Numbers of `google.rpc.Code`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +56,7 @@ impl Failure {
     /// The answer to the client, or why this worker has none.
     pub(super) fn into_response(self) -> Result<reapi::ExecuteResponse, String> {
         let (status, exit_code) = match self {
-            Self::Missing(digests) => (missing(&digests), 0),
+            Self::Missing(digests) => (missing_blobs(&digests), 0),
             Self::Refused { code, text, exit_code } => (status(code, text), exit_code),
             Self::Cancelled => (status(Code::Cancelled, "the action was cancelled before it ran"), 0),
             Self::Lost(reason) => return Err(reason),
@@ -71,24 +68,6 @@ impl Failure {
 
 pub(super) fn status(code: Code, message: impl Into<String>) -> rpc::Status {
     rpc::Status { code: code as i32, message: message.into(), details: Vec::new() }
-}
-
-/// The status that names missing blobs: clients upload them and try again, if this is its only
-/// detail.
-fn missing(digests: &[Digest]) -> rpc::Status {
-    let violations = digests
-        .iter()
-        .take(MAX_NAMED)
-        .map(|digest| raw::Violation {
-            r#type: "MISSING".to_owned(),
-            subject: digest.missing_subject(),
-            description: String::new(),
-        })
-        .collect();
-    let text = format!("{} input blobs are not in the CAS", digests.len());
-    let mut status = status(Code::FailedPrecondition, text);
-    status.details.push(any::pack(&raw::PreconditionFailure { violations }));
-    status
 }
 
 impl From<RequestError> for Failure {
