@@ -34,6 +34,19 @@ pub struct ByteRange {
     pub limit: Option<u64>,
 }
 
+impl ByteRange {
+    /// Where the range ends in a blob of `size` bytes.
+    ///
+    /// # Errors
+    /// [`CasError::OutOfRange`] if it begins beyond the end.
+    pub fn end(self, size: u64) -> Result<u64, CasError> {
+        if self.offset > size {
+            return Err(CasError::OutOfRange { offset: self.offset, size });
+        }
+        Ok(self.limit.map_or(size, |limit| size.min(self.offset.saturating_add(limit))))
+    }
+}
+
 /// What can go wrong with a blob.
 #[derive(Debug, thiserror::Error)]
 pub enum CasError {

@@ -408,7 +408,7 @@ impl ContentAddressableStorage for DiskCas {
     }
 
     async fn read(&self, digest: &Digest, range: ByteRange) -> Result<BlobStream, CasError> {
-        let end = checked_end(digest, range)?;
+        let end = range.end(digest.size())?;
         let digest = *digest;
         let small = if digest.is_empty_blob() {
             Lookup::Data(Bytes::new())
@@ -492,15 +492,6 @@ impl DiskCas {
         let done = tokio::task::spawn_blocking(move || work(&store)).await;
         done.map_err(|error| CasError::Io { path, source: error.into() })?
     }
-}
-
-/// The end of the range within the blob.
-fn checked_end(digest: &Digest, range: ByteRange) -> Result<u64, CasError> {
-    let size = digest.size();
-    if range.offset > size {
-        return Err(CasError::OutOfRange { offset: range.offset, size });
-    }
-    Ok(range.limit.map_or(size, |limit| size.min(range.offset.saturating_add(limit))))
 }
 
 /// Keeps the first of equal digests.

@@ -72,11 +72,7 @@ impl ContentAddressableStorage for MemoryCas {
 
     async fn read(&self, digest: &Digest, range: ByteRange) -> Result<BlobStream, CasError> {
         let data = self.lookup(digest)?;
-        if range.offset > digest.size() {
-            return Err(CasError::OutOfRange { offset: range.offset, size: digest.size() });
-        }
-        let end =
-            range.limit.map_or(digest.size(), |limit| digest.size().min(range.offset.saturating_add(limit)));
+        let end = range.end(digest.size())?;
         let mut rest = data.slice(range.offset as usize..end as usize);
         let pieces =
             std::iter::from_fn(move || (!rest.is_empty()).then(|| Ok(rest.split_to(PIECE.min(rest.len())))));
