@@ -241,9 +241,9 @@ async fn open_store(
             "the lease is short: build tools rely on blobs for three hours after they were told of them"
         );
     }
-    let disk = settings::disk(config);
+    let owned = config.clone();
     let told = move |now: RebuildProgress| progress.rebuilding(now.done, now.total);
-    match tasks.spawn_blocking(move || DiskCas::open(disk, &told)).await {
+    match tasks.spawn_blocking(move || DiskCas::open(settings::disk(&owned), &told)).await {
         Ok(opened) => Ok(opened?),
         Err(panic) => {
             Err(NodeError::Io { path: config.data_dir.clone(), source: io::Error::other(panic.to_string()) })

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use crate::cas::disk::DiskConfig;
-use crate::config::{self, Config, InputRootMode};
+use crate::config::{self, Config, DiskBudget, InputRootMode};
 use crate::execution::action::PlatformRules;
 use crate::execution::{Retention, Settings};
 use crate::platform::MachineFacts;
@@ -12,10 +12,15 @@ use crate::rpc::byte_stream::ByteStreamSettings;
 use crate::rpc::{InstanceSettings, InstancesConfig};
 use crate::worker::local::WorkerConfig;
 
-/// The store.
+/// The store. Waits for the disk when the budget is a share of it: what the store holds is counted then.
 pub(super) fn disk(config: &Config) -> DiskConfig {
-    let (free, held) = config::paths::disk_room(&config.data_dir);
-    let budget = config.disk_budget.resolve(free, held);
+    let budget = match config.disk_budget {
+        DiskBudget::Bytes(bytes) => bytes,
+        share => {
+            let (free, held) = config::paths::disk_room(&config.data_dir);
+            share.resolve(free, held)
+        }
+    };
     DiskConfig {
         lease: config.lease,
         sync: config.sync,
