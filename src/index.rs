@@ -13,6 +13,7 @@
 //! - A damaged database makes sled panic, or open empty. So opening and every call run inside
 //!   `catch_unwind`, opening has a time limit, and a sentinel record holds the count of all records.
 //! - After any error sled stays broken: the index then refuses everything until opened again.
+//! - Threads of sled may hold the database's lock for a moment after it was closed: opening waits.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -29,6 +30,11 @@ const FRAME_LEN: usize = 5;
 
 /// Key of the sentinel; no key of a caller begins with a zero byte.
 const SENTINEL: &[u8] = b"\0sentinel";
+
+/// How often, and after what pause, opening asks again for a lock that threads of a database just
+/// closed still hold.
+const LOCK_TRIES: u32 = 500;
+const LOCK_PAUSE: Duration = Duration::from_millis(4);
 
 /// Commits that may wait for the committer thread.
 const WAITING_COMMITS: usize = 16;
@@ -359,7 +365,7 @@ impl<E: std::error::Error> From<E> for OpenFault {
 }
 
 fn open_database(path: &Path, cache: u64) -> Result<(sled::Db, File, Opened), OpenFault> {
-    let db = sled::Config::new().path(path).cache_capacity(cache).flush_every_ms(None).open()?;
+    let db = open_unlocked(&sled::Config::new().path(path).cache_capacity(cache).flush_every_ms(None))?;
     let opened = match db.get(SENTINEL)? {
         Some(value) => {
             let (generation, records) = read_sentinel(&value)?;
@@ -375,6 +381,19 @@ fn open_database(path: &Path, cache: u64) -> Result<(sled::Db, File, Opened), Op
     sync_directory(path)?;
     let file = File::open(path.join("db"))?;
     Ok((db, file, opened))
+}
+
+fn open_unlocked(config: &sled::Config) -> sled::Result<sled::Db> {
+    for _ in 1..LOCK_TRIES {
+        match config.open() {
+            // The only way to tell: sled wraps the system's error into one of kind `Other`.
+            Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
+    config.open()
 }
 
 fn sync_directory(path: &Path) -> io::Result<()> {
@@ -503,6 +522,22 @@ mod tests {
         let index = open(&path).unwrap();
         assert_eq!(index.opened(), Opened { fresh: false, generation: 2, records: 2 });
         assert_eq!(contents(&index), [("a".into(), "1".into()), ("b".into(), "4".into())]);
+    }
+
+    #[test]
+    fn a_lock_still_held_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("index");
+        let index = open(&path).unwrap();
+        index.commit(batch(&[("a", "1")], &[])).unwrap();
+        let lingering = index.database().unwrap().clone();
+        assert_eq!(index.close(), 1);
+        let release = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            drop(lingering);
+        });
+        assert_eq!(open(&path).unwrap().opened().records, 1);
+        release.join().unwrap();
     }
 
     #[test]
