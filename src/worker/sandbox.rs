@@ -31,6 +31,8 @@ mod channel;
 mod condition;
 mod enter;
 mod etc;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod guardian;
 mod launch;
 mod network;
