@@ -49,6 +49,8 @@ mod catalog;
 mod directory;
 mod eviction;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod gate;
 mod lag;
 mod large;

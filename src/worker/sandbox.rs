@@ -34,6 +34,8 @@ mod channel;
 mod condition;
 mod enter;
 mod etc;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod guardian;
 mod job;
 mod launch;
