@@ -50,7 +50,11 @@ async fn a_node_killed_while_it_evicts_serves_nothing_wrong() {
     let mut dice = Dice::new("killed while evicting");
     let setup = Setup::with_own_data("disk-budget = \"48MB\"\nlease = \"0s\"\n");
     let book = Arc::new(Book::default());
-    let mix = Mix { may_lose: true, actions: false, tolerated: &[tonic::Code::ResourceExhausted, tonic::Code::FailedPrecondition] };
+    let mix = Mix {
+        may_lose: true,
+        actions: false,
+        tolerated: &[tonic::Code::ResourceExhausted, tonic::Code::FailedPrecondition],
+    };
     for _ in 0..rounds(3, 30) {
         let mut node = setup.start();
         let seen = book.check(&node.client().await, Demand::Right, READS, &mut dice).await;

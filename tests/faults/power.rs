@@ -14,8 +14,7 @@ use super::support::load::Mix;
 use super::support::{Book, Dice, Disk, Load, Node, Setup, rounds};
 
 /// Makes the kernel's word for this boot what a file says, for the node alone.
-const ON_ANOTHER_BOOT: &str =
-    "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
+const ON_ANOTHER_BOOT: &str = "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
 
 /// Blobs read after each start.
 const READS: usize = 500;
@@ -53,7 +52,8 @@ async fn cut_power(sync: &str, cycles: usize) {
             assert!(node.stop().success());
             return;
         }
-        let load = Load::start(node.address, &book, &mut dice, Mix { actions: false, ..Mix::default() }).await;
+        let load =
+            Load::start(node.address, &book, &mut dice, Mix { actions: false, ..Mix::default() }).await;
         let time = dice.between(300, 3000);
         let durable = tokio::task::block_in_place(|| watch(&node, time));
         demand = if sync == "always" { Demand::All } else { Demand::Until(durable) };

@@ -42,6 +42,7 @@ pub(crate) struct Acknowledged {
 /// A version of an action result that was sent.
 #[derive(Clone, Debug)]
 struct Version {
+    number: u64,
     result: ActionResult,
     acknowledged: Option<Instant>,
 }
@@ -141,14 +142,11 @@ impl Book {
     pub(crate) fn next_version(&self, key: u64, output: Digest) -> ActionResult {
         let mut pages = self.pages();
         let versions = pages.results.entry(key).or_default();
-        let number = versions.last().map_or(0, |last| last.result.exit_code + 1);
-        let file = OutputFile { path: "out".into(), digest: Some(output.to_wire()), ..Default::default() };
-        let result = ActionResult {
-            output_files: vec![file],
-            exit_code: number,
-            ..Default::default()
-        };
-        versions.push(Version { result: result.clone(), acknowledged: None });
+        let number = versions.last().map_or(0, |last| last.number + 1);
+        let path = format!("version-{number}");
+        let file = OutputFile { path, digest: Some(output.to_wire()), ..Default::default() };
+        let result = ActionResult { output_files: vec![file], ..Default::default() };
+        versions.push(Version { number, result: result.clone(), acknowledged: None });
         result
     }
 
@@ -207,7 +205,8 @@ impl Book {
         for some in digests.chunks(ASKED) {
             missing.extend(client.find_missing(some).await.unwrap());
         }
-        let (gone, kept): (Vec<_>, Vec<_>) = blobs.into_iter().partition(|blob| missing.contains(&blob.digest));
+        let (gone, kept): (Vec<_>, Vec<_>) =
+            blobs.into_iter().partition(|blob| missing.contains(&blob.digest));
         let amiss = gone.iter().filter(|blob| demand.covers(blob.at));
         let wrong = amiss.map(|blob| format!("missing, {:?} old: {blob:?}", blob.at.elapsed())).collect();
         seen.blobs = kept.len();
@@ -231,7 +230,8 @@ impl Book {
                 continue;
             };
             seen.results += 1;
-            let position = versions.iter().position(|version| same_result(&version.result, &found));
+            let same = |version: &Version| version.result.output_files == found.output_files;
+            let position = versions.iter().position(same);
             match position {
                 None => wrong.push(format!("result {key} is none that was sent: {found:?}")),
                 Some(at) if floor.is_some_and(|floor| at < floor) => {
@@ -239,8 +239,7 @@ impl Book {
                 }
                 Some(at) => {
                     // From here on it is this one, as if it had been acknowledged now.
-                    let version =
-                        Version { acknowledged: Some(Instant::now()), ..versions[at].clone() };
+                    let version = Version { acknowledged: Some(Instant::now()), ..versions[at].clone() };
                     kept.insert(key, vec![version]);
                 }
             }
@@ -258,10 +257,6 @@ impl Demand {
             Self::Right => false,
         }
     }
-}
-
-fn same_result(sent: &ActionResult, found: &ActionResult) -> bool {
-    (sent.exit_code, &sent.output_files) == (found.exit_code, &found.output_files)
 }
 
 /// Reads blobs, the small ones in batches. What is wrong with them.

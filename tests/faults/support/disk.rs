@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -23,7 +24,8 @@ impl Disk {
         std::fs::create_dir(disk.path()).unwrap();
         let image = std::fs::File::create(disk.image()).unwrap();
         image.set_len(mib << 20).unwrap();
-        let made = run("mkfs.ext4", &["-q", "-F", "-m", "0"], &[&disk.image()]).and_then(|()| disk.try_mount());
+        let made =
+            run("mkfs.ext4", &["-q", "-F", "-m", "0"], &[&disk.image()]).and_then(|()| disk.try_mount());
         if let Err(why) = made {
             println!("SKIPPED {scenario}: it needs root, mkfs.ext4 and loop devices ({why})");
             return None;
@@ -48,7 +50,16 @@ impl Disk {
     /// Unmounts it and mounts it again. Nothing may use it.
     pub(crate) fn remount(&self) {
         run("umount", &[], &[&self.path()]).unwrap();
+        // Processes that are dying hold it for a moment longer, in namespaces of their own.
+        while !self.is_detached() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         self.try_mount().unwrap();
+    }
+
+    fn is_detached(&self) -> bool {
+        let output = Command::new("losetup").arg("--associated").arg(self.image()).output().unwrap();
+        output.stdout.is_empty()
     }
 
     /// Holds all writing up; reading what is in memory goes on.

@@ -156,7 +156,8 @@ impl Worker {
                 blobs.push(blob);
             }
         }
-        let requests: Vec<(Digest, &[u8])> = blobs.iter().map(|(_, data, digest)| (*digest, &data[..])).collect();
+        let requests: Vec<(Digest, &[u8])> =
+            blobs.iter().map(|(_, data, digest)| (*digest, &data[..])).collect();
         let response = self.client.batch_update(&requests).await?;
         let mut failed = None;
         for answer in response.responses {

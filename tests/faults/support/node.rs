@@ -12,8 +12,10 @@ use tokio::time::Instant;
 
 use super::Client;
 
-/// The binary under test.
-pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_farmhand");
+/// The binary under test: the one built with the tests, or the one that `FARMHAND_BIN` names.
+pub(crate) fn binary() -> String {
+    std::env::var("FARMHAND_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_farmhand").to_owned())
+}
 
 /// How a node is started, again and again.
 pub(crate) struct Setup {
@@ -97,7 +99,7 @@ impl Setup {
         let config = own.join("farmhand.toml");
         std::fs::write(&config, &self.config).unwrap();
         let log = std::fs::File::options().append(true).create(true).open(own.join("log")).unwrap();
-        let mut words = self.wrapper.iter().map(String::as_str).chain([BINARY]);
+        let mut words = self.wrapper.iter().cloned().chain([binary()]);
         let mut command = Command::new(words.next().unwrap());
         command
             .args(words)
@@ -155,7 +157,7 @@ impl Node {
 
     /// What `farmhand status --json` says; `None` when it cannot say it.
     pub(crate) fn status(&self) -> Option<Value> {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command.args(["status", "--json", "--runtime-dir"]).arg(self.own.join("run"));
         let output = command.output().unwrap();
         output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
