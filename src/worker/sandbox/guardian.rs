@@ -24,7 +24,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, setrlimit};
 use rustix::thread::UnshareFlags;
 
 use super::channel::Channel;
@@ -45,6 +45,9 @@ pub(super) const PLAIN: &str = "plain";
 
 /// Second argument: try what the kernel allows. The third is a directory to try in.
 pub(super) const PROBE: &str = "probe";
+
+/// Variable that tells how many files commands may have open, if not as many as the daemon.
+pub(super) const OPEN_FILES: &str = "FARMHAND_OPEN_FILES";
 
 /// Raised over the daemon's, so that the kernel, short of memory, prefers an action.
 const OOM_SCORE: &[u8] = b"500";
@@ -97,9 +100,20 @@ impl Guardian {
     }
 }
 
+/// Lowers the limit on open files to what the daemon had before it raised its own.
+fn limit_open_files() {
+    let told = std::env::var(OPEN_FILES).ok().and_then(|limit| limit.parse().ok());
+    if let Some(current) = told {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        // The limit it has is the only worse one.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum });
+    }
+}
+
 /// Runs this process as what `arguments` (those after [`WORD`]) say.
 pub(super) fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let job = arguments.next().unwrap_or_default();
+    limit_open_files();
     if job == SANDBOX {
         serve(Some(arguments.map(PathBuf::from).collect()))
     } else if job == PLAIN {

@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
-use super::guardian::{PLAIN, SANDBOX, WORD};
+use super::guardian::{OPEN_FILES, PLAIN, SANDBOX, WORD};
 use super::wire::{Failure, HEADER, MAX_MESSAGE, Reply, Request};
 use crate::worker::{Exit, Outcome, PreparedCommand, RunError, Runner, Usage};
 
@@ -34,6 +34,9 @@ pub struct SpawnerConfig {
     /// Directories of the host that sandboxed commands see, read-only, at their own paths, besides
     /// the usual ones. Missing ones are left out.
     pub shown: Vec<PathBuf>,
+    /// Files a command may have open until it asks for more, where this program has another limit
+    /// than commands should.
+    pub open_files: Option<u64>,
 }
 
 /// What keeps commands apart.
@@ -66,7 +69,7 @@ struct Spawner {
 impl SpawnerConfig {
     /// Spawners from this very program, even if its file is replaced meanwhile.
     pub fn this_program(slots: usize, mode: Mode) -> Self {
-        Self { executable: "/proc/self/exe".into(), slots, mode, shown: Vec::new() }
+        Self { executable: "/proc/self/exe".into(), slots, mode, shown: Vec::new(), open_files: None }
     }
 }
 
@@ -204,6 +207,7 @@ impl Spawner {
             .args([WORD, mode])
             .args(&config.shown)
             .env_clear()
+            .envs(config.open_files.map(|limit| (OPEN_FILES, limit.to_string())))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .spawn()?;
