@@ -40,6 +40,9 @@ pub struct SpawnerConfig {
     pub tmp_size: Option<u64>,
     /// What bounds the memory of all commands together.
     pub group: Option<Arc<ActionGroup>>,
+    /// Files a command may have open until it asks for more, where this program has another limit
+    /// than commands should.
+    pub open_files: Option<u64>,
 }
 
 /// What keeps commands apart.
@@ -79,6 +82,7 @@ impl SpawnerConfig {
             shown: Vec::new(),
             tmp_size: None,
             group: None,
+            open_files: None,
         }
     }
 }
