@@ -12,6 +12,7 @@
 //! - `enter`: what is the action's own: its overlay, its directories in memory, its network
 //!   (`network`), its ids; then it has no capability left;
 //! - `processes` and `condition`: what else has to be right between actions;
+//! - `memory`: where actions that write little do so;
 //! - `launch`: limits, streams, exec. Also the whole of a command in [`Mode::Plain`], where
 //!   [`plain`](super::plain) finds what to kill.
 //!
@@ -33,6 +34,7 @@ mod enter;
 mod etc;
 mod guardian;
 mod launch;
+mod memory;
 mod network;
 mod pool;
 mod probe;
@@ -42,6 +44,7 @@ mod sys;
 mod template;
 mod wire;
 
+pub use self::memory::{Memory, Used};
 pub use self::pool::{Mode, SpawnerConfig, SpawnerPool};
 pub use self::probe::{SandboxSupport, probe};
 
