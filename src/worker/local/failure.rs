@@ -50,7 +50,7 @@ impl Failure {
                 Self::Refused { code: Code::InvalidArgument, text, exit_code }
             }
             RunError::WorkingDirectory { .. } => Self::invalid(text),
-            RunError::Setup { .. } | RunError::SpawnerLost => Self::Lost(text),
+            RunError::Setup { .. } | RunError::SpawnerLost | RunError::MemoryFull => Self::Lost(text),
         }
     }
 
