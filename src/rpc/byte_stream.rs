@@ -8,22 +8,18 @@
 //! the bytes are wrong. The rest is then read and thrown away, within bounds, because clients that
 //! send first and read afterwards would see a reset stream in place of the answer.
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use farmhand_proto::{bytestream, raw};
-use futures_util::future::BoxFuture;
 use tonic::body::Body;
-use tonic::codegen::StdError;
-use tonic::server::{Grpc, NamedService};
+use tonic::server::Grpc;
 use tonic::{Request, Response, Status, Streaming};
-use tower::{Service, service_fn};
+use tower::service_fn;
 
 use super::codec::BlobCodec;
 use super::resource_name::WriteName;
+use super::service::{GrpcService, Methods, RequestBody};
 use super::{Instances, MAX_RECEIVED_MESSAGE, codec};
 use crate::cas::ContentAddressableStorage;
 use crate::config::CommittedSize;
@@ -53,12 +49,10 @@ pub struct ByteStreamSettings {
 }
 
 /// The service. Clones share their uploads.
-#[derive(Clone)]
-pub struct ByteStreamService {
-    shared: Arc<Shared>,
-}
+pub type ByteStreamService = GrpcService<ByteStreamMethods>;
 
-struct Shared {
+/// The methods of [`ByteStreamService`].
+pub struct ByteStreamMethods {
     cas: Arc<dyn ContentAddressableStorage>,
     instances: Instances,
     settings: ByteStreamSettings,
@@ -108,48 +102,31 @@ impl ByteStreamService {
         let partials = Arc::new(Partials::new(settings.idle, settings.partial_uploads));
         tasks.spawn("expire uploads", partial::expire(Arc::clone(&partials), tasks.token().clone()));
         let drain = Drain::new(tasks.clone());
-        Self { shared: Arc::new(Shared { cas, instances, settings, partials, drain }) }
+        Self::of(ByteStreamMethods { cas, instances, settings, partials, drain })
     }
 }
 
-impl NamedService for ByteStreamService {
+// === impl ByteStreamMethods ===
+
+impl Methods for ByteStreamMethods {
     const NAME: &'static str = "google.bytestream.ByteStream";
-}
 
-impl<B> Service<http::Request<B>> for ByteStreamService
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<StdError> + Send + 'static,
-{
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let shared = Arc::clone(&self.shared);
-        Box::pin(async move {
-            Ok(match request.uri().path() {
-                "/google.bytestream.ByteStream/Read" => shared.serve_read(request).await,
-                "/google.bytestream.ByteStream/Write" => shared.serve_write(request).await,
-                "/google.bytestream.ByteStream/QueryWriteStatus" => shared.serve_query(request).await,
-                path => Status::unimplemented(format!("{path} is not served")).into_http(),
-            })
-        })
+    async fn serve<B: RequestBody>(
+        self: Arc<Self>,
+        method: &str,
+        request: http::Request<B>,
+    ) -> http::Response<Body> {
+        match method {
+            "Read" => self.serve_read(request).await,
+            "Write" => self.serve_write(request).await,
+            "QueryWriteStatus" => self.serve_query(request).await,
+            _ => Status::unimplemented(format!("{method} is not served")).into_http(),
+        }
     }
 }
 
-// === impl Shared ===
-
-impl Shared {
-    async fn serve_read<B>(self: Arc<Self>, request: http::Request<B>) -> http::Response<Body>
-    where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<StdError> + Send + 'static,
-    {
+impl ByteStreamMethods {
+    async fn serve_read<B: RequestBody>(self: Arc<Self>, request: http::Request<B>) -> http::Response<Body> {
         let decoder = codec::BlobDecoder::<bytestream::ReadRequest>::default();
         let mut messages =
             Streaming::new_request(decoder, request.into_body(), None, Some(MAX_RECEIVED_MESSAGE));
@@ -161,15 +138,11 @@ impl Shared {
         pieces.map_or_else(Status::into_http, codec::data_stream)
     }
 
-    async fn serve_write<B>(self: Arc<Self>, request: http::Request<B>) -> http::Response<Body>
-    where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<StdError> + Send + 'static,
-    {
+    async fn serve_write<B: RequestBody>(self: Arc<Self>, request: http::Request<B>) -> http::Response<Body> {
         let method = service_fn(move |request: Request<Streaming<raw::WriteRequest>>| {
-            let shared = Arc::clone(&self);
+            let methods = Arc::clone(&self);
             async move {
-                let committed_size = shared.write(request).await?;
+                let committed_size = methods.write(request).await?;
                 Ok::<_, Status>(Response::new(bytestream::WriteResponse { committed_size }))
             }
         });
@@ -179,16 +152,12 @@ impl Shared {
             .await
     }
 
-    async fn serve_query<B>(self: Arc<Self>, request: http::Request<B>) -> http::Response<Body>
-    where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<StdError> + Send + 'static,
-    {
+    async fn serve_query<B: RequestBody>(self: Arc<Self>, request: http::Request<B>) -> http::Response<Body> {
         let method = service_fn(move |request: Request<bytestream::QueryWriteStatusRequest>| {
-            let shared = Arc::clone(&self);
+            let methods = Arc::clone(&self);
             async move {
                 let name = request.into_inner().resource_name;
-                shared.query_write_status(&name).await.map(Response::new)
+                methods.query_write_status(&name).await.map(Response::new)
             }
         });
         Grpc::new(BlobCodec::default()).unary(method, request).await

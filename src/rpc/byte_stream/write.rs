@@ -10,7 +10,7 @@ use tonic::{Request, Status, Streaming};
 
 use super::partial::Session;
 use super::upload::Upload;
-use super::{Shared, counts_uncompressed, signed};
+use super::{ByteStreamMethods, counts_uncompressed, signed};
 use crate::rpc::compression::{Compressor, Decoder};
 use crate::rpc::metadata;
 use crate::rpc::resource_name::WriteName;
@@ -75,7 +75,7 @@ struct Answer {
 
 /// One call under way.
 struct Receiver<'a> {
-    shared: &'a Shared,
+    methods: &'a ByteStreamMethods,
     name: WriteName,
     sequence: Sequence,
     session: Session,
@@ -84,9 +84,9 @@ struct Receiver<'a> {
     looked_at: u64,
 }
 
-// === impl Shared ===
+// === impl ByteStreamMethods ===
 
-impl Shared {
+impl ByteStreamMethods {
     /// Receives an upload; gives the committed size.
     pub(super) async fn write(&self, request: Request<Streaming<WriteRequest>>) -> Result<i64, Status> {
         let tool = metadata::of(request.metadata()).tool_name;
@@ -164,17 +164,17 @@ async fn expect_end(stream: &mut Streaming<WriteRequest>) -> Result<(), Status> 
 // === impl Receiver ===
 
 impl<'a> Receiver<'a> {
-    fn new(shared: &'a Shared, name: WriteName, first: &WriteRequest) -> Result<Self, Status> {
+    fn new(methods: &'a ByteStreamMethods, name: WriteName, first: &WriteRequest) -> Result<Self, Status> {
         let sequence = Sequence::new(first)?;
         let digest = name.digest;
-        let fresh = || Upload::new(Arc::clone(&shared.cas), digest);
-        let session = shared.partials.begin(name.clone().into(), sequence.next, fresh)?;
+        let fresh = || Upload::new(Arc::clone(&methods.cas), digest);
+        let session = methods.partials.begin(name.clone().into(), sequence.next, fresh)?;
         let decoder = match name.compressor {
             Compressor::Identity => None,
             Compressor::Zstd => Some(Decoder::new(digest.size().saturating_sub(sequence.next))?),
         };
         let looked_at = session.written();
-        Ok(Self { shared, name, sequence, session, decoder, looked_at })
+        Ok(Self { methods, name, sequence, session, decoder, looked_at })
     }
 
     async fn accept(&mut self, message: WriteRequest) -> Result<(), Status> {
@@ -200,7 +200,7 @@ impl<'a> Receiver<'a> {
             return Ok(false);
         }
         self.looked_at = written;
-        self.shared.is_present(&self.name.digest).await
+        self.methods.is_present(&self.name.digest).await
     }
 
     async fn commit(mut self) -> Result<(), Status> {
