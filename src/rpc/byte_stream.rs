@@ -1,8 +1,9 @@
 //! `google.bytestream.ByteStream`: blobs of any size, in and out.
 //!
 //! An own service in place of the generated one, so that blobs are not copied between socket and
-//! store. `read` and `write` hold one call each; `upload` is a blob on its way in; `partial` keeps
-//! what came of interrupted uploads for a while, so that clients can go on where they were.
+//! store. `read` and `write` hold one call each; `incoming` reads the messages of an upload; `upload` is
+//! a blob on its way in; `partial` keeps what came of interrupted uploads for a while, so that
+//! clients can go on where they were.
 //!
 //! An upload may be answered before the client has sent everything: the blob is there already, or
 //! the bytes are wrong. The rest is then read and thrown away, within bounds, because clients that
@@ -11,7 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use farmhand_proto::{bytestream, raw};
+use farmhand_proto::bytestream;
 use tonic::body::Body;
 use tonic::server::Grpc;
 use tonic::{Request, Response, Status, Streaming};
@@ -26,9 +27,11 @@ use crate::config::CommittedSize;
 use crate::digest::Digest;
 use crate::tasks::Tasks;
 use drain::Drain;
+use incoming::Incoming;
 use partial::Partials;
 
 mod drain;
+mod incoming;
 mod partial;
 mod read;
 mod upload;
@@ -139,17 +142,13 @@ impl ByteStreamMethods {
     }
 
     async fn serve_write<B: RequestBody>(self: Arc<Self>, request: http::Request<B>) -> http::Response<Body> {
-        let method = service_fn(move |request: Request<Streaming<raw::WriteRequest>>| {
-            let methods = Arc::clone(&self);
-            async move {
-                let committed_size = methods.write(request).await?;
-                Ok::<_, Status>(Response::new(bytestream::WriteResponse { committed_size }))
-            }
-        });
-        Grpc::new(BlobCodec::default())
-            .max_decoding_message_size(MAX_RECEIVED_MESSAGE)
-            .client_streaming(method, request)
-            .await
+        let (parts, body) = request.into_parts();
+        if parts.headers.get("grpc-encoding").is_some_and(|encoding| encoding != "identity") {
+            return Status::unimplemented("gRPC compression is not supported here").into_http();
+        }
+        let committed = self.write(&parts.headers, Incoming::new(Body::new(body))).await;
+        let answer = |committed_size| codec::single(bytestream::WriteResponse { committed_size });
+        committed.map_or_else(Status::into_http, answer)
     }
 
     async fn serve_query<B: RequestBody>(self: Arc<Self>, request: http::Request<B>) -> http::Response<Body> {

@@ -17,7 +17,9 @@ use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codec::{
+    Codec, DecodeBuf, Decoder, EncodeBody, EncodeBuf, Encoder, SingleMessageCompressionOverride,
+};
 use tonic::metadata::GRPC_CONTENT_TYPE;
 
 /// Field number of `data` in `google.bytestream.ReadResponse`.
@@ -143,6 +145,20 @@ impl Decoder for EncodedCodec {
     }
 }
 
+/// The answer of a call that gives one message.
+pub(super) fn single<M: Message + 'static>(message: M) -> http::Response<Body> {
+    let messages = tokio_stream::once(Ok(message));
+    let compression = SingleMessageCompressionOverride::default();
+    let body = EncodeBody::new_server(BlobEncoder(PhantomData), messages, None, compression, None);
+    answer(Body::new(body))
+}
+
+fn answer(body: Body) -> http::Response<Body> {
+    let mut response = http::Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    response
+}
+
 // === impl DataStream ===
 
 /// The answer to `google.bytestream.ByteStream/Read`: each piece becomes one `ReadResponse`.
@@ -150,9 +166,7 @@ pub(super) fn data_stream<S>(pieces: S) -> http::Response<Body>
 where
     S: Stream<Item = Result<Bytes, Status>> + Send + Unpin + 'static,
 {
-    let mut response = http::Response::new(Body::new(DataStream { pieces, queued: None, ended: false }));
-    response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
-    response
+    answer(Body::new(DataStream { pieces, queued: None, ended: false }))
 }
 
 impl<S> http_body::Body for DataStream<S>
