@@ -25,7 +25,7 @@ use super::maintenance::{Maintenance, sync_files};
 use super::map::{Found, Map, Place};
 use super::packs::{Closing, PACK_HEADER, Pack, Packs, VERSION, Written, pack_id, read_pack_header};
 use super::policy::Watermarks;
-use super::record::{self, Key, Kind, Magic, record_len};
+use super::record::{self, Key, Kind, Magic, is_lost, record_len};
 use super::space::{Space, Work};
 use super::state::{State, StateFile};
 use super::store::{Counters, Store};
@@ -75,7 +75,10 @@ fn find_packs(directory: &Path) -> Result<BTreeMap<u32, Pack>, OpenError> {
         let Some(id) = path.file_name().and_then(|name| name.to_str()).and_then(pack_id) else { continue };
         let opened = File::options().read(true).write(true).open(&path);
         let file = opened.map_err(|error| OpenError::io(&path, error))?;
-        let header = read_pack_header(&file).map_err(|error| OpenError::io(&path, error))?;
+        // Its records count without its head.
+        let header =
+            read_pack_header(&file).or_else(|error| if is_lost(&error) { Ok(None) } else { Err(error) });
+        let header = header.map_err(|error| OpenError::io(&path, error))?;
         if let Some((found, _)) = header.filter(|(version, _)| *version > VERSION) {
             return Err(OpenError::Newer { path, found, known: VERSION });
         }
@@ -323,7 +326,7 @@ impl Recovery {
         files.walk(|path, name| {
             let key = Key::from(&name.digest);
             let entry = self.map.peek(&key).filter(|found| found.kind == Kind::Note);
-            let is_whole = std::fs::metadata(path)?.len() == name.digest.size();
+            let is_whole = std::fs::metadata(path).is_ok_and(|meta| meta.len() == name.digest.size());
             match (entry, name.is_twin) {
                 // Twins are never synced, and made again in a moment.
                 (Some(_), true) if is_whole && !self.facts.rebooted => twins.push(key),
@@ -333,7 +336,7 @@ impl Recovery {
                 (None, false) if is_whole && (self.rebuilt || !self.facts.rebooted) => {
                     self.orphans.push(name.digest);
                 }
-                _ => remove_if_there(path)?,
+                _ => remove(path),
             }
             Ok::<(), io::Error>(())
         })?;
@@ -346,7 +349,7 @@ impl Recovery {
         for key in lost {
             self.tail.dead.extend(self.map.remove_if(&key, |_| true).map(|found| found.place));
             if let Some(digest) = key.digest() {
-                files.remove(&digest)?;
+                [false, true].iter().for_each(|twin| remove(&files.path(&digest, *twin)));
             }
         }
         seen.keys().for_each(|key| {
@@ -372,6 +375,14 @@ impl Recovery {
             }
         }
         Ok(())
+    }
+}
+
+/// Removes a file that does not count. One that stays does no harm: it is looked at again at the next
+/// start.
+fn remove(path: &Path) {
+    if let Err(error) = remove_if_there(path) {
+        tracing::warn!(%error, path = %path.display(), "cannot remove a file that is of no use");
     }
 }
 
@@ -425,9 +436,11 @@ impl Recovery {
             gone.into_iter().for_each(|pack| catalog.stage_drop(pack));
         }
         for digest in &self.orphans {
-            store
-                .take_in_orphan(digest)
-                .map_err(|error| OpenError::io(store.files.path(digest, false), error))?;
+            let path = store.files.path(digest, false);
+            match store.take_in_orphan(digest, &path) {
+                Err(error) if is_lost(&error) => remove(&path),
+                taken => taken.map_err(|error| OpenError::io(path, error))?,
+            }
         }
         let mut maintenance = Maintenance::new(store, catalog, state);
         if self.rebuilt && maintenance.catalog.index().is_some() {
@@ -459,9 +472,8 @@ impl Recovery {
 
 impl Store {
     /// A file of the right name and length without a note: hashed, it is as good as any.
-    fn take_in_orphan(&self, digest: &Digest) -> io::Result<()> {
-        let path = self.files.path(digest, false);
-        let mut file = File::open(&path)?;
+    fn take_in_orphan(&self, digest: &Digest, path: &Path) -> io::Result<()> {
+        let mut file = File::open(path)?;
         let (mut hasher, mut sums) = (Hasher::new(digest.function()), SumsBuilder::default());
         let mut buffer = vec![0; PIECE];
         loop {
@@ -474,7 +486,8 @@ impl Store {
         }
         if hasher.finish() != *digest {
             tracing::warn!(%digest, "a file is not what its name says: it is removed");
-            return remove_if_there(&path);
+            remove(path);
+            return Ok(());
         }
         let (key, now, sums) = (Key::from(digest), self.now(), sums.finish());
         let mut appender = self.packs.appender();

@@ -20,7 +20,7 @@ use super::large::Large;
 use super::map::{Found, Map, Place};
 use super::packs::{Packs, Wait};
 use super::policy::Watermarks;
-use super::record::{Key, Kind, record_len};
+use super::record::{Key, Kind, is_lost, record_len};
 use super::space::{Reservation, Space, Work};
 use super::sums::Sums;
 use crate::cas::CasError;
@@ -355,7 +355,8 @@ impl Store {
                 }
                 Ok(None) => return Ok(Lookup::WouldWait),
                 Ok(Some(_)) => self.drop_corrupt(&key, found.place),
-                Err(error) => self.drop_unreadable(&key, found.place, &error),
+                Err(error) if is_damage(&error) => self.drop_unreadable(&key, found.place, &error),
+                Err(error) => return Err(self.pack_error(error)),
             }
         }
         Err(CasError::NotFound(*digest))
@@ -475,9 +476,12 @@ impl Store {
         }
     }
 
+    /// Drops an entry that could not be read, if that is for good.
     fn drop_unreadable(&self, key: &Key, place: Place, error: &io::Error) {
         tracing::debug!(%error, "a record cannot be read");
-        self.drop_corrupt(key, place);
+        if is_damage(error) {
+            self.drop_corrupt(key, place);
+        }
     }
 
     /// Drops a large blob of which a piece could not be read whole.
@@ -506,8 +510,5 @@ impl Store {
 /// Whether an error of opening means that the bytes are lost, and not that the process lacks
 /// something.
 fn is_damage(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-    ) || error.raw_os_error() == Some(libc::EIO)
+    is_lost(error) || matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData)
 }
