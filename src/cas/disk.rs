@@ -34,6 +34,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use self::large::{LargeWriter, SmallWriter};
 use self::packs::Wait;
@@ -46,6 +47,7 @@ use crate::digest::Digest;
 
 mod actions;
 mod catalog;
+mod clock;
 mod directory;
 mod eviction;
 mod files;
@@ -237,10 +239,11 @@ impl DiskConfig {
 // === impl Host ===
 
 impl Host {
-    /// The real one.
+    /// The real one. Its clock starts with the time of day and is never set after that.
     pub fn this_machine() -> Self {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        Self::new(boot_id.trim(), SystemTime::now)
+        let (wall, start) = (SystemTime::now(), Instant::now());
+        Self::new(boot_id.trim(), move || wall + start.elapsed())
     }
 
     /// Another clock, and another name for the boot.

@@ -8,7 +8,7 @@ use rustix::fs::FlockOperation;
 
 use super::OpenError;
 use super::packs::{VERSION, pack_id, read_pack_header};
-use super::record::Magic;
+use super::record::{Magic, is_lost};
 
 const NAME: &str = "farmhand-store";
 
@@ -114,6 +114,7 @@ fn magic_of_packs(packs: &Path) -> Result<Option<Magic>, OpenError> {
         let named = path.file_name().and_then(|name| name.to_str()).and_then(pack_id).is_some();
         let header =
             if named { File::open(&path).and_then(|file| read_pack_header(&file)) } else { Ok(None) };
+        let header = header.or_else(|error| if is_lost(&error) { Ok(None) } else { Err(error) });
         match header.map_err(|error| OpenError::io(&path, error))? {
             Some((found, _)) if found > VERSION => {
                 return Err(OpenError::Newer { path, found, known: VERSION });

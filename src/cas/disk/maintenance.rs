@@ -30,10 +30,13 @@ use crate::index::IndexError;
 const USES_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Time until a failed index is tried again.
-const INDEX_RETRY: Duration = Duration::from_secs(30);
+const INDEX_RETRY: Duration = Duration::from_secs(5);
 
 /// Uses in the journal, beyond one for each entry, before it is written into the blocks.
 const JOURNAL_SLACK: usize = 100_000;
+
+/// Free room on the disk that the engine can be expected to work in.
+const INDEX_ROOM: u64 = 64 << 20;
 
 /// Free room on the disk, in reserves, that leaves one for a reserve.
 const RESERVE_MARGIN: u64 = 4;
@@ -286,6 +289,7 @@ impl Maintenance {
         if let Err(error) = noted {
             self.index_failed(&error);
         }
+        self.refill_reserve();
     }
 
     /// Fills an index that lost everything.
@@ -318,11 +322,10 @@ impl Maintenance {
         Ok(())
     }
 
-    /// The engine failed: most likely the disk is full. The index starts over, with the room of the
-    /// reserve.
+    /// The engine failed: most likely the disk is full. The index is opened again, with the room of
+    /// the reserve.
     fn index_failed(&mut self, error: &IndexError) {
-        tracing::warn!(%error, "the index failed and starts over");
-        self.retry_index = Some(Instant::now());
+        tracing::warn!(%error, "the index failed and is opened again");
         let reserve = self.store.config.directory.join(super::recovery::RESERVE);
         if let Err(error) = remove_if_there(&reserve) {
             tracing::warn!(%error, "cannot give up the reserve");
@@ -330,12 +333,24 @@ impl Maintenance {
         self.renew_index();
     }
 
+    /// Gets the index to work again. It starts over only if nothing else helps: where the disk is
+    /// full, room does.
     fn renew_index(&mut self) {
-        let renewed = self.catalog.start_over().and_then(|()| self.rewrite_index());
+        let reopened = self.catalog.is_whole().then(|| self.catalog.reopen());
+        let renewed = match reopened {
+            Some(Err(error)) if self.free_bytes() < INDEX_ROOM => Err(error),
+            Some(Ok(())) => Ok(()),
+            lost => {
+                if let Some(Err(error)) = lost {
+                    tracing::warn!(%error, "the index starts over");
+                }
+                self.catalog.start_over().and_then(|()| self.rewrite_index())
+            }
+        };
         self.retry_index = match renewed {
             Ok(()) => None,
             Err(error) => {
-                tracing::warn!(%error, "the index does not start over; trying again");
+                tracing::warn!(%error, "there is no index; trying again");
                 Some(Instant::now() + INDEX_RETRY)
             }
         };
@@ -351,13 +366,16 @@ impl Maintenance {
         self.store.space.remove(before);
     }
 
+    /// Bytes the disk has left.
+    fn free_bytes(&self) -> u64 {
+        rustix::fs::statvfs(&self.store.config.directory).map_or(0, |fs| fs.f_bavail * fs.f_frsize)
+    }
+
     /// Makes the file that is given up when the disk is full.
     fn refill_reserve(&self) {
         let (path, bytes) =
             (self.store.config.directory.join(super::recovery::RESERVE), self.store.marks.reserve);
-        let free =
-            rustix::fs::statvfs(&self.store.config.directory).map_or(0, |fs| fs.f_bavail * fs.f_frsize);
-        if path.exists() || free < bytes.saturating_mul(RESERVE_MARGIN) {
+        if path.exists() || self.free_bytes() < bytes.saturating_mul(RESERVE_MARGIN) {
             return;
         }
         let made = File::create(&path).and_then(|file| {

@@ -10,6 +10,7 @@
 //! 4. After an unclean stop, or without an index, the blob tree is walked: entries without a whole
 //!    file are dropped, files without an entry are removed, or taken in again after hashing them.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Read};
@@ -18,6 +19,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use super::catalog::{Catalog, Item, Loaded};
+use super::clock::Clock;
 use super::files::{Files, disk_bytes, remove_if_there};
 use super::gate::Gate;
 use super::lag::EpochAge;
@@ -106,7 +108,8 @@ struct Facts {
 struct Recovery {
     magic: Magic,
     facts: Facts,
-    now: u32,
+    /// The latest time any entry knows.
+    latest: Option<u32>,
     packs: BTreeMap<u32, Pack>,
     map: Map,
     tail: Tail,
@@ -178,7 +181,7 @@ impl Recovery {
         let mut recovery = Self {
             magic,
             facts,
-            now: config.host.now(),
+            latest: None,
             packs,
             map: new_map(config),
             tail: Tail::default(),
@@ -239,23 +242,30 @@ impl Recovery {
     fn forget_loaded(&mut self, config: &DiskConfig) {
         self.map = new_map(config);
         self.tail = Tail::default();
+        self.latest = None;
         self.next_pack = 0;
     }
 
     fn fill(&mut self, catalog: &mut Catalog) -> Result<Loaded, IndexError> {
         self.map.reserve(catalog.expected_entries());
-        let (now, packs, map, tail) = (self.now, &self.packs, &self.map, &mut self.tail);
-        let entry = |mut item: Item| {
+        let (packs, map, tail) = (&self.packs, &self.map, &mut self.tail);
+        let latest = Cell::new(self.latest);
+        let entry = |item: Item| {
             let place = item.found.place;
             let end = u64::from(place.offset) + record_len(item.found.length);
             if packs.get(&place.pack).is_none_or(|pack| end > pack.end()) {
                 tail.dead.push(place);
                 return;
             }
-            item.found.last_use = item.found.last_use.min(now);
+            latest.set(latest.get().max(Some(item.found.last_use)));
             tail.dead.extend(map.insert(item.key, &item.found).map(|old| old.place));
         };
-        let loaded = catalog.load(entry, |key, time| map.restore_use(key, time.min(now)))?;
+        let used = |key: &Key, time| {
+            latest.set(latest.get().max(Some(time)));
+            map.restore_use(key, time);
+        };
+        let loaded = catalog.load(entry, used)?;
+        self.latest = latest.get();
         tail.gone = catalog.packs().filter(|id| !packs.contains_key(id)).collect();
         self.next_pack = loaded.last_pack + 1;
         Ok(loaded)
@@ -307,8 +317,9 @@ impl Recovery {
             length: header.length,
             kind: header.kind,
             twin: false,
-            last_use: header.written.min(self.now),
+            last_use: header.written,
         };
+        self.latest = self.latest.max(Some(header.written));
         let old = self.map.insert(header.key, &found);
         if header.kind == Kind::Note && header.epoch > self.facts.closed {
             self.tail.unsynced.push(header.key);
@@ -412,8 +423,10 @@ impl Recovery {
         let packs = self.packs.into_values().collect();
         let packs =
             Packs::new(config.directory.join("packs"), magic, marks.pack, packs, self.next_pack, closed + 1);
+        let clock = Clock::resume(config.host.clone(), self.latest);
         let store = Arc::new(Store {
             config,
+            clock,
             marks,
             map: self.map,
             packs,

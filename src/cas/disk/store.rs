@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::DiskConfig;
+use super::clock::Clock;
 use super::files::{Files, TempFile, disk_bytes};
 use super::gate::Gate;
 use super::lag::{self, EpochAge};
@@ -39,6 +40,7 @@ const TWIN_MODE: u32 = 0o555;
 /// Everything the parts of a store share.
 pub(super) struct Store {
     pub(super) config: DiskConfig,
+    pub(super) clock: Clock,
     pub(super) marks: Watermarks,
     pub(super) map: Map,
     pub(super) packs: Packs,
@@ -111,7 +113,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Store {
     pub(super) fn now(&self) -> u32 {
-        self.config.host.now()
+        self.clock.now()
     }
 
     /// The largest blob that is taken.
