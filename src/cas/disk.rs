@@ -51,6 +51,8 @@ mod clock;
 mod directory;
 mod eviction;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod gate;
 mod lag;
 mod large;

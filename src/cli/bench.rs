@@ -1,50 +1,81 @@
 //! `farmhand bench`: what a node does, beside what the machine can do at most.
 //!
 //! Every figure stands beside a limit that was measured in the same run on the same machine, so
-//! that it means something on any of them. [`limits`] measures those, [`probes`] drive the node
-//! over REAPI as a client would, [`private_node`] starts one where none is named.
+//! that it means something on any of them. [`limits`] and [`spawner`] measure those, [`probes`]
+//! drive the node over REAPI as a client would, [`private_node`] starts one where none is named.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
-use serde::Serialize;
-
 use super::error::{CliError, Explain};
-use super::output::{Paint, bytes, count, print, print_json};
+use super::output::{Paint, print, print_json};
 use super::remote;
 use crate::instance::InstanceName;
 
+mod blobs;
+mod client;
+mod figure;
 mod limits;
+mod load;
 mod private_node;
 mod probes;
+mod scratch;
+mod spawner;
 
+use blobs::Maker;
+use client::Client;
+use figure::{Failure, Report};
 use limits::Limits;
 use private_node::PrivateNode;
-use probes::Bench;
-
-/// Time each figure is measured for.
-const TIME: Duration = Duration::from_secs(1);
+use probes::Probe;
 
 /// Measure a node beside the limits of this machine
 ///
 /// Without --connect a node of its own is started, in temporary directories and with default
-/// settings, and ended afterwards. Another server that speaks REAPI can be measured too.
+/// settings, and ended afterwards. Another server that speaks REAPI can be measured too. Data of the
+/// run is made and uploaded before the clock starts.
 ///
-/// Benchmarks: actions, actions-parallel, batch-write, batch-read, stream-write, stream-read,
-/// find-missing, cache-hits.
+/// Benchmarks:
+///   action               no-op actions never seen before, one in flight, 10 small inputs: median and
+///                        99th percentile
+///   parallel-actions     the same, 8 in flight
+///   root                 an action on 5,000 files of 39 MiB in 275 directories: never seen before,
+///                        again with another command, with one file changed
+///   stream-write, stream-read
+///                        64 MiB by ByteStream, 2 in flight
+///   unix-stream-write, unix-stream-read
+///                        the same over the Unix socket
+///   small-stream-write, small-stream-read
+///                        4 KiB by ByteStream, 8 in flight
+///   batch-write, batch-read
+///                        4 KiB blobs, 100 a call, 16 in flight
+///   find-missing         1,000 digests a call, 8 in flight
+///   cache-hits, execute-hits
+///                        complete results by GetActionResult and by Execute, 8 in flight
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  farmhand bench\n  farmhand bench --connect 127.0.0.1:8980 stream actions"
+    verbatim_doc_comment,
+    after_help = "Examples:\n  farmhand bench\n  farmhand bench --time 5 action root\n  farmhand bench --connect 127.0.0.1:8980 --json stream"
 )]
 pub(super) struct BenchArgs {
     /// REAPI of the server to measure: IP:PORT or unix:PATH
     #[arg(long, value_name = "ADDR")]
     connect: Option<String>,
+    /// Unix socket of the same server; without it the benchmarks of the socket are left out
+    #[arg(long, value_name = "PATH", requires = "connect")]
+    unix: Option<String>,
     /// Instance to use there
     #[arg(long, value_name = "NAME", default_value = "")]
     #[arg(value_parser = |name: &str| InstanceName::parse(name))]
     instance: InstanceName,
-    /// Print JSON: a list of objects with name, value, unit, limit_name, limit and share
+    /// How long each figure is measured
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse_time)]
+    time: Duration,
+    /// Print JSON
+    ///
+    /// An object with `schema`, `server`, `cores`, `load` (of the last minute), `seconds` (as in
+    /// --time), `figures` and `failed`. A figure has `name`, `value`, `unit` ("s", "1/s" or "B/s") and
+    /// `limits`, each with `name`, `value` (in the same unit) and `share` (the part of the limit that
+    /// is reached). A failed benchmark has `name` and `reason`.
     #[arg(long)]
     json: bool,
     /// Run only the benchmarks whose names contain one of these
@@ -52,168 +83,83 @@ pub(super) struct BenchArgs {
     filter: Vec<String>,
 }
 
-/// Unit of a figure; more is better, but for [`Unit::Latency`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(super) enum Unit {
-    /// Seconds, the median.
-    #[serde(rename = "s")]
-    Latency,
-    /// Things a second.
-    #[serde(rename = "1/s")]
-    Rate,
-    /// Bytes a second.
-    #[serde(rename = "B/s")]
-    Throughput,
-}
-
-/// One measured figure and its limit, in the same unit.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Figure {
-    name: &'static str,
-    value: f64,
-    unit: Unit,
-    limit_name: &'static str,
-    limit: f64,
-    /// Part of the limit that is reached, 0 to 1 (above 1 where the limit was measured too low).
-    share: f64,
-}
-
-/// A benchmark by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Probe {
-    Actions,
-    ActionsParallel,
-    BatchWrite,
-    BatchRead,
-    StreamWrite,
-    StreamRead,
-    FindMissing,
-    CacheHits,
+/// What the probes share: the server, and what is measured once.
+struct Bench {
+    client: Client,
+    /// The same server over its Unix socket, if it has one.
+    unix: Option<Client>,
+    blobs: Maker,
+    limits: Limits,
+    /// How long each figure is measured.
+    time: Duration,
 }
 
 /// Measures and prints.
 pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
-    let probes: Vec<Probe> = Probe::ALL.into_iter().filter(|probe| probe.matches(&args.filter)).collect();
+    let probes = Probe::chosen(&args.filter);
     if probes.is_empty() {
         let names = Probe::ALL.map(Probe::name).join(", ");
         return Err(CliError::new("no benchmark has such a name").hint(format!("the names are {names}")));
     }
-    let (private, address) = match args.connect {
-        Some(address) => (None, address),
+    let (private, address, unix) = match args.connect {
+        Some(address) => (None, address, args.unix),
         None => {
             let node = PrivateNode::start()?;
-            let address = node.address().to_owned();
-            (Some(node), address)
+            let (address, unix) = (node.address().to_owned(), node.socket());
+            (Some(node), address, Some(unix))
         }
     };
-    let channel = remote::connect(&address).await.explain("cannot reach the server")?;
-    let limits = Limits::default();
-    let mut bench = Bench::new(channel, args.instance.as_str());
-    let measured = async {
-        let mut figures = Vec::new();
-        for probe in probes {
-            eprintln!("measuring {} …", probe.name());
-            figures.push(probe.measure(&mut bench, &limits).await?);
-        }
-        Ok::<_, CliError>(figures)
+    let connect = async |address: String| {
+        let channel = remote::connect(&address).await.explain("cannot reach the server")?;
+        Ok::<_, CliError>(Client::new(channel, args.instance.as_str()))
+    };
+    let unix = match unix {
+        Some(path) => Some(connect(format!("unix:{}", path.trim_start_matches("unix:"))).await?),
+        None => None,
+    };
+    let bench = Bench {
+        client: connect(address.clone()).await?,
+        unix,
+        blobs: Maker::new(),
+        limits: Limits::new(args.time),
+        time: args.time,
     };
     // So that Ctrl-C too removes what the node wrote.
-    let figures = tokio::select! {
-        figures = measured => figures?,
+    let report = tokio::select! {
+        report = measure(&bench, &probes, address) => report,
         _ = tokio::signal::ctrl_c() => return Err(CliError::new("interrupted")),
     };
     drop(private);
-    if args.json { print_json(&figures) } else { print(&to_text(&figures, Paint::stdout())) }
+    if args.json {
+        print_json(&report)?
+    } else {
+        print(&report.to_text(Paint::stdout()))?
+    }
+    report.complete()
 }
 
-// === impl Probe ===
-
-impl Probe {
-    const ALL: [Self; 8] = [
-        Self::Actions,
-        Self::ActionsParallel,
-        Self::BatchWrite,
-        Self::BatchRead,
-        Self::StreamWrite,
-        Self::StreamRead,
-        Self::FindMissing,
-        Self::CacheHits,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Actions => "actions",
-            Self::ActionsParallel => "actions-parallel",
-            Self::BatchWrite => "batch-write",
-            Self::BatchRead => "batch-read",
-            Self::StreamWrite => "stream-write",
-            Self::StreamRead => "stream-read",
-            Self::FindMissing => "find-missing",
-            Self::CacheHits => "cache-hits",
+/// Runs the probes, one after the other. One that fails does not end the run.
+async fn measure(bench: &Bench, probes: &[Probe], server: String) -> Report {
+    let mut report = Report::new(server, bench.time);
+    for probe in probes {
+        if probe.needs_socket() && bench.unix.is_none() {
+            eprintln!("leaving out {}: no --unix was given", probe.name());
+            continue;
+        }
+        eprintln!("measuring {} …", probe.name());
+        match probe.measure(bench).await {
+            Ok(figures) => report.figures.extend(figures),
+            Err(error) => report.failed.push(Failure { name: probe.name(), reason: error.to_string() }),
         }
     }
-
-    fn matches(self, filter: &[String]) -> bool {
-        filter.is_empty() || filter.iter().any(|part| self.name().contains(part.as_str()))
-    }
-
-    async fn measure(self, bench: &mut Bench, limits: &Limits) -> Result<Figure, CliError> {
-        let (value, unit, limit_name, limit) = match self {
-            Self::Actions => {
-                (bench.action_latency().await?, Unit::Latency, "fork+exec", limits.spawn_latency()?)
-            }
-            Self::ActionsParallel => {
-                (bench.action_rate().await?, Unit::Rate, "fork+exec, parallel", limits.spawn_rate()?)
-            }
-            Self::BatchWrite => {
-                let limit = limits.hash_rate() / probes::SMALL_BLOB as f64;
-                (bench.batch_write().await?, Unit::Rate, "SHA-256 of 1 KiB, one core", limit)
-            }
-            Self::BatchRead => {
-                let limit = limits.socket_rate()? / probes::SMALL_BLOB as f64;
-                (bench.batch_read().await?, Unit::Rate, "loopback TCP / 1 KiB", limit)
-            }
-            Self::StreamWrite => {
-                (bench.stream_write().await?, Unit::Throughput, "SHA-256, one core", limits.hash_rate())
-            }
-            Self::StreamRead => {
-                (bench.stream_read().await?, Unit::Throughput, "loopback TCP", limits.socket_rate()?)
-            }
-            Self::FindMissing => {
-                let limit = limits.socket_rate()? / probes::DIGEST_BYTES;
-                (bench.find_missing().await?, Unit::Rate, "loopback TCP / digest", limit)
-            }
-            Self::CacheHits => {
-                (bench.cache_hits().await?, Unit::Rate, "loopback round trips", limits.round_trip_rate()?)
-            }
-        };
-        let share = if unit == Unit::Latency { limit / value } else { value / limit };
-        Ok(Figure { name: self.name(), value, unit, limit_name, limit, share })
-    }
+    report
 }
 
-fn to_text(figures: &[Figure], paint: Paint) -> String {
-    let head = format!("{:<18}{:>14}  {:>8}  {:>14}  LIMIT IS", "BENCHMARK", "MEASURED", "SHARE", "LIMIT");
-    let mut text = format!("{}\n", paint.dim(&head));
-    for figure in figures {
-        let _ = writeln!(
-            text,
-            "{:<18}{:>14}  {:>6.1} %  {:>14}  {}",
-            figure.name,
-            shown(figure.value, figure.unit),
-            figure.share * 100.0,
-            shown(figure.limit, figure.unit),
-            figure.limit_name
-        );
-    }
-    text
-}
-
-fn shown(value: f64, unit: Unit) -> String {
-    match unit {
-        Unit::Latency => format!("{:.2} ms", value * 1e3),
-        Unit::Rate => format!("{}/s", count(value as u64)),
-        Unit::Throughput => format!("{}/s", bytes(value as u64)),
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        _ => Err("not a time".to_owned()),
     }
 }
 
@@ -222,32 +168,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn filters_choose_by_part_of_a_name() {
-        let chosen = |filter: &[&str]| {
-            let filter: Vec<String> = filter.iter().map(ToString::to_string).collect();
-            Probe::ALL.into_iter().filter(|probe| probe.matches(&filter)).count()
-        };
-        assert_eq!(
-            [chosen(&[]), chosen(&["stream"]), chosen(&["hits", "actions"]), chosen(&["x!"])],
-            [8, 2, 3, 0]
-        );
-    }
-
-    #[test]
-    fn a_figure_stands_beside_its_limit() {
-        let figure = Figure {
-            name: "actions",
-            value: 0.002,
-            unit: Unit::Latency,
-            limit_name: "fork+exec",
-            limit: 0.001,
-            share: 0.5,
-        };
-        let text = to_text(&[figure], Paint::plain());
-        let line = text.lines().nth(1).unwrap();
-        assert_eq!(
-            line.split_whitespace().collect::<Vec<_>>(),
-            ["actions", "2.00", "ms", "50.0", "%", "1.00", "ms", "fork+exec"]
-        );
+    fn times_are_seconds() {
+        assert_eq!(parse_time("0.5"), Ok(Duration::from_millis(500)));
+        for bad in ["", "x", "-1", "0", "inf", "NaN"] {
+            assert!(parse_time(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What a person reads when a command fails: one line of what, one line of what to do.
 
 use std::error::Error;
-use std::fmt::Display;
+use std::fmt::{self, Display, Formatter};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -40,7 +40,7 @@ impl CliError {
     /// Writes it to stderr; the exit code.
     pub(super) fn report(self) -> ExitCode {
         let paint = Paint::for_stream(std::io::stderr().is_terminal());
-        eprintln!("{} {}", paint.red("error:"), one_line(&self.message));
+        eprintln!("{} {self}", paint.red("error:"));
         if let Some(hint) = &self.hint {
             eprintln!("{} {}", paint.cyan("hint:"), one_line(hint));
         }
@@ -50,6 +50,13 @@ impl CliError {
 
 fn one_line(text: &str) -> String {
     text.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+/// What went wrong, on one line, without the remedy.
+impl Display for CliError {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&one_line(&self.message))
+    }
 }
 
 impl From<ConfigError> for CliError {
@@ -116,6 +123,6 @@ mod tests {
         assert_eq!(chain(&outer), "outer: inner");
         let failed: Result<(), _> = Err(io::Error::other("broken\npipe")).explain("reading");
         let error = failed.unwrap_err();
-        assert_eq!(one_line(&error.message), "reading: broken; pipe");
+        assert_eq!(error.to_string(), "reading: broken; pipe");
     }
 }

@@ -3,13 +3,13 @@
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 use std::thread;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::super::error::{CliError, Explain};
-use super::TIME;
+use super::load::Samples;
 use crate::digest::{DigestFunction, Hasher};
 
 /// Bytes written at once.
@@ -18,74 +18,68 @@ const PIECE: usize = 256 << 10;
 /// Connections, and processes, at once.
 const PARALLEL: usize = 8;
 
-/// The limits, each measured when it is first asked for.
-#[derive(Debug, Default)]
+/// Measures the limits: again each time, since a limit means something only beside a figure of the
+/// same moment.
+#[derive(Debug)]
 pub(super) struct Limits {
-    hash_rate: OnceLock<f64>,
-    socket_rate: OnceLock<f64>,
+    time: Duration,
 }
 
 impl Limits {
+    /// Half of `time` is for each.
+    pub(super) fn new(time: Duration) -> Self {
+        Self { time: time / 2 }
+    }
+
     /// Bytes a second that one core hashes with SHA-256.
     pub(super) fn hash_rate(&self) -> f64 {
-        *self.hash_rate.get_or_init(|| {
-            let piece = vec![7; PIECE];
-            let mut hasher = Hasher::new(DigestFunction::Sha256);
-            let start = Instant::now();
-            while start.elapsed() < TIME / 2 {
-                hasher.update(&piece);
-            }
-            hasher.size() as f64 / start.elapsed().as_secs_f64()
-        })
+        let piece = vec![7; PIECE];
+        let mut hasher = Hasher::new(DigestFunction::Sha256);
+        let start = Instant::now();
+        while hasher.size() == 0 || start.elapsed() < self.time {
+            hasher.update(&piece);
+        }
+        hasher.size() as f64 / start.elapsed().as_secs_f64()
     }
 
     /// Bytes a second through one loopback TCP connection.
     pub(super) fn socket_rate(&self) -> Result<f64, CliError> {
-        if let Some(rate) = self.socket_rate.get() {
-            return Ok(*rate);
-        }
-        let rate = socket_rate().explain("cannot measure loopback TCP")?;
-        Ok(*self.socket_rate.get_or_init(|| rate))
+        socket_rate(self.time).explain("cannot measure loopback TCP")
     }
 
     /// Round trips of one byte a second, over several loopback connections at once.
     pub(super) fn round_trip_rate(&self) -> Result<f64, CliError> {
-        parallel(round_trips).explain("cannot measure loopback round trips")
+        parallel(|| round_trips(self.time)).explain("cannot measure loopback round trips")
     }
 
-    /// Seconds to start and reap `/bin/true`, the median.
-    pub(super) fn spawn_latency(&self) -> Result<f64, CliError> {
-        let mut times = Vec::new();
-        let start = Instant::now();
-        while start.elapsed() < TIME / 2 {
+    /// Times to start and reap `true`.
+    pub(super) fn spawn(&self) -> Result<Samples, CliError> {
+        let mut samples = Samples::default();
+        let timed = || {
             let begin = Instant::now();
-            spawn().explain("cannot start a process")?;
-            times.push(begin.elapsed().as_secs_f64());
-        }
-        Ok(median(&mut times))
+            spawn()?;
+            samples.add(begin.elapsed());
+            Ok(())
+        };
+        for_time(self.time, timed).explain("cannot start a process")?;
+        Ok(samples)
     }
 
-    /// Starts of `/bin/true` a second, several at once.
+    /// Starts of `true` a second, several at once.
     pub(super) fn spawn_rate(&self) -> Result<f64, CliError> {
-        parallel(|| count_for(spawn)).explain("cannot start processes")
+        parallel(|| for_time(self.time, spawn)).explain("cannot start processes")
     }
-}
-
-/// The value in the middle; 0 of none.
-pub(super) fn median(values: &mut [f64]) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
 fn spawn() -> io::Result<()> {
     Command::new("true").stdin(Stdio::null()).stdout(Stdio::null()).status().map(drop)
 }
 
-/// How often a second `work` can be done, one after the other.
-fn count_for(mut work: impl FnMut() -> io::Result<()>) -> io::Result<f64> {
+/// How often a second `work` can be done, one after the other; it is done once at least.
+fn for_time(time: Duration, mut work: impl FnMut() -> io::Result<()>) -> io::Result<f64> {
     let start = Instant::now();
     let mut done = 0_u32;
-    while start.elapsed() < TIME / 2 {
+    while done == 0 || start.elapsed() < time {
         work()?;
         done += 1;
     }
@@ -112,27 +106,27 @@ fn pair() -> io::Result<(TcpStream, TcpStream)> {
     Ok((client, server))
 }
 
-fn socket_rate() -> io::Result<f64> {
+fn socket_rate(time: Duration) -> io::Result<f64> {
     let (mut client, mut server) = pair()?;
     let reader = thread::spawn(move || {
         let mut piece = vec![0; PIECE];
         while server.read(&mut piece).is_ok_and(|read| read > 0) {}
     });
     let piece = vec![7; PIECE];
-    let rate = count_for(|| client.write_all(&piece))?;
+    let rate = for_time(time, || client.write_all(&piece))?;
     drop(client);
     reader.join().map_err(|_| io::Error::other("the reading thread panicked"))?;
     Ok(rate * PIECE as f64)
 }
 
-fn round_trips() -> io::Result<f64> {
+fn round_trips(time: Duration) -> io::Result<f64> {
     let (mut client, mut server) = pair()?;
     let echo = thread::spawn(move || {
         let mut byte = [0];
         while server.read(&mut byte).is_ok_and(|read| read > 0) && server.write_all(&byte).is_ok() {}
     });
     let mut byte = [1];
-    let rate = count_for(|| {
+    let rate = for_time(time, || {
         client.write_all(&byte)?;
         client.read_exact(&mut byte)
     })?;
@@ -146,9 +140,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn medians() {
-        assert_eq!(median(&mut [3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&mut []), 0.0);
+    fn every_limit_is_a_number_above_zero() {
+        let limits = Limits::new(Duration::from_millis(2));
+        let rates = [
+            limits.hash_rate(),
+            limits.socket_rate().unwrap(),
+            limits.round_trip_rate().unwrap(),
+            limits.spawn().unwrap().p50(),
+            limits.spawn_rate().unwrap(),
+        ];
+        assert!(rates.iter().all(|rate| rate.is_finite() && *rate > 0.0), "{rates:?}");
     }
 
     #[test]

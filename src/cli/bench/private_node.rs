@@ -3,25 +3,26 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::super::error::{CliError, Explain};
+use super::scratch::Scratch;
 
 /// The running node. Dropping it ends it and removes what it wrote.
 pub(super) struct PrivateNode {
     child: Child,
-    directory: PathBuf,
     address: String,
+    // The last, so that it is removed when the process has ended.
+    scratch: Scratch,
 }
 
 impl PrivateNode {
     /// Starts it and waits until it serves.
     pub(super) fn start() -> Result<Self, CliError> {
-        let directory = std::env::temp_dir().join(format!("farmhand-bench-{}", uuid::Uuid::new_v4()));
-        fs::create_dir(&directory).explain(format!("cannot make {}", directory.display()))?;
+        let scratch = Scratch::new()?;
+        let directory = scratch.path();
         let program = std::env::current_exe().explain("cannot find this program")?;
         // A file of its own, and no variables, keep the settings of the user out of the measurement.
         let config = directory.join("farmhand.toml");
@@ -42,7 +43,7 @@ impl PrivateNode {
             .stdout(Stdio::piped())
             .spawn()
             .explain("cannot start a node to measure")?;
-        let mut node = Self { child, directory, address: String::new() };
+        let mut node = Self { child, address: String::new(), scratch };
         node.address = node.wait_until_ready()?;
         Ok(node)
     }
@@ -50,6 +51,11 @@ impl PrivateNode {
     /// Address of its REAPI.
     pub(super) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Path of its Unix socket.
+    pub(super) fn socket(&self) -> String {
+        self.scratch.path().join("run/reapi.sock").display().to_string()
     }
 
     fn wait_until_ready(&mut self) -> Result<String, CliError> {
@@ -76,7 +82,6 @@ impl Drop for PrivateNode {
             _ => drop(self.child.kill()),
         }
         let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
