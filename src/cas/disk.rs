@@ -37,7 +37,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use self::large::{LargeWriter, SmallWriter};
-use self::packs::Wait;
+use self::packs::{Appender, Wait};
 use self::record::{Key, record_len};
 use self::space::Stop;
 use self::store::{Lookup, Store, lock};
@@ -337,7 +337,7 @@ impl DiskCas {
             evicted: get(&counters.evicted),
             evicted_bytes: get(&counters.evicted_bytes),
             corrupt: get(&counters.corrupt),
-            unsynced: store.packs.appender().oldest_unsynced().map(|since| since.elapsed()),
+            unsynced: store.packs.oldest_unsynced().map(|since| since.elapsed()),
             generation: get(&counters.generation),
             ..DiskStats::default()
         };
@@ -453,7 +453,11 @@ impl ContentAddressableStorage for DiskCas {
         }
         store.check_size(digest)?;
         let reservation = store.admit(record_len(data.len() as u32)).await?;
-        let epoch = store.append_blob(digest, &data, reservation)?;
+        let digest = *digest;
+        let append = move |store: &Store, appender: Appender<'_>| {
+            store.append_blob(appender, &digest, &data, reservation)
+        };
+        let epoch = store.append(append).await?;
         store.settle(epoch).await
     }
 

@@ -23,7 +23,7 @@ use super::clock::Clock;
 use super::files::{Files, disk_bytes, remove_if_there};
 use super::gate::Gate;
 use super::lag::EpochAge;
-use super::maintenance::{Maintenance, sync_files};
+use super::maintenance::{Maintenance, has_index_room, sync_files};
 use super::map::{Found, Map, Place};
 use super::packs::{Closing, PACK_HEADER, Pack, Packs, VERSION, Written, pack_id, read_pack_header};
 use super::policy::Watermarks;
@@ -208,20 +208,21 @@ impl Recovery {
     /// be had, as on a full disk, the store runs without one.
     fn load(&mut self, config: &DiskConfig) -> Result<(Catalog, Loaded), OpenError> {
         let path = config.directory.join("index");
+        // The engine does not open on a full disk: this is what the reserve is for.
+        let reserve = config.directory.join(RESERVE);
+        if !has_index_room(&config.directory) {
+            remove_if_there(&reserve).map_err(|error| OpenError::io(&reserve, error))?;
+        }
+        if !has_index_room(&config.directory) {
+            tracing::error!("the disk is full: running without an index");
+            return Ok((Catalog::without_index(&path, config.index_cache), Loaded::default()));
+        }
         let error = match self.try_load(config, &path) {
             Ok(loaded) => return Ok(loaded),
             Err(error) => error,
         };
         if let IndexError::Newer { path, found } = error {
             return Err(OpenError::Newer { path, found: found.into(), known: VERSION });
-        }
-        // The engine does not open on a full disk: this is what the reserve is for.
-        let reserve = config.directory.join(RESERVE);
-        if reserve.exists() {
-            remove_if_there(&reserve).map_err(|error| OpenError::io(&reserve, error))?;
-            if let Ok(loaded) = self.try_load(config, &path) {
-                return Ok(loaded);
-            }
         }
         tracing::warn!(%error, "the index is moved aside");
         crate::index::set_aside(&path).map_err(|error| OpenError::io(&path, error))?;

@@ -19,7 +19,7 @@ use super::gate::Gate;
 use super::lag::{self, EpochAge};
 use super::large::Large;
 use super::map::{Found, Map, Place};
-use super::packs::{Packs, Wait};
+use super::packs::{Appender, Packs, Wait};
 use super::policy::Watermarks;
 use super::record::{Key, Kind, is_lost, record_len};
 use super::space::{Reservation, Space, Work};
@@ -29,6 +29,9 @@ use crate::digest::Digest;
 
 /// How often a read is tried again because its record was moved meanwhile.
 const RETRIES: usize = 5;
+
+/// How often an appender asks for the tail before it lets another thread wait for it.
+const SPINS: usize = 200;
 
 /// Eviction rounds a writer waits for.
 const ROUNDS: usize = 3;
@@ -220,16 +223,32 @@ impl Store {
 // === writing ===
 
 impl Store {
-    /// Puts a small, verified blob into a pack, unless it is there. Waits for nothing but the page
-    /// cache. Returns the epoch to settle.
+    /// Appends to the packs on this thread, in microseconds, unless somebody else is about it: he may
+    /// be waiting for a disk that stands still, and then this is done where waiting is allowed.
+    pub(super) async fn append<T: Send + 'static>(
+        self: &Arc<Self>,
+        append: impl FnOnce(&Self, Appender<'_>) -> Result<T, CasError> + Send + 'static,
+    ) -> Result<T, CasError> {
+        for _ in 0..SPINS {
+            if let Some(appender) = self.packs.try_appender() {
+                return append(self, appender);
+            }
+            std::hint::spin_loop();
+        }
+        let store = Arc::clone(self);
+        let appended = tokio::task::spawn_blocking(move || append(&store, store.packs.appender())).await;
+        appended.map_err(|error| self.pack_error(error.into()))?
+    }
+
+    /// Puts a small, verified blob into a pack, unless it is there. Returns the epoch to settle.
     pub(super) fn append_blob(
         &self,
+        mut appender: Appender<'_>,
         digest: &Digest,
         data: &[u8],
         reservation: Reservation,
     ) -> Result<u64, CasError> {
         let (key, now) = (Key::from(digest), self.now());
-        let mut appender = self.packs.appender();
         self.check_open()?;
         if self.map.touch(&key, now).is_some() {
             return Ok(appender.last_written_epoch());
@@ -248,12 +267,12 @@ impl Store {
     /// epoch to settle.
     pub(super) fn append_action(
         &self,
+        mut appender: Appender<'_>,
         key: Key,
         data: &[u8],
         reservation: Reservation,
     ) -> Result<(Place, u64), CasError> {
         let now = self.now();
-        let mut appender = self.packs.appender();
         self.check_open()?;
         let place = appender.append(Kind::Action, key, now, data).map_err(|error| self.pack_error(error))?;
         let found =
