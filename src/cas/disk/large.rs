@@ -15,7 +15,7 @@ use futures_util::stream;
 use tokio::task::JoinHandle;
 
 use super::files::TempFile;
-use super::packs::read_cached;
+use super::packs::{Appender, read_cached};
 use super::space::Reservation;
 use super::store::Store;
 use super::sums::{PIECE, Sums, SumsBuilder};
@@ -311,7 +311,11 @@ impl BlobWriter for SmallWriter {
         if actual.is_empty_blob() {
             return Ok(());
         }
-        let epoch = self.store.append_blob(&self.digest, &self.data, self.reservation)?;
-        self.store.settle(epoch).await
+        let Self { store, digest, data, reservation } = *self;
+        let append = move |store: &Store, appender: Appender<'_>| {
+            store.append_blob(appender, &digest, &data, reservation)
+        };
+        let epoch = store.append(append).await?;
+        store.settle(epoch).await
     }
 }

@@ -1,7 +1,10 @@
 //! [`Failure`]: why an action gave no result, and what the client is told.
 
+use std::io;
+
 use farmhand_proto::{reapi, rpc};
 
+use crate::cas::CasError;
 use crate::digest::Digest;
 use crate::worker::RunError;
 use crate::worker::inputs::InputError;
@@ -54,6 +57,15 @@ impl Failure {
         }
     }
 
+    /// This machine is at fault. A full disk is no reason to try again at once: the client is told.
+    fn of_the_machine(error: &(dyn std::error::Error + 'static)) -> Self {
+        if !is_full(error) {
+            return Self::Lost(error.to_string());
+        }
+        let text = format!("no room to run the action: {error}; free some room on the disk of data-dir");
+        Self::Refused { code: Code::ResourceExhausted, text, exit_code: 0 }
+    }
+
     /// The answer to the client, or why this worker has none.
     pub(super) fn into_response(self) -> Result<reapi::ExecuteResponse, String> {
         let (status, exit_code) = match self {
@@ -71,6 +83,25 @@ pub(super) fn status(code: Code, message: impl Into<String>) -> rpc::Status {
     rpc::Status { code: code as i32, message: message.into(), details: Vec::new() }
 }
 
+/// Whether an error comes of a disk without room.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        }
+        if matches!(
+            (error.downcast_ref(), error.downcast_ref()),
+            (Some(InputError::Cas(CasError::NoSpace { .. })), _)
+                | (_, Some(OutputError::Cas(CasError::NoSpace { .. })))
+        ) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 impl From<RequestError> for Failure {
     fn from(error: RequestError) -> Self {
         Self::invalid(error.to_string())
@@ -85,7 +116,7 @@ impl From<InputError> for Failure {
             | InputError::TooManyEntries { .. }
             | InputError::DirectoryTooLarge { .. }
             | InputError::Unstageable { .. } => Self::invalid(error.to_string()),
-            InputError::Cas(_) | InputError::Io { .. } => Self::Lost(error.to_string()),
+            InputError::Cas(_) | InputError::Io { .. } => Self::of_the_machine(&error),
         }
     }
 }
@@ -96,13 +127,16 @@ impl From<OutputError> for Failure {
             OutputError::Missing(digests) => Self::Missing(digests),
             OutputError::Malformed { .. } => Self::invalid(error.to_string()),
             _ if error.is_of_the_action() => Self::precondition(error.to_string()),
-            _ => Self::Lost(error.to_string()),
+            _ => Self::of_the_machine(&error),
         }
     }
 }
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        Self::Lost(format!("the scratch directory failed: {error}"))
+        match Self::of_the_machine(&error) {
+            Self::Lost(reason) => Self::Lost(format!("the scratch directory failed: {reason}")),
+            full => full,
+        }
     }
 }
