@@ -24,6 +24,10 @@ lint:
 bench *ARGS:
     cargo run --release -- bench {{ARGS}}
 
+# Fuzz one of `ls tests/fuzz/targets`; needs `rustup toolchain install nightly` and `cargo install cargo-fuzz`.
+fuzz TARGET SECONDS="60":
+    tests/fuzz/run {{TARGET}} {{SECONDS}}
+
 # After a change of proto/farmhand/v1/control.proto.
 regenerate:
     FARMHAND_REGENERATE=1 cargo test -p farmhand-proto --test generated_is_fresh

@@ -23,7 +23,7 @@ pub mod values;
 
 pub use paths::Host;
 pub use raw::RawConfig;
-pub use values::DiskBudget;
+pub use values::{DiskBudget, MemoryShare};
 
 /// The settings of a node, all of them valid.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,6 +54,14 @@ pub struct Config {
     pub slots: usize,
     /// Whether actions get namespaces.
     pub sandbox: SandboxMode,
+    /// Memory of all actions together.
+    pub action_memory: MemoryShare,
+    /// Bytes of an action's `/tmp`, and of its `/dev/shm`.
+    pub action_tmp: MemoryShare,
+    /// Processes and threads of an action; [`LEAST_PROCESSES`] at least.
+    pub action_processes: u64,
+    /// Bytes of free disk below which the action that wrote most is ended; 0: never.
+    pub disk_reserve: u64,
     /// What becomes of unknown platform properties where the instance does not say.
     pub unknown_properties: UnknownProperties,
     /// Pools this machine belongs to.
@@ -232,6 +240,9 @@ pub enum ConfigError {
 /// Bytes of the longest path a Unix socket may have (`sun_path`, without the final NUL).
 const SOCKET_PATH_MAX: usize = 107;
 
+/// Processes without which hardly any compiler driver works.
+pub const LEAST_PROCESSES: u64 = 16;
+
 /// Name of the longest socket in the runtime directory.
 const LONGEST_SOCKET: &str = "control.sock";
 
@@ -299,6 +310,10 @@ impl Set {
             compressed_committed_size: required(raw.compressed_committed_size),
             slots: at_least("slots", raw.slots.unwrap_or(host.cores), 1)?,
             sandbox: required(raw.sandbox),
+            action_memory: required(raw.action_memory),
+            action_tmp: required(raw.action_tmp),
+            action_processes: at_least("action-processes", required(raw.action_processes), LEAST_PROCESSES)?,
+            disk_reserve: required(raw.disk_reserve).0,
             unknown_properties,
             pools: required(raw.pools),
             labels: raw

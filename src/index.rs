@@ -24,6 +24,9 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
+
 /// Version of the framing of every value, its first byte.
 const FRAME: u8 = 1;
 const FRAME_LEN: usize = 5;

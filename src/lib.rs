@@ -11,7 +11,8 @@
 //! - [`execution`]: operations, the queue, the scheduler that drives it;
 //! - [`rpc`]: one file for each gRPC service, and the only mapping of errors to statuses;
 //! - [`node`]: the composition root: what runs in this process;
-//! - [`cli`]: the command line.
+//! - [`cli`]: the command line;
+//! - [`fuzzing`]: targets for fuzzers, in builds for them and for tests only.
 //!
 //! [`tasks`], [`telemetry`] and [`config`] are visible to all.
 
@@ -21,6 +22,9 @@ pub mod cli;
 pub mod config;
 pub mod digest;
 pub mod execution;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod index;
 pub mod instance;
 pub mod merkle;

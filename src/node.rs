@@ -31,7 +31,7 @@ use crate::rpc::operations::OperationsService;
 use crate::rpc::{Instances, server};
 use crate::tasks::Tasks;
 use crate::worker::local::LocalWorker;
-use crate::worker::sandbox::{self, Mode, SandboxSupport, SpawnerConfig, SpawnerPool};
+use crate::worker::sandbox::{self, ActionGroup, Mode, SandboxSupport, SpawnerPool};
 use crate::worker::{RunError, Runner};
 
 mod settings;
@@ -290,7 +290,19 @@ async fn start_spawners(config: &Config) -> Result<SpawnerPool, NodeError> {
             }
         }
     };
-    Ok(SpawnerPool::start(SpawnerConfig::this_program(config.slots, mode)).await?)
+    Ok(SpawnerPool::start(settings::spawners(config, mode, action_group(config))).await?)
+}
+
+/// What bounds the memory of actions, where the machine lets us.
+fn action_group(config: &Config) -> Option<Arc<ActionGroup>> {
+    match settings::action_group(config)? {
+        Ok(group) => Some(Arc::new(group)),
+        Err(error) => {
+            let reason = error.to_string();
+            tracing::info!(reason, "the memory of actions is not bounded; see `farmhand doctor`");
+            None
+        }
+    }
 }
 
 async fn probe(scratch: &Path) -> Result<SandboxSupport, NodeError> {

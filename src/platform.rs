@@ -17,7 +17,7 @@ use crate::config::UnknownProperties;
 
 mod machine;
 
-pub use machine::MachineFacts;
+pub use machine::{MachineFacts, total_memory};
 
 /// What an action asks for, parsed from `Platform` messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -202,6 +202,9 @@ pub struct Exit {
     pub wall: Duration,
     /// What all its processes used.
     pub usage: Usage,
+    /// Set when it failed and the kernel had killed processes for want of memory: the bytes that all
+    /// actions together may have.
+    pub memory_exceeded: Option<u64>,
 }
 
 /// How the main process ended.

@@ -137,9 +137,10 @@ pub struct GetTreeResponse {
 /// the digests in it are made of.
 #[derive(Clone, PartialEq, Eq, ::prost::Message)]
 pub struct Tree {
-    /// The encoded root `Directory`.
-    #[prost(bytes = "bytes", tag = "1")]
-    pub root: Bytes,
+    /// The encoded root `Directory`, nearly always one. What decodes messages takes several for the parts
+    /// of one: joined, they are its encoding.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub root: Vec<Bytes>,
     /// Encoded `Directory` messages: all below the root.
     #[prost(bytes = "bytes", repeated, tag = "2")]
     pub children: Vec<Bytes>,
@@ -270,7 +271,14 @@ mod tests {
             reapi::Tree { root: Some(directory("r")), children: vec![directory("a"), directory("b")] };
         let ours = Tree::decode(theirs.encode_to_vec().as_slice()).expect("decodes");
         assert_eq!(ours.encode_to_vec(), theirs.encode_to_vec());
-        assert_eq!(ours.root, directory("r").encode_to_vec());
+        assert_eq!(ours.root, [directory("r").encode_to_vec()]);
         assert_eq!(ours.children[1], directory("b").encode_to_vec());
+
+        let more = reapi::Tree { root: Some(directory("s")), children: Vec::new() };
+        let both = [theirs.encode_to_vec(), more.encode_to_vec()].concat();
+        let root = reapi::Tree::decode(both.as_slice()).expect("decodes").root.unwrap_or_default();
+        assert_eq!(root.directories.len(), 2);
+        let ours = Tree::decode(both.as_slice()).expect("decodes");
+        assert_eq!(ours.root.concat(), root.encode_to_vec());
     }
 }

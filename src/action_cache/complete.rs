@@ -205,7 +205,8 @@ impl Walk<'_> {
         let Some(tree) = self.read::<raw::Tree>(&digest).await? else { return Ok(()) };
         let children = tree.children.iter().map(|child| Digest::of(self.function, child));
         let held: HashSet<Digest> = children.chain([Digest::empty(self.function)]).collect();
-        for data in [&tree.root].into_iter().chain(&tree.children) {
+        let root = tree.root.concat().into();
+        for data in [&root].into_iter().chain(&tree.children) {
             let directory = Directory::parse(data, self.function)
                 .map_err(|error| malformed(format!("Tree {digest}: {error}")))?;
             self.named.extend(directory.files.iter().map(|file| file.digest));

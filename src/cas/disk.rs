@@ -49,6 +49,8 @@ mod catalog;
 mod directory;
 mod eviction;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod gate;
 mod lag;
 mod large;
@@ -195,6 +197,8 @@ pub struct DiskStats {
     pub youngest_victim: Option<Duration>,
     /// Entries dropped since the start because their bytes were damaged.
     pub corrupt: u64,
+    /// Age of the oldest write that a power cut would take; `None` when everything is on the disk.
+    pub unsynced: Option<Duration>,
     /// Grows whenever a blob vanishes.
     pub generation: u64,
 }
@@ -330,6 +334,7 @@ impl DiskCas {
             evicted: get(&counters.evicted),
             evicted_bytes: get(&counters.evicted_bytes),
             corrupt: get(&counters.corrupt),
+            unsynced: store.packs.appender().oldest_unsynced().map(|since| since.elapsed()),
             generation: get(&counters.generation),
             ..DiskStats::default()
         };

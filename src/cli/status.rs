@@ -100,6 +100,9 @@ struct StorageJson {
     evictions: u64,
     youngest_victim_seconds: Option<f64>,
     action_results: u64,
+    /// Age of the oldest write that a power cut would take; null when everything is on the disk.
+    unsynced_seconds: Option<f64>,
+    damaged: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -200,6 +203,8 @@ fn storage_json(status: &GetStatusResponse) -> StorageJson {
         evictions: storage.evictions,
         youngest_victim_seconds: seconds(storage.youngest_victim.as_ref()),
         action_results: storage.action_results,
+        unsynced_seconds: seconds(storage.unsynced.as_ref()),
+        damaged: storage.damaged,
     }
 }
 

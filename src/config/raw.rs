@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::values::{ByteSize, DiskBudget, Listen, Span};
+use super::values::{ByteSize, DiskBudget, Listen, MemoryShare, Span};
 use super::{CommittedSize, ConfigError, InputRootMode, LogFormat, SandboxMode, SyncMode, UnknownProperties};
 use crate::digest::DigestFunction;
 
@@ -60,6 +60,18 @@ pub struct RawConfig {
     /// Whether every action gets namespaces of its own
     #[arg(long, env = "FARMHAND_SANDBOX", value_name = "HOW", help_heading = "Running actions")]
     pub sandbox: Option<SandboxMode>,
+    /// Memory that all actions together may use: a size, a share of all (85%), or none
+    #[arg(long, env = "FARMHAND_ACTION_MEMORY", value_name = "BYTES", help_heading = "Running actions")]
+    pub action_memory: Option<MemoryShare>,
+    /// Bytes an action may keep in its /tmp, which is in memory: a size, a share (25%), or none
+    #[arg(long, env = "FARMHAND_ACTION_TMP", value_name = "BYTES", help_heading = "Running actions")]
+    pub action_tmp: Option<MemoryShare>,
+    /// Processes and threads an action may have at once
+    #[arg(long, env = "FARMHAND_ACTION_PROCESSES", value_name = "N", help_heading = "Running actions")]
+    pub action_processes: Option<u64>,
+    /// Free disk below which the action that wrote most is ended
+    #[arg(long, env = "FARMHAND_DISK_RESERVE", value_name = "BYTES", help_heading = "Running actions")]
+    pub disk_reserve: Option<ByteSize>,
     /// What becomes of actions with platform properties that mean nothing here
     #[arg(long, env = "FARMHAND_UNKNOWN_PROPERTIES", value_name = "HOW", help_heading = "Running actions")]
     pub unknown_properties: Option<UnknownProperties>,
@@ -186,7 +198,7 @@ impl RawConfig {
         layer! { self over lower:
             name listen insecure_lan data_dir runtime_dir
             disk_budget max_blob_size lease sync epoch_interval compressed_committed_size
-            slots sandbox unknown_properties pools default_timeout max_timeout
+            slots sandbox action_memory action_tmp action_processes disk_reserve unknown_properties pools default_timeout max_timeout
             queue_limit keep_finished orphan_grace orphan_yield update_interval
             peer_listen no_discovery peer farm_key_file
             log_filter log_format

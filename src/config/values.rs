@@ -35,6 +35,18 @@ pub enum DiskBudget {
     Percent(u8),
 }
 
+/// A part of the machine's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Scalar")]
+pub enum MemoryShare {
+    /// As much as there is.
+    Unlimited,
+    /// This many bytes.
+    Bytes(u64),
+    /// Percent of all memory; 1 to 100.
+    Percent(u8),
+}
+
 /// Percent of the disk that [`DiskBudget::Auto`] takes.
 pub const AUTO_PERCENT: u8 = 20;
 
@@ -50,6 +62,9 @@ pub enum ValueError {
     /// No budget.
     #[error("{0:?} is not a disk budget; write a size (50GiB), a share (10%), or auto")]
     Budget(String),
+    /// No share of the memory.
+    #[error("{0:?} is not a part of the memory; write a size (4GiB), a share (50%), or none for no limit")]
+    Memory(String),
     /// No duration.
     #[error("{0:?} is not a duration; write a number with a unit, for example 90s, 10m or 3h")]
     Duration(String),
@@ -151,11 +166,46 @@ impl FromStr for DiskBudget {
             return Ok(Self::Auto);
         }
         if let Some(percent) = trimmed.strip_suffix('%') {
-            let percent = percent.trim().parse().map_err(|_| bad())?;
-            return if (1..=100).contains(&percent) { Ok(Self::Percent(percent)) } else { Err(bad()) };
+            return parse_percent(percent).map(Self::Percent).ok_or_else(bad);
         }
         trimmed.parse().map(|ByteSize(bytes)| Self::Bytes(bytes)).map_err(|_| bad())
     }
+}
+
+// === impl MemoryShare ===
+
+impl MemoryShare {
+    /// The share of a machine with `total` bytes of memory; `None` without a limit.
+    pub fn resolve(self, total: u64) -> Option<u64> {
+        match self {
+            Self::Unlimited => None,
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Percent(percent) => Some(total / 100 * u64::from(percent)),
+        }
+    }
+}
+
+impl FromStr for MemoryShare {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let bad = || ValueError::Memory(text.to_owned());
+        let trimmed = text.trim();
+        if trimmed == "none" {
+            return Ok(Self::Unlimited);
+        }
+        if let Some(percent) = trimmed.strip_suffix('%') {
+            return parse_percent(percent).map(Self::Percent).ok_or_else(bad);
+        }
+        match trimmed.parse() {
+            Ok(ByteSize(bytes)) if bytes > 0 => Ok(Self::Bytes(bytes)),
+            _ => Err(bad()),
+        }
+    }
+}
+
+fn parse_percent(text: &str) -> Option<u8> {
+    text.trim().parse().ok().filter(|percent| (1..=100).contains(percent))
 }
 
 // === impl Scalar ===
@@ -205,6 +255,14 @@ impl TryFrom<Scalar> for Span {
 }
 
 impl TryFrom<Scalar> for Listen {
+    type Error = ValueError;
+
+    fn try_from(Scalar(text): Scalar) -> Result<Self, ValueError> {
+        text.parse()
+    }
+}
+
+impl TryFrom<Scalar> for MemoryShare {
     type Error = ValueError;
 
     fn try_from(Scalar(text): Scalar) -> Result<Self, ValueError> {
@@ -271,6 +329,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn shares_of_the_memory() {
+        for (text, share, of_a_thousand) in [
+            ("none", MemoryShare::Unlimited, None),
+            ("85%", MemoryShare::Percent(85), Some(850)),
+            ("1GiB", MemoryShare::Bytes(1 << 30), Some(1 << 30)),
+        ] {
+            assert_eq!(text.parse(), Ok(share), "{text}");
+            assert_eq!(share.resolve(1000), of_a_thousand, "{text}");
+        }
+        for text in ["0%", "101%", "0", "-1", "lots", ""] {
+            assert_eq!(text.parse::<MemoryShare>(), Err(ValueError::Memory(text.into())), "{text}");
+        }
+    }
+
     proptest! {
         /// Filling the store moves bytes from free to held and never changes the budget.
         #[test]
@@ -286,6 +359,7 @@ mod tests {
         fn no_text_panics(text in ".{0,12}") {
             let _ = text.parse::<ByteSize>();
             let _ = text.parse::<DiskBudget>();
+            let _ = text.parse::<MemoryShare>();
             let _ = text.parse::<Span>();
             let _ = text.parse::<Listen>();
         }

@@ -186,11 +186,12 @@ impl Queue {
     }
 
     fn new_run(&mut self, submission: &Submission) -> Result<RunId, Refusal> {
-        if self.queued >= self.queue_limit {
-            return Err(Refusal::Full(self.queued));
-        }
         let action = &submission.action;
         let class = self.pool.admit(self.now.instant, &action.requirements)?;
+        if self.queued >= self.queue_limit && !self.end_queued_orphan() {
+            self.pool.release(class);
+            return Err(Refusal::Full(self.queued));
+        }
         let id = RunId(self.next_run);
         self.next_run += 1;
         self.queued += 1;

@@ -2,15 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::cas::disk::DiskConfig;
 use crate::config::{self, Config, DiskBudget, InputRootMode};
 use crate::execution::action::PlatformRules;
 use crate::execution::{Retention, Settings};
-use crate::platform::MachineFacts;
+use crate::platform::{self, MachineFacts};
 use crate::rpc::byte_stream::ByteStreamSettings;
 use crate::rpc::{InstanceSettings, InstancesConfig};
+use crate::worker::Limits;
 use crate::worker::local::WorkerConfig;
+use crate::worker::sandbox::{ActionGroup, GroupError, Mode, SpawnerConfig};
 
 /// The store. Waits for the disk when the budget is a share of it: what the store holds is counted then.
 pub(super) fn disk(config: &Config) -> DiskConfig {
@@ -32,7 +35,24 @@ pub(super) fn disk(config: &Config) -> DiskConfig {
 
 /// The worker of this machine.
 pub(super) fn worker(config: &Config, scratch: PathBuf) -> WorkerConfig {
-    WorkerConfig { slots: config.slots, ..WorkerConfig::new(&config.name, scratch) }
+    let limits = Limits { processes: Some(config.action_processes), ..Limits::default() };
+    WorkerConfig {
+        slots: config.slots,
+        limits,
+        disk_reserve: config.disk_reserve,
+        ..WorkerConfig::new(&config.name, scratch)
+    }
+}
+
+/// The spawners, which actions of `group` share.
+pub(super) fn spawners(config: &Config, mode: Mode, group: Option<Arc<ActionGroup>>) -> SpawnerConfig {
+    let tmp_size = config.action_tmp.resolve(platform::total_memory());
+    SpawnerConfig { tmp_size, group, ..SpawnerConfig::this_program(config.slots, mode) }
+}
+
+/// The control group of all actions, or the reason that there is none.
+pub(super) fn action_group(config: &Config) -> Option<Result<ActionGroup, GroupError>> {
+    config.action_memory.resolve(platform::total_memory()).map(ActionGroup::make)
 }
 
 /// What actions may ask of this machine.

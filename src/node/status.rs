@@ -173,6 +173,8 @@ fn storage(stats: &DiskStats) -> control::Storage {
         evictions: stats.evicted,
         youngest_victim: stats.youngest_victim.map(duration),
         action_results: stats.actions,
+        unsynced: stats.unsynced.map(duration),
+        damaged: stats.corrupt,
     }
 }
 

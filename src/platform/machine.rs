@@ -30,12 +30,11 @@ pub struct MachineFacts {
 impl MachineFacts {
     /// The facts of this machine; pools and labels are those of an unconfigured one.
     pub fn detect(sandboxed: bool) -> Self {
-        let system = rustix::system::sysinfo();
         Self {
             os: std::env::consts::OS.to_owned(),
             isa: detect_isa(),
             cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64),
-            memory: u64::from(system.mem_unit).saturating_mul(system.totalram),
+            memory: total_memory(),
             pools: BTreeSet::from([DEFAULT_POOL.to_owned()]),
             labels: BTreeMap::new(),
             sandboxed,
@@ -144,6 +143,12 @@ pub(super) fn lexicon_isa(value: &str) -> String {
         other => other,
     };
     name.to_owned()
+}
+
+/// Bytes of memory of this machine.
+pub fn total_memory() -> u64 {
+    let system = rustix::system::sysinfo();
+    u64::from(system.mem_unit).saturating_mul(system.totalram)
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -28,6 +28,8 @@ use crate::merkle::{MerkleError, NodeProperties};
 mod builder;
 mod closure;
 mod file_pool;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod tree_cache;
 
 use builder::Builder;

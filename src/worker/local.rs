@@ -36,12 +36,14 @@ use crate::digest::Digest;
 use crate::platform::{InputRootPlace, MachineFacts, NetworkAccess, Requirements};
 use crate::tasks::Tasks;
 
+mod disk_guard;
 mod failure;
 mod response;
 mod run_directory;
 mod timeline;
 
-use failure::Failure;
+use disk_guard::DiskGuard;
+use failure::{Code, Failure};
 pub use response::ResourceUsage;
 use run_directory::{RunDirectories, RunDirectory};
 use timeline::{Stage, Timeline};
@@ -63,6 +65,8 @@ pub struct WorkerConfig {
     pub input_root: PathBuf,
     /// Limits of each action; the lease gives the time limit.
     pub limits: Limits,
+    /// Free bytes on the disk of `scratch` below which the action that wrote most is ended; 0: never.
+    pub disk_reserve: u64,
     /// Limits of staging.
     pub inputs: InputLimits,
     /// Entries of all outputs of an action together.
@@ -82,6 +86,7 @@ pub struct LocalWorker {
     runner: Arc<dyn Runner>,
     inputs: Inputs,
     runs: Arc<RunDirectories>,
+    guard: DiskGuard,
     slots: Semaphore,
 }
 
@@ -115,6 +120,7 @@ impl WorkerConfig {
             scratch: scratch.into(),
             input_root: PathBuf::from("/build"),
             limits: Limits::default(),
+            disk_reserve: 0,
             inputs: InputLimits::default(),
             output_entries: 1_000_000,
             environment: vec![("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned())],
@@ -148,8 +154,9 @@ impl LocalWorker {
             sweeper.clone(),
         )?;
         let runs = Arc::new(RunDirectories::new(config.scratch.join(run_directory::RUNS), sweeper));
+        let guard = DiskGuard::start(&config.scratch, config.disk_reserve, tasks);
         let slots = Semaphore::new(config.slots);
-        Ok(Self { config, facts, cas, blobs, runner, inputs, runs, slots })
+        Ok(Self { config, facts, cas, blobs, runner, inputs, runs, guard, slots })
     }
 
     /// What this machine is and has.
@@ -242,7 +249,8 @@ impl Run<'_> {
         let (stdout, stderr) = (self.directory.stdout(), self.directory.stderr());
         let _ = self.progress.send(Progress::Running { stdout, stderr });
         timeline.enter(Stage::Executing);
-        let ended = self.worker.runner.run(command, self.cancel.clone()).await;
+        let watch = self.worker.guard.watch(self.directory.path(), self.cancel);
+        let ended = self.worker.runner.run(command, watch.stop().clone()).await;
         let _ = self.progress.send(Progress::Collecting);
         timeline.enter(Stage::Uploading);
         let exit = match ended {
@@ -250,7 +258,10 @@ impl Run<'_> {
             Err(error) => return Err(Failure::from_run(error)),
         };
         let collected = self.collect(root, &exit).await?;
-        let response = response::of_run(&exit, collected);
+        let mut response = response::of_run(&exit, collected);
+        if let Some(excess) = watch.excess() {
+            response.status = Some(failure::status(Code::ResourceExhausted, excess.to_string()));
+        }
         drop(staged);
         Ok(response)
     }

@@ -4,6 +4,7 @@
 //! program again, small and single-threaded, that takes one command after the other over a socket
 //! (`wire`, `channel`). In [`Mode::Sandbox`] the parts are, from the outside in:
 //!
+//! - `job`: what a spawner is told by its command line;
 //! - `guardian`: the process that the daemon started; makes the namespaces and outlives the
 //!   spawner, so that its end means that nothing is left;
 //! - `spawner`: the first process of the pid namespace; starts commands, watches time and the
@@ -11,6 +12,7 @@
 //! - `template` and `etc`: the root directory that all actions share, built once;
 //! - `enter`: what is the action's own: its overlay, its directories in memory, its network
 //!   (`network`), its ids; then it has no capability left;
+//! - `cgroup`: what bounds the memory of all actions together, where the kernel lets us;
 //! - `processes` and `condition`: what else has to be right between actions;
 //! - `launch`: limits, streams, exec. Also the whole of a command in [`Mode::Plain`], where
 //!   [`plain`](super::plain) finds what to kill.
@@ -27,11 +29,15 @@
 
 use std::process::ExitCode;
 
+mod cgroup;
 mod channel;
 mod condition;
 mod enter;
 mod etc;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod guardian;
+mod job;
 mod launch;
 mod network;
 mod pool;
@@ -42,6 +48,7 @@ mod sys;
 mod template;
 mod wire;
 
+pub use self::cgroup::{ActionGroup, GroupError};
 pub use self::pool::{Mode, SpawnerConfig, SpawnerPool};
 pub use self::probe::{SandboxSupport, probe};
 
@@ -49,5 +56,5 @@ pub use self::probe::{SandboxSupport, probe};
 /// first thing in `main`, before there is any thread.
 pub fn spawner_main() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next()? == guardian::WORD { Some(guardian::main(arguments)) } else { None }
+    if arguments.next()? == job::WORD { Some(guardian::main(arguments)) } else { None }
 }

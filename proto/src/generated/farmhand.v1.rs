@@ -204,6 +204,12 @@ pub struct Storage {
     /// Results in the action cache.
     #[prost(uint64, tag = "7")]
     pub action_results: u64,
+    /// Age of the oldest write that a power cut would take; unset when everything is on the disk.
+    #[prost(message, optional, tag = "8")]
+    pub unsynced: ::core::option::Option<crate::protobuf::Duration>,
+    /// Blobs and results dropped since the start because their bytes on the disk were damaged.
+    #[prost(uint64, tag = "9")]
+    pub damaged: u64,
 }
 /// One thing a person should know.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -205,6 +205,20 @@ async fn failed_actions_are_no_hits() {
 }
 
 #[tokio::test]
+async fn a_tree_whose_root_comes_in_parts_is_looked_at_whole() {
+    let bench = Bench::new();
+    let part = |file| reapi::Tree { root: Some(bench.directory(file, None)), children: Vec::new() };
+    let tree = [part("first").encode_to_vec(), part("second").encode_to_vec()].concat();
+    let digest = Some(bench.cas.inner.insert(SHA256, tree).to_wire());
+    let result =
+        ActionResult { output_directories: vec![directory("d", digest, None)], ..Default::default() };
+    bench.cache.put(&key(), result.clone()).await.unwrap();
+    assert_eq!(bench.cache.get(&key()).await.unwrap(), Some(result));
+    bench.evict("first");
+    assert_eq!(bench.cache.get(&key()).await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn malformed_results_are_refused() {
     let bench = Bench::new();
     let bad = Some(reapi::Digest { hash: "zz".into(), size_bytes: 1 });

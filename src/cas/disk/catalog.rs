@@ -383,7 +383,7 @@ fn use_key(number: u64) -> Vec<u8> {
     [&b"t"[..], &number.to_be_bytes()].concat()
 }
 
-fn encode_block(items: &[Item]) -> Vec<u8> {
+pub(super) fn encode_block(items: &[Item]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(items.len() * ITEM_LEN);
     for Item { key, found } in items {
         bytes.extend_from_slice(&key.0);
@@ -395,7 +395,7 @@ fn encode_block(items: &[Item]) -> Vec<u8> {
     bytes
 }
 
-fn decode_block(pack: u32, bytes: &[u8]) -> impl Iterator<Item = Item> {
+pub(super) fn decode_block(pack: u32, bytes: &[u8]) -> impl Iterator<Item = Item> {
     bytes.chunks_exact(ITEM_LEN).filter_map(move |item| {
         let (key, rest) = item.split_first_chunk::<KEY_LEN>()?;
         let found = Found {
@@ -409,7 +409,7 @@ fn decode_block(pack: u32, bytes: &[u8]) -> impl Iterator<Item = Item> {
     })
 }
 
-fn decode_uses(bytes: &[u8]) -> impl Iterator<Item = (Key, u32)> {
+pub(super) fn decode_uses(bytes: &[u8]) -> impl Iterator<Item = (Key, u32)> {
     bytes.chunks_exact(USE_LEN).filter_map(|entry| {
         let (key, time) = entry.split_first_chunk::<KEY_LEN>()?;
         Some((Key(*key), word(time, 0)))

@@ -181,6 +181,7 @@ impl Maintenance {
             return false;
         }
         self.store.closed.advance(closing.epoch);
+        self.store.packs.appender().end_close();
         self.catalog.stage(closing);
         true
     }

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
 use rustix::io::ReadWriteFlags;
+use tokio::time::Instant;
 
 use super::map::Place;
 use super::record::{self, HEADER, Header, Key, Kind, Magic, record_len};
@@ -57,6 +58,8 @@ struct Tail {
     next: u32,
     epoch: u64,
     closing: Closing,
+    /// When the first record of the epoch that is being closed was written.
+    syncing: Option<Instant>,
 }
 
 /// What one epoch did.
@@ -66,6 +69,8 @@ pub(super) struct Closing {
     pub(super) epoch: u64,
     /// Records written, in order.
     pub(super) written: Vec<Written>,
+    /// When the first of them was.
+    pub(super) first_write: Option<Instant>,
     /// Records that are no longer pointed at.
     pub(super) dead: Vec<Place>,
     /// Packs written to, with their ends.
@@ -210,7 +215,7 @@ impl Packs {
             found.into_iter().map(|pack| (pack.id, Arc::new(pack))).collect();
         let active = table.values().max_by_key(|pack| pack.id).filter(|pack| pack.end() < limit).cloned();
         let closing = Closing { epoch, ..Closing::default() };
-        let tail = Mutex::new(Tail { active, next, epoch, closing });
+        let tail = Mutex::new(Tail { active, next, epoch, closing, syncing: None });
         Self { directory, magic, limit: limit.min(MAX_PACK), table: RwLock::new(table), tail }
     }
 
@@ -306,7 +311,18 @@ impl Appender<'_> {
         let next = Closing { epoch: tail.epoch, ..Closing::default() };
         let mut closing = std::mem::replace(&mut tail.closing, next);
         closing.packs.iter_mut().for_each(|(pack, end)| *end = pack.end());
+        tail.syncing = tail.syncing.or(closing.first_write);
         Some(closing)
+    }
+
+    /// The epoch that was being closed is on the disk.
+    pub(super) fn end_close(&mut self) {
+        self.tail.syncing = None;
+    }
+
+    /// When the oldest record was written that may not be on the disk.
+    pub(super) fn oldest_unsynced(&self) -> Option<Instant> {
+        self.tail.syncing.or(self.tail.closing.first_write)
     }
 
     /// Lets the next record begin a new pack, if this one is the active one.
@@ -335,6 +351,7 @@ impl Appender<'_> {
         pack.end.store(offset + header.record_len(), Ordering::Relaxed);
         pack.add_live(header.record_len());
         let place = Place { pack: pack.id, offset: offset as u32 };
+        self.tail.closing.first_write.get_or_insert_with(Instant::now);
         self.tail.closing.written.push(Written { place, header });
         if !self.tail.closing.packs.iter().any(|(known, _)| known.id == pack.id) {
             self.tail.closing.packs.push((pack, 0));

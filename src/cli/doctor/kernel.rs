@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Check, Facts};
 use crate::config::SandboxMode;
-use crate::worker::sandbox::{self, SandboxSupport};
+use crate::worker::sandbox::{self, ActionGroup, SandboxSupport};
 
 /// First kernel that has all the sandbox needs.
 const SANDBOX_KERNEL: (u32, u32) = (5, 12);
@@ -85,21 +85,14 @@ pub(super) fn unknown(reason: &str) -> SandboxSupport {
     }
 }
 
-/// Whether this process may put its children into control groups of their own.
+/// Whether the memory of all actions together can be bounded.
 pub(super) fn cgroups(_: &Facts) -> Check {
     const NAME: &str = "cgroups";
-    const INSTEAD: &str = "CPU and memory of an action are bounded by rlimits only";
-    if !PathBuf::from("/sys/fs/cgroup/cgroup.controllers").exists() {
-        return Check::degraded(NAME, "no unified hierarchy (version 2)", INSTEAD);
-    }
-    let own = fs::read_to_string("/proc/self/cgroup").ok();
-    let own = own.as_deref().and_then(|text| text.lines().find_map(|line| line.strip_prefix("0::/")));
-    let directory = PathBuf::from("/sys/fs/cgroup").join(own.unwrap_or_default().trim());
-    let procs = directory.join("cgroup.procs");
-    if fs::OpenOptions::new().write(true).open(procs).is_ok() {
-        Check::ok(NAME, format!("version 2, delegated at {}", directory.display()))
-    } else {
-        Check::degraded(NAME, format!("version 2, {} is not delegated", directory.display()), INSTEAD)
+    const INSTEAD: &str =
+        "when memory runs out, the kernel ends actions first, but nothing keeps them from using all of it";
+    match ActionGroup::describe() {
+        Ok(found) => Check::ok(NAME, found),
+        Err(error) => Check::degraded(NAME, error.to_string(), INSTEAD),
     }
 }
 

@@ -6,7 +6,8 @@
 //!
 //! - it gets a slot only if no run that somebody waits for could take it;
 //! - it gives its slot up, and ends, when such a run needs it and nobody came back for
-//!   `orphan_yield`. The oldest orphan goes first, and no more go than are needed.
+//!   `orphan_yield`. The oldest orphan goes first, and no more go than are needed;
+//! - it gives its place in a full queue up, and ends.
 //!
 //! A client that comes back in time, or one more that wants the same action, makes an orphan an
 //! ordinary run again.
@@ -65,10 +66,32 @@ impl Queue {
                 break;
             }
             self.alone.pop_front();
-            if self.tickets.get(&operation).is_some_and(|ticket| ticket.alone_since == Some(since)) {
+            if self.is_alone(&(since, operation)) {
                 self.detach(operation, TOO_LONG);
             }
         }
+    }
+
+    /// Ends the oldest orphan that has not begun. Returns whether there was one.
+    pub(super) fn end_queued_orphan(&mut self) -> bool {
+        while self.alone.front().is_some_and(|entry| !self.is_alone(entry)) {
+            self.alone.pop_front();
+        }
+        let oldest = self.alone.iter().filter(|entry| self.is_alone(entry)).find_map(|(_, operation)| {
+            let id = self.tickets.get(operation)?.run;
+            let run = self.runs.get(&id)?;
+            let waits = matches!(run.phase, Phase::Queued) && self.orphan_since(run).is_some();
+            waits.then(|| run.operations.clone())
+        });
+        for operation in oldest.iter().flatten() {
+            self.detach(*operation, GAVE_WAY);
+        }
+        oldest.is_some()
+    }
+
+    /// Whether an operation is alone since the time that was noted, and was not joined meanwhile.
+    fn is_alone(&self, (since, operation): &(Instant, OperationId)) -> bool {
+        self.tickets.get(operation).is_some_and(|ticket| ticket.alone_since == Some(*since))
     }
 
     /// Stops orphans whose slots are needed. They hold them until their workers have answered.
@@ -263,5 +286,23 @@ mod tests {
         assert_eq!(attempts.len(), 2);
         assert!(assigned(&bench.apply(Event::Ended(attempts[0], exit(0)))).is_empty());
         assert_eq!(assigned(&bench.apply(Event::Ended(attempts[1], exit(0)))).len(), 1);
+    }
+
+    #[test]
+    fn orphans_keep_nobody_out_of_a_full_queue() {
+        let settings = Settings { queue_limit: 2, ..Settings::default() };
+        let mut bench = Bench::new(&settings);
+        for number in [1, 2] {
+            bench.submit(number, &action(&number.to_string(), None, false));
+        }
+        let refused = |effects: &[Effect]| matches!(effects, [Effect::Refuse(..)]);
+        assert!(refused(&bench.submit(3, &action("3", None, false))), "both are waited for");
+        bench.apply(Event::WaiterGone(id(2)));
+        let effects = bench.submit(4, &action("4", None, false));
+        assert_eq!(done_ids(&effects), [id(2)]);
+        assert!(refused(&bench.submit(5, &action("5", None, false))));
+        bench.apply(Event::WaiterGone(id(1)));
+        bench.apply(Event::WaiterJoined(id(1)));
+        assert!(refused(&bench.submit(6, &action("6", None, false))), "somebody came back");
     }
 }

@@ -14,6 +14,7 @@ pub(super) enum Code {
     Cancelled = 1,
     InvalidArgument = 3,
     DeadlineExceeded = 4,
+    ResourceExhausted = 8,
     FailedPrecondition = 9,
 }
 

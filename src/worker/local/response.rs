@@ -51,6 +51,13 @@ pub(super) fn of_run(exit: &Exit, collected: Collected) -> reapi::ExecuteRespons
             ended = status(Code::Cancelled, "the action was cancelled while it ran");
         }
     }
+    if let Some(limit) = exit.memory_exceeded {
+        notes.push(format!(
+            "the kernel killed processes for want of memory: all actions of this machine together may have \
+             {} MiB (action-memory)",
+            limit >> 20
+        ));
+    }
     match refused {
         Some(text) if ended.code == 0 && result.exit_code == 0 => {
             ended = status(Code::FailedPrecondition, text);

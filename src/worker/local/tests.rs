@@ -40,7 +40,7 @@ impl Runner for FakeRunner {
 
 fn exit(outcome: Outcome) -> Exit {
     let usage = Usage { user: Duration::from_millis(1500), system: Duration::ZERO, max_rss: 4096 };
-    Exit { outcome, wall: Duration::from_millis(2500), usage }
+    Exit { outcome, wall: Duration::from_millis(2500), usage, memory_exceeded: None }
 }
 
 /// Runs the command for real, in the plain directory.

@@ -28,25 +28,14 @@ use rustix::process::{Pid, Signal};
 use rustix::thread::UnshareFlags;
 
 use super::channel::Channel;
+use super::job::{Job, PROBE};
 use super::spawner::Spawner;
 use super::template::Template;
 use super::wire::{Failure, Reply};
-use super::{enter, probe, sys};
+use super::{cgroup, enter, pool, probe, sys};
 use crate::worker::plain;
 
-/// First argument of a spawner process.
-pub(super) const WORD: &str = "__spawner";
-
-/// Second argument: with namespaces. The rest are directories of the host to show.
-pub(super) const SANDBOX: &str = "sandbox";
-
-/// Second argument: without namespaces.
-pub(super) const PLAIN: &str = "plain";
-
-/// Second argument: try what the kernel allows. The third is a directory to try in.
-pub(super) const PROBE: &str = "probe";
-
-/// Raised over the daemon's, so that the kernel, short of memory, prefers an action.
+/// Raised over the daemon's, so that the kernel, short of memory, spares it. Actions have more.
 const OOM_SCORE: &[u8] = b"500";
 
 /// Namespaces of a spawner. Each action gets its own of the other kinds.
@@ -97,24 +86,19 @@ impl Guardian {
     }
 }
 
-/// Runs this process as what `arguments` (those after [`WORD`]) say.
+/// Runs this process as what `arguments` (those after [`WORD`](super::job::WORD)) say.
 pub(super) fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let job = arguments.next().unwrap_or_default();
-    if job == SANDBOX {
-        serve(Some(arguments.map(PathBuf::from).collect()))
-    } else if job == PLAIN {
-        serve(None)
-    } else if job == PROBE {
-        probe::child(&PathBuf::from(arguments.next().unwrap_or_default()))
-    } else {
-        ExitCode::from(2)
+    let word = arguments.next().unwrap_or_default();
+    if word == PROBE {
+        return probe::child(&PathBuf::from(arguments.next().unwrap_or_default()));
     }
+    Job::parse(&word, arguments).map_or(ExitCode::from(2), |job| serve(&job))
 }
 
-/// Serves the daemon at the other end of stdin: in a sandbox that shows these directories, or plainly.
-fn serve(sandbox: Option<Vec<PathBuf>>) -> ExitCode {
+/// Serves the daemon at the other end of stdin.
+fn serve(job: &Job) -> ExitCode {
     let Ok(channel) = take_channel() else { return ExitCode::from(2) };
-    match guard(sandbox) {
+    match guard(job) {
         Ok(Role::Guardian(spawner)) => {
             name_process(c"farmhand-guard");
             drop(channel);
@@ -134,9 +118,16 @@ fn serve(sandbox: Option<Vec<PathBuf>>) -> ExitCode {
 }
 
 /// Splits this process into guardian and spawner.
-fn guard(sandbox: Option<Vec<PathBuf>>) -> Result<Role, Failure> {
+fn guard(job: &Job) -> Result<Role, Failure> {
     let children = settle().map_err(Failure::step("start the spawner"))?;
-    if sandbox.is_some() {
+    if let Some(group) = &job.group {
+        cgroup::join(group).map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            Failure::at("join the control group", group)(errno)
+        })?;
+    }
+    let sandboxed = job.mode == pool::Mode::Sandbox;
+    if sandboxed {
         enter_namespaces()?;
     } else {
         become_subreaper()?;
@@ -144,17 +135,16 @@ fn guard(sandbox: Option<Vec<PathBuf>>) -> Result<Role, Failure> {
     let (guardian, rubbish) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .map_err(Failure::step("start the spawner"))?;
     if let Some(pid) = sys::fork().map_err(Failure::step("start the spawner"))? {
-        return Ok(Role::Guardian(Guarded { pid, rubbish, sandboxed: sandbox.is_some() }));
+        return Ok(Role::Guardian(Guarded { pid, rubbish, sandboxed }));
     }
     drop(rubbish);
     let guardian = Guardian(guardian);
     guardian.follow().map_err(Failure::step("follow the guardian"))?;
-    let spawner = match sandbox {
-        Some(shown) => Spawner::sandboxed(children, guardian, Template::build(&shown)?)?,
-        None => {
-            become_subreaper()?;
-            Spawner::plain(children, guardian)?
-        }
+    let spawner = if sandboxed {
+        Spawner::sandboxed(children, guardian, Template::build(&job.shown, job.tmp_size)?)?
+    } else {
+        become_subreaper()?;
+        Spawner::plain(children, guardian)?
     };
     Ok(Role::Spawner(Box::new(spawner)))
 }

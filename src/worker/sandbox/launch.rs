@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 
@@ -20,6 +20,10 @@ use crate::worker::Limits;
 /// Where programs without a slash are searched when the command's environment has no `PATH`, or an
 /// empty one. It is not added to the environment.
 pub(super) const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// How much rather than others the kernel, short of memory, kills an action: of 1000, and more than
+/// its spawner.
+const OOM_SCORE: &[u8] = b"800";
 
 /// Strings and descriptors of a command, owned.
 pub(super) struct Launch {
@@ -98,6 +102,15 @@ impl Ready<'_> {
             }
         }
         Failure::Program(worst)
+    }
+}
+
+/// In the child, first of all: becomes what the kernel kills when memory runs out, so that the spawner
+/// and the daemon live. Only a preference: whether it worked is nobody's business.
+pub(super) fn volunteer() {
+    let open = rustix::fs::open("/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+    if let Ok(file) = open {
+        let _ = rustix::io::write(&file, OOM_SCORE);
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
@@ -15,7 +15,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
-use super::guardian::{PLAIN, SANDBOX, WORD};
+use super::cgroup::ActionGroup;
+use super::job::Job;
 use super::wire::{Failure, HEADER, MAX_MESSAGE, Reply, Request};
 use crate::worker::{Exit, Outcome, PreparedCommand, RunError, Runner, Usage};
 
@@ -23,7 +24,7 @@ use crate::worker::{Exit, Outcome, PreparedCommand, RunError, Runner, Usage};
 const MAX_REPLY: usize = 64 << 10;
 
 /// How to start spawners.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct SpawnerConfig {
     /// The program that has [`spawner_main`](super::spawner_main) in its `main`.
     pub executable: PathBuf,
@@ -34,6 +35,11 @@ pub struct SpawnerConfig {
     /// Directories of the host that sandboxed commands see, read-only, at their own paths, besides
     /// the usual ones. Missing ones are left out.
     pub shown: Vec<PathBuf>,
+    /// Bytes a sandboxed command may keep in `/tmp`, and the same again in `/dev/shm`; both are in
+    /// memory. `None`: what the kernel gives, half of the memory each.
+    pub tmp_size: Option<u64>,
+    /// What bounds the memory of all commands together.
+    pub group: Option<Arc<ActionGroup>>,
 }
 
 /// What keeps commands apart.
@@ -66,7 +72,14 @@ struct Spawner {
 impl SpawnerConfig {
     /// Spawners from this very program, even if its file is replaced meanwhile.
     pub fn this_program(slots: usize, mode: Mode) -> Self {
-        Self { executable: "/proc/self/exe".into(), slots, mode, shown: Vec::new() }
+        Self {
+            executable: "/proc/self/exe".into(),
+            slots,
+            mode,
+            shown: Vec::new(),
+            tmp_size: None,
+            group: None,
+        }
     }
 }
 
@@ -120,6 +133,14 @@ impl SpawnerPool {
         }
     }
 
+    /// Adds to a failure what only the control group knows.
+    fn explain(&self, mut exit: Exit) -> Exit {
+        let failed = matches!(exit.outcome, Outcome::Signaled(_) | Outcome::Exited(1..));
+        let group = self.config.group.as_ref().filter(|_| failed);
+        exit.memory_exceeded = group.filter(|group| group.has_killed()).map(|group| group.memory());
+        exit
+    }
+
     fn put_back(&self, spawner: Spawner) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(spawner);
     }
@@ -141,12 +162,12 @@ impl Runner for SpawnerPool {
         match spawner.run(&frame, &command, &cancel).await {
             Ok(Reply::Ended { exit, retiring: false }) => {
                 self.put_back(spawner);
-                Ok(exit)
+                Ok(self.explain(exit))
             }
             Ok(Reply::Ended { exit, retiring: true }) => {
                 tracing::warn!("an action changed its spawner process; starting another");
                 spawner.end().await;
-                Ok(exit)
+                Ok(self.explain(exit))
             }
             Ok(Reply::Failed(failure)) => {
                 self.put_back(spawner);
@@ -195,14 +216,9 @@ impl Spawner {
     fn launch(config: &SpawnerConfig) -> io::Result<Self> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        let mode = match config.mode {
-            Mode::Sandbox => SANDBOX,
-            Mode::Plain => PLAIN,
-        };
         let process = Command::new(&config.executable)
             .arg0("farmhand-spawner")
-            .args([WORD, mode])
-            .args(&config.shown)
+            .args(Job::of(config).arguments())
             .env_clear()
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
@@ -279,5 +295,10 @@ fn setup(step: impl Into<String>, source: io::Error) -> RunError {
 }
 
 fn cancelled_before_start() -> Exit {
-    Exit { outcome: Outcome::Cancelled, wall: std::time::Duration::ZERO, usage: Usage::default() }
+    Exit {
+        outcome: Outcome::Cancelled,
+        wall: std::time::Duration::ZERO,
+        usage: Usage::default(),
+        memory_exceeded: None,
+    }
 }

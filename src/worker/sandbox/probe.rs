@@ -8,7 +8,7 @@ use std::process::{ExitCode, Stdio};
 use rustix::io::Errno;
 use rustix::thread::UnshareFlags;
 
-use super::guardian::{PROBE, WORD};
+use super::job::{PROBE, WORD};
 use super::template::Template;
 use super::wire::Failure;
 use super::{enter, sys};
@@ -180,7 +180,7 @@ fn try_namespaces() -> bool {
 fn try_mounts(layers: &Path) -> ExitCode {
     // A namespace apart: the change of the root would take the waiting process along.
     let root = sys::unshare(UnshareFlags::NEWNS).map_err(Failure::step("make a mount namespace"));
-    let root = root.and_then(|()| Template::build(&[])).map_err(explain);
+    let root = root.and_then(|()| Template::build(&[], None)).map_err(explain);
     tell("root", &root.as_ref().map(drop).map_err(Clone::clone));
     if root.is_ok() {
         let overlay = Overlay {

@@ -192,7 +192,7 @@ impl Spawner {
         };
         let wall = now().saturating_sub(running.started);
         self.kill_rest(&mut |reaped| running.take_in(reaped));
-        Ok(stopped.map(|outcome| Exit { outcome, wall, usage: running.usage }))
+        Ok(stopped.map(|outcome| Exit { outcome, wall, usage: running.usage, memory_exceeded: None }))
     }
 
     fn next_event(&self, channel: &Channel, deadline: Option<Duration>) -> Result<Event, Errno> {
@@ -294,6 +294,7 @@ impl Containment {
 
     /// In the child: all that comes before exec.
     fn contain(&self, order: &Order, root: Option<&OwnedFd>, ready: &Ready<'_>) -> Result<(), Failure> {
+        launch::volunteer();
         match (self, root) {
             (Self::Sandbox(sandbox), Some(root)) => {
                 let network = sandbox.network.as_ref().filter(|_| order.network == Network::Loopback);

@@ -12,7 +12,7 @@
 //! the kernel waits for all its processors. So nothing is unmounted for an action, and what it
 //! leaves is taken apart by the guardian.
 
-use std::ffi::{CStr, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -30,9 +30,6 @@ use crate::worker::{InputRoot, Network};
 
 /// Where the template has the host's file system. Actions have a `/tmp` of their own there.
 pub(super) const HOST: &CStr = c"/tmp";
-
-/// Options of an action's own directories in memory.
-const SCRATCH: &CStr = c"mode=1777";
 
 /// Below [`HOST`]: a directory with the mount points that a complete file system may lack.
 /// The host's own `/proc` is covered by it; no layer is ever in there.
@@ -84,6 +81,8 @@ pub(super) struct Template {
     home: OwnedFd,
     clean: OwnedFd,
     spare: Option<Copy>,
+    /// Options of an action's own directories in memory.
+    scratch: CString,
 }
 
 /// A mount namespace for one action.
@@ -94,8 +93,8 @@ pub(super) struct Copy(OwnedFd);
 impl Template {
     /// Builds the template and moves into it. This process must be the first of a new pid
     /// namespace and have mount and UTS namespaces of its own. `shown` are more directories of
-    /// the host to show read-only.
-    pub(super) fn build(shown: &[PathBuf]) -> Result<Self, Failure> {
+    /// the host to show read-only, `tmp_size` the bytes of an action's `/tmp`, and of its `/dev/shm`.
+    pub(super) fn build(shown: &[PathBuf], tmp_size: Option<u64>) -> Result<Self, Failure> {
         rustix::system::sethostname(b"farmhand").map_err(Failure::step("set the host name"))?;
         enter_new_root()?;
         let host = rustix::fs::open(HOST, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
@@ -109,7 +108,9 @@ impl Template {
         make_skeleton(&host_path.join(SKELETON))?;
         let home = this_namespace()?;
         let clean = make_clean(&home)?;
-        let mut template = Self { etc, at: None, made: Vec::new(), processes, home, clean, spare: None };
+        let scratch = scratch_options(tmp_size)?;
+        let mut template =
+            Self { etc, at: None, made: Vec::new(), processes, home, clean, spare: None, scratch };
         template.stock()?;
         Ok(template)
     }
@@ -135,7 +136,7 @@ impl Template {
     pub(super) fn stock(&mut self) -> Result<(), Failure> {
         if self.spare.is_none() {
             enter(&self.clean)?;
-            let copy = make_copy();
+            let copy = make_copy(&self.scratch);
             self.go_home()?;
             self.spare = Some(copy?);
         }
@@ -201,11 +202,16 @@ fn make_clean(home: &OwnedFd) -> Result<OwnedFd, Failure> {
     clean
 }
 
-fn make_copy() -> Result<Copy, Failure> {
+fn scratch_options(size: Option<u64>) -> Result<CString, Failure> {
+    let size = size.map(|size| format!(",size={size}")).unwrap_or_default();
+    CString::new(format!("mode=1777{size}")).map_err(|_| Failure::step("size /tmp")(Errno::INVAL))
+}
+
+fn make_copy(scratch: &CStr) -> Result<Copy, Failure> {
     sys::unshare(UnshareFlags::NEWNS | UnshareFlags::NEWIPC)
         .map_err(Failure::step("copy the mount namespace"))?;
-    mount_tmpfs(Path::new("/tmp"), SCRATCH)?;
-    mount_tmpfs(Path::new("/dev/shm"), SCRATCH)?;
+    mount_tmpfs(Path::new("/tmp"), scratch)?;
+    mount_tmpfs(Path::new("/dev/shm"), scratch)?;
     this_namespace().map(Copy)
 }
 

@@ -423,6 +423,7 @@ impl<'a> Reader<'a> {
             outcome,
             wall: self.duration()?,
             usage: Usage { user: self.duration()?, system: self.duration()?, max_rss: self.number()? },
+            memory_exceeded: None,
         })
     }
 }
@@ -511,7 +512,12 @@ mod tests {
         let ended = (outcome, any::<[u64; 4]>(), any::<bool>()).prop_map(|(outcome, n, retiring)| {
             let [wall, user, system] = [n[0], n[1], n[2]].map(Duration::from_nanos);
             Reply::Ended {
-                exit: Exit { outcome, wall, usage: Usage { user, system, max_rss: n[3] } },
+                exit: Exit {
+                    outcome,
+                    wall,
+                    usage: Usage { user, system, max_rss: n[3] },
+                    memory_exceeded: None,
+                },
                 retiring,
             }
         });

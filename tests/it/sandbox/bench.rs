@@ -56,7 +56,7 @@ impl Bench {
                 return None;
             }
         }
-        let config = SpawnerConfig { executable, slots, mode, shown: Vec::new() };
+        let config = SpawnerConfig { executable, ..SpawnerConfig::this_program(slots, mode) };
         Some(Self { pool: SpawnerPool::start(config).await.unwrap(), mode, files })
     }
 

@@ -1,0 +1,71 @@
+//! Fuzz targets: for everything that parses bytes from outside, one function that takes any bytes and
+//! panics when a promise of that parser does not hold.
+//!
+//! Compiled for fuzzing and for tests only. `tests/fuzz` calls these under libFuzzer; the tests below
+//! replay its corpus on any toolchain, so what was found once stays found. Parsers that are private to
+//! their module have a small `fuzzing` door there; the promises stand here.
+
+mod config;
+mod input;
+mod merkle;
+mod message;
+mod names;
+mod stored;
+mod zstd;
+
+pub use config::config;
+pub use merkle::{directory, tree};
+pub use message::{message, request_metadata, sandbox_wire};
+pub use names::{path, resource_name};
+pub use stored::{index_record, pack_record};
+pub use zstd::zstd;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    /// Runs a target on no bytes and on all of its corpus.
+    fn replay(name: &str, target: fn(&[u8])) {
+        target(&[]);
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(name);
+        let mut inputs: Vec<_> = fs::read_dir(&corpus).unwrap().map(|entry| entry.unwrap().path()).collect();
+        inputs.sort();
+        assert!(!inputs.is_empty(), "{} is empty", corpus.display());
+        for input in inputs {
+            // Shown when the target panics.
+            println!("{}", input.display());
+            target(&fs::read(&input).unwrap());
+        }
+    }
+
+    macro_rules! replay_each {
+        ($($target:ident)*) => {
+            $(#[test]
+            fn $target() {
+                replay(stringify!($target), super::$target);
+            })*
+
+            #[test]
+            fn every_target_is_replayed_and_every_corpus_has_a_target() {
+                let mut known = vec![$(stringify!($target).to_owned()),*];
+                known.sort();
+                let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
+                for (directory, suffix) in [("corpus", ""), ("targets", ".rs")] {
+                    let entries = fs::read_dir(fuzz.join(directory)).unwrap();
+                    let mut found: Vec<_> = entries
+                        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                        .map(|name| name.strip_suffix(suffix).unwrap_or(&name).to_owned())
+                        .collect();
+                    found.sort();
+                    assert_eq!(found, known, "{directory}");
+                }
+            }
+        };
+    }
+
+    replay_each! {
+        config directory index_record message pack_record path request_metadata resource_name sandbox_wire
+        tree zstd
+    }
+}

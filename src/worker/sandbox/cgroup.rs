@@ -1,0 +1,246 @@
+//! [`ActionGroup`]: the control group of all actions, which bounds their memory together.
+//!
+//! Without it an action that takes all memory makes the kernel choose a victim among everything that
+//! runs on the machine. With it the kernel chooses among the actions, and the greediest comes
+//! first. What actions keep in `/tmp` and `/dev/shm` counts too.
+//!
+//! Version 2 of control groups needs a group of our own that is delegated to us, as the service has;
+//! version 1 (`memory`) needs root. Elsewhere there is none, and the actions' out-of-memory score has
+//! to do.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Begin of the names of groups; the process id of the daemon follows.
+const PREFIX: &str = "farmhand-";
+
+/// Where the daemon itself goes when it parts its group: one with processes cannot have parts.
+const NODE: &str = "node";
+
+/// The file that lists the processes of a group, and takes new ones.
+const PROCESSES: &str = "cgroup.procs";
+
+/// A control group that spawners join. Removed when dropped, if nothing is left in it.
+#[derive(Debug)]
+pub struct ActionGroup {
+    directory: PathBuf,
+    version: Version,
+    memory: u64,
+    /// Processes the kernel has killed in it for want of memory, as far as was told.
+    kills: AtomicU64,
+}
+
+/// The kernel's two interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    One,
+    Two,
+}
+
+/// Where this process stands in the hierarchy that has the memory controller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    version: Version,
+    directory: PathBuf,
+}
+
+/// Why there is no group.
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    /// No hierarchy with a memory controller is mounted.
+    #[error("no control groups with a memory controller are mounted")]
+    Absent,
+    /// Other processes share the daemon's group, so that it cannot be parted.
+    #[error("the control group {} is shared with other processes; run the node as a service, or with `systemd-run --user --scope -p Delegate=yes`", .0.display())]
+    Shared(PathBuf),
+    /// The kernel refused.
+    #[error("the control group {} is not delegated to this user: {source}", path.display())]
+    Refused {
+        /// The group.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+}
+
+// === impl ActionGroup ===
+
+impl ActionGroup {
+    /// Makes a group below that of this process, for `memory` bytes at most. Groups of daemons that
+    /// were killed are removed.
+    ///
+    /// # Errors
+    /// [`GroupError`]; nothing has changed then.
+    pub fn make(memory: u64) -> Result<Self, GroupError> {
+        let place = own_place()?;
+        let refused = |source| GroupError::Refused { path: place.directory.clone(), source };
+        if place.version == Version::Two {
+            part(&place.directory, &refused)?;
+        }
+        remove_abandoned(&place.directory);
+        let directory = place.directory.join(format!("{PREFIX}{}", std::process::id()));
+        fs::create_dir(&directory).or_else(ignore_existing).map_err(refused)?;
+        let group = Self { directory, version: place.version, memory, kills: AtomicU64::new(0) };
+        let file = match place.version {
+            Version::One => "memory.limit_in_bytes",
+            Version::Two => "memory.max",
+        };
+        fs::write(group.directory.join(file), memory.to_string()).map_err(refused)?;
+        Ok(group)
+    }
+
+    /// What a node started like this process would find, in words. Changes nothing.
+    ///
+    /// # Errors
+    /// [`GroupError`].
+    pub fn describe() -> Result<String, GroupError> {
+        let Place { version, directory } = own_place()?;
+        let refused = |source| GroupError::Refused { path: directory.clone(), source };
+        fs::File::options().write(true).open(directory.join(PROCESSES)).map_err(refused)?;
+        let version = match version {
+            Version::One => "version 1",
+            Version::Two => "version 2",
+        };
+        Ok(format!("{version}, ours to part at {}", directory.display()))
+    }
+
+    /// Bytes that all actions together may have.
+    pub fn memory(&self) -> u64 {
+        self.memory
+    }
+
+    /// The directory of the group, for [`join`].
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Whether the kernel has killed a process in here since this was asked last.
+    pub fn has_killed(&self) -> bool {
+        let now = self.kills();
+        self.kills.swap(now, Ordering::Relaxed) < now
+    }
+
+    fn kills(&self) -> u64 {
+        let file = match self.version {
+            Version::One => "memory.oom_control",
+            Version::Two => "memory.events",
+        };
+        let events = fs::read_to_string(self.directory.join(file)).unwrap_or_default();
+        let kills = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        kills.and_then(|kills| kills.parse().ok()).unwrap_or(0)
+    }
+}
+
+impl Drop for ActionGroup {
+    fn drop(&mut self) {
+        // A group that still has processes stays, and goes at the next start.
+        let _ = fs::remove_dir(&self.directory);
+    }
+}
+
+/// Moves this process into the group at `directory`.
+pub(super) fn join(directory: &Path) -> io::Result<()> {
+    fs::write(directory.join(PROCESSES), "0")
+}
+
+/// Makes the group at `directory` one that can have parts with limits, which only one without
+/// processes can: those in it, if they are this one alone, move down.
+fn part(directory: &Path, refused: &dyn Fn(io::Error) -> GroupError) -> Result<(), GroupError> {
+    let processes = fs::read_to_string(directory.join(PROCESSES)).map_err(refused)?;
+    let own = std::process::id().to_string();
+    if processes.lines().any(|process| process != own) {
+        return Err(GroupError::Shared(directory.to_owned()));
+    }
+    let node = directory.join(NODE);
+    fs::create_dir(&node).or_else(ignore_existing).map_err(refused)?;
+    join(&node).map_err(refused)?;
+    fs::write(directory.join("cgroup.subtree_control"), "+memory").map_err(|error| {
+        // Back to where it was; if that fails it stays below, where it is as well off.
+        let _ = join(directory);
+        refused(error)
+    })
+}
+
+fn ignore_existing(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) }
+}
+
+/// Removes the groups whose processes are all gone: the kernel refuses the others.
+fn remove_abandoned(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
+
+fn own_place() -> Result<Place, GroupError> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    place(&mounts, &groups).ok_or(GroupError::Absent)
+}
+
+/// Reads where this process stands out of `/proc/self/mountinfo` and `/proc/self/cgroup`.
+fn place(mounts: &str, groups: &str) -> Option<Place> {
+    let path_of = |wanted: &dyn Fn(&str, &str) -> bool| {
+        groups.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':');
+            let (number, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+            wanted(number, controllers).then_some(path)
+        })
+    };
+    let has_memory = |options: &str| options.split(',').any(|option| option == "memory");
+    let one = path_of(&|_, controllers| has_memory(controllers)).map(|path| (Version::One, path));
+    let two = path_of(&|number, _| number == "0").map(|path| (Version::Two, path));
+    let (version, path) = one.or(two)?;
+    mounts.lines().find_map(|line| {
+        let (mount, system) = line.split_once(" - ")?;
+        let mut system = system.split(' ');
+        let (kind, options) = (system.next()?, system.nth(1).unwrap_or_default());
+        let wanted = match version {
+            Version::One => kind == "cgroup" && has_memory(options),
+            Version::Two => kind == "cgroup2",
+        };
+        let mut mount = mount.split(' ').skip(3);
+        let (root, at) = (mount.next()?, mount.next()?);
+        let below = Path::new(path).strip_prefix(root).ok().filter(|_| wanted)?;
+        Some(Place { version, directory: Path::new(at).join(below) })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(mounts: &str, groups: &str) -> Option<(Version, String)> {
+        let place = place(mounts, groups)?;
+        Some((place.version, place.directory.to_str()?.to_owned()))
+    }
+
+    #[test]
+    fn the_place_in_version_two() {
+        let mounts = "24 30 0:22 / /proc rw - proc proc rw\n\
+                      35 25 0:30 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
+        let groups = "0::/user.slice/user-1000.slice/farmhand.service\n";
+        let expected = "/sys/fs/cgroup/user.slice/user-1000.slice/farmhand.service";
+        assert_eq!(found(mounts, groups), Some((Version::Two, expected.to_owned())));
+    }
+
+    #[test]
+    fn the_place_in_version_one_wins_where_it_has_the_memory() {
+        let mounts = "40 30 0:31 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
+                      41 30 0:32 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+                      42 30 0:33 /jail /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+        let groups = "5:cpu:/\n4:memory:/jail/me\n0::/\n";
+        assert_eq!(found(mounts, groups), Some((Version::One, "/sys/fs/cgroup/memory/me".to_owned())));
+    }
+
+    #[test]
+    fn there_may_be_none() {
+        assert_eq!(found("", "0::/\n"), None);
+        assert_eq!(found("24 30 0:22 / /proc rw - proc proc rw\n", "4:memory:/\n0::/\n"), None);
+        assert_eq!(found("nonsense - \n", "nonsense\n0:\n"), None);
+    }
+}

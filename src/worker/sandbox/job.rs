@@ -1,0 +1,87 @@
+//! [`Job`]: what a spawner process is told by its command line.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use super::pool::{Mode, SpawnerConfig};
+
+/// First argument of a spawner process.
+pub(super) const WORD: &str = "__spawner";
+
+/// Second argument of one that only tries what the kernel allows. The third is a directory to try in.
+pub(super) const PROBE: &str = "probe";
+
+const SANDBOX: &str = "sandbox";
+const PLAIN: &str = "plain";
+
+/// The work of a spawner process, the same for all its commands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Job {
+    pub(super) mode: Mode,
+    /// Control group to join.
+    pub(super) group: Option<PathBuf>,
+    /// Bytes of `/tmp`, and of `/dev/shm`.
+    pub(super) tmp_size: Option<u64>,
+    /// Directories of the host to show.
+    pub(super) shown: Vec<PathBuf>,
+}
+
+impl Job {
+    pub(super) fn of(config: &SpawnerConfig) -> Self {
+        Self {
+            mode: config.mode,
+            group: config.group.as_ref().map(|group| group.directory().to_owned()),
+            tmp_size: config.tmp_size,
+            shown: config.shown.clone(),
+        }
+    }
+
+    /// The command line: [`WORD`], mode, group and size (empty where there is none), directories.
+    pub(super) fn arguments(&self) -> Vec<OsString> {
+        let mode = match self.mode {
+            Mode::Sandbox => SANDBOX,
+            Mode::Plain => PLAIN,
+        };
+        let group = self.group.as_deref().map_or(OsStr::new(""), |group| group.as_os_str());
+        let size = self.tmp_size.map(|size| size.to_string()).unwrap_or_default();
+        let mut arguments = vec![WORD.into(), mode.into(), group.into(), size.into()];
+        arguments.extend(self.shown.iter().map(OsString::from));
+        arguments
+    }
+
+    /// Reads what follows [`WORD`]; `None` if nobody but a person wrote it.
+    pub(super) fn parse(mode: &OsStr, mut rest: impl Iterator<Item = OsString>) -> Option<Self> {
+        let mode = match mode.to_str()? {
+            SANDBOX => Mode::Sandbox,
+            PLAIN => Mode::Plain,
+            _ => return None,
+        };
+        let group = Some(rest.next()?).filter(|group| !group.is_empty()).map(PathBuf::from);
+        let size = rest.next()?.into_string().ok()?;
+        let tmp_size = if size.is_empty() { None } else { Some(size.parse().ok()?) };
+        Some(Self { mode, group, tmp_size, shown: rest.map(PathBuf::from).collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_tells_it_all() {
+        for (group, tmp_size) in [(None, None), (Some("/sys/fs/cgroup/x".into()), Some(1 << 30))] {
+            let job = Job { mode: Mode::Sandbox, group, tmp_size, shown: vec!["/opt/sdk".into()] };
+            let mut arguments = job.arguments().into_iter();
+            assert_eq!(arguments.next().unwrap(), WORD);
+            assert_eq!(Job::parse(&arguments.next().unwrap(), arguments), Some(job));
+        }
+    }
+
+    #[test]
+    fn other_words_are_no_job() {
+        for words in [&["dance", "", ""][..], &["plain"], &["plain", ""], &["plain", "", "lots"]] {
+            let mut words = words.iter().map(OsString::from);
+            assert_eq!(Job::parse(&words.next().unwrap(), words), None);
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! The checker: everything the node acknowledged, when, and whether it still has it.
+//!
+//! A blob follows from its number, so the book holds no bytes. Of an action result it holds every
+//! version that was ever sent: after a crash the last acknowledged one must be there, or one that
+//! was sent after it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Mutex, MutexGuard};
+
+use farmhand::digest::{Digest, DigestFunction};
+use farmhand_proto::reapi::{ActionResult, OutputFile};
+use tokio::time::Instant;
+
+use super::{Client, Dice};
+
+/// Digests in one FindMissingBlobs.
+const ASKED: usize = 5000;
+
+/// Bytes asked for in one BatchReadBlobs.
+const BATCH: u64 = 3 << 20;
+
+/// Violations that are named.
+const NAMED: usize = 10;
+
+/// A blob, by what its bytes follow from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blob {
+    /// Random bytes, of a random size, from a number.
+    Random(u64),
+    /// What an action with this number writes.
+    Made(u64),
+}
+
+/// A blob the node said it has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Acknowledged {
+    pub(crate) blob: Blob,
+    pub(crate) digest: Digest,
+    pub(crate) at: Instant,
+}
+
+/// A version of an action result that was sent.
+#[derive(Clone, Debug)]
+struct Version {
+    number: u64,
+    result: ActionResult,
+    acknowledged: Option<Instant>,
+}
+
+/// What must be there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Demand {
+    /// All that was acknowledged.
+    All,
+    /// All that was acknowledged up to this moment; the rest may be gone, but not wrong.
+    Until(Instant),
+    /// Nothing; what is there must be right.
+    Right,
+}
+
+/// What a check saw.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Seen {
+    /// Blobs that are there.
+    pub(crate) blobs: usize,
+    /// Those whose bytes were read.
+    pub(crate) read: usize,
+    /// Action results that are there.
+    pub(crate) results: usize,
+    /// Blobs and results that are rightly gone.
+    pub(crate) gone: usize,
+}
+
+/// The book.
+#[derive(Default)]
+pub(crate) struct Book {
+    pages: Mutex<Pages>,
+}
+
+#[derive(Default)]
+struct Pages {
+    blobs: Vec<Acknowledged>,
+    results: BTreeMap<u64, Vec<Version>>,
+}
+
+// === impl Blob ===
+
+impl Blob {
+    /// Its bytes. Mostly small ones, some of some hundred KiB, a few of some MiB.
+    pub(crate) fn bytes(self) -> Vec<u8> {
+        let number = match self {
+            Self::Made(number) => return format!("made by action {number}\n").into_bytes(),
+            Self::Random(number) => number,
+        };
+        let mut dice = Dice::from_number(number);
+        let (from, to) = match dice.below(100) {
+            0..75 => (1, 32 << 10),
+            75..97 => (32 << 10, 400 << 10),
+            _ => (1 << 20, 6 << 20),
+        };
+        let len = from + dice.below(to - from);
+        random_bytes(&mut dice, len as usize)
+    }
+
+    /// A random blob of exactly this size. Not one the book can hold.
+    pub(crate) fn sized(number: u64, len: usize) -> Vec<u8> {
+        random_bytes(&mut Dice::from_number(number), len)
+    }
+}
+
+fn random_bytes(dice: &mut Dice, len: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        bytes.extend_from_slice(&dice.roll().to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+// === impl Book: writing ===
+
+impl Book {
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.pages.lock().unwrap()
+    }
+
+    /// Notes that the node has a blob.
+    pub(crate) fn acknowledge(&self, blob: Blob, digest: Digest) {
+        self.pages().blobs.push(Acknowledged { blob, digest, at: Instant::now() });
+    }
+
+    /// Some of the blobs it must have.
+    pub(crate) fn some_blobs(&self, dice: &mut Dice, count: usize) -> Vec<Acknowledged> {
+        let pages = self.pages();
+        if pages.blobs.is_empty() {
+            return Vec::new();
+        }
+        (0..count).map(|_| pages.blobs[dice.below(pages.blobs.len() as u64) as usize]).collect()
+    }
+
+    /// Notes that a new version of a result is about to be sent. Returns it.
+    pub(crate) fn next_version(&self, key: u64, output: Digest) -> ActionResult {
+        let mut pages = self.pages();
+        let versions = pages.results.entry(key).or_default();
+        let number = versions.last().map_or(0, |last| last.number + 1);
+        let path = format!("version-{number}");
+        let file = OutputFile { path, digest: Some(output.to_wire()), ..Default::default() };
+        let result = ActionResult { output_files: vec![file], ..Default::default() };
+        versions.push(Version { number, result: result.clone(), acknowledged: None });
+        result
+    }
+
+    /// Notes that the last version of a result was taken.
+    pub(crate) fn acknowledge_version(&self, key: u64) {
+        let mut pages = self.pages();
+        let last = pages.results.get_mut(&key).and_then(|versions| versions.last_mut());
+        last.expect("it was sent").acknowledged = Some(Instant::now());
+    }
+
+    /// Blobs and results in it.
+    pub(crate) fn len(&self) -> (usize, usize) {
+        let pages = self.pages();
+        (pages.blobs.len(), pages.results.len())
+    }
+}
+
+/// The digest of the action a result is kept under.
+pub(crate) fn action_of(key: u64) -> Digest {
+    Digest::of(DigestFunction::Sha256, format!("action {key}").as_bytes())
+}
+
+// === impl Book: checking ===
+
+impl Book {
+    /// Compares the node with the book: the presence of everything, the bytes of the youngest
+    /// `reads` blobs and as many others. What is rightly gone is struck out. Panics with what is
+    /// wrong.
+    pub(crate) async fn check(&self, client: &Client, demand: Demand, reads: usize, dice: &mut Dice) -> Seen {
+        let mut seen = Seen::default();
+        let mut wrong = self.check_presence(client, demand, &mut seen).await;
+        let chosen = {
+            let blobs = &self.pages().blobs;
+            let (old, young) = blobs.split_at(blobs.len().saturating_sub(reads));
+            let step = old.len() / reads.max(1) + 1;
+            let from = dice.below(step as u64) as usize;
+            let others = old.iter().skip(from).step_by(step);
+            young.iter().chain(others).copied().collect::<Vec<_>>()
+        };
+        seen.read = chosen.len();
+        wrong.extend(read_all(client, &chosen).await);
+        wrong.extend(self.check_results(client, demand, &mut seen).await);
+        assert!(
+            wrong.is_empty(),
+            "{} violations of {demand:?}: {:#?}",
+            wrong.len(),
+            &wrong[..wrong.len().min(NAMED)]
+        );
+        seen
+    }
+
+    async fn check_presence(&self, client: &Client, demand: Demand, seen: &mut Seen) -> Vec<String> {
+        let blobs = std::mem::take(&mut self.pages().blobs);
+        let digests: Vec<Digest> = blobs.iter().map(|blob| blob.digest).collect();
+        let mut missing = HashSet::new();
+        for some in digests.chunks(ASKED) {
+            missing.extend(client.find_missing(some).await.unwrap());
+        }
+        let (gone, kept): (Vec<_>, Vec<_>) =
+            blobs.into_iter().partition(|blob| missing.contains(&blob.digest));
+        let amiss = gone.iter().filter(|blob| demand.covers(blob.at));
+        let wrong = amiss.map(|blob| format!("missing, {:?} old: {blob:?}", blob.at.elapsed())).collect();
+        seen.blobs = kept.len();
+        seen.gone += gone.len();
+        self.pages().blobs = kept;
+        wrong
+    }
+
+    async fn check_results(&self, client: &Client, demand: Demand, seen: &mut Seen) -> Vec<String> {
+        let results = std::mem::take(&mut self.pages().results);
+        let mut wrong = Vec::new();
+        let mut kept = BTreeMap::new();
+        for (key, versions) in results {
+            let floor =
+                versions.iter().rposition(|version| version.acknowledged.is_some_and(|at| demand.covers(at)));
+            let Some(found) = client.action_result(&action_of(key)).await else {
+                seen.gone += 1;
+                if floor.is_some() {
+                    wrong.push(format!("result {key} is missing: {:?}", versions.last()));
+                }
+                continue;
+            };
+            seen.results += 1;
+            let same = |version: &Version| version.result.output_files == found.output_files;
+            let position = versions.iter().position(same);
+            match position {
+                None => wrong.push(format!("result {key} is none that was sent: {found:?}")),
+                Some(at) if floor.is_some_and(|floor| at < floor) => {
+                    wrong.push(format!("result {key} is an older version: {at} of {:?}", floor));
+                }
+                Some(at) => {
+                    // From here on it is this one, as if it had been acknowledged now.
+                    let version = Version { acknowledged: Some(Instant::now()), ..versions[at].clone() };
+                    kept.insert(key, vec![version]);
+                }
+            }
+        }
+        self.pages().results = kept;
+        wrong
+    }
+}
+
+impl Demand {
+    fn covers(self, at: Instant) -> bool {
+        match self {
+            Self::All => true,
+            Self::Until(moment) => at <= moment,
+            Self::Right => false,
+        }
+    }
+}
+
+/// Reads blobs, the small ones in batches. What is wrong with them.
+pub(crate) async fn read_all(client: &Client, blobs: &[Acknowledged]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut batch: Vec<Acknowledged> = Vec::new();
+    let mut bytes = 0;
+    for blob in blobs {
+        if blob.digest.size() > BATCH / 4 {
+            match client.read(&blob.digest).await {
+                Ok(data) if data == blob.blob.bytes() => {}
+                Ok(_) => wrong.push(format!("wrong bytes: {blob:?}")),
+                Err(status) => wrong.push(format!("not readable ({status}): {blob:?}")),
+            }
+            continue;
+        }
+        if bytes + blob.digest.size() > BATCH {
+            wrong.extend(read_batch(client, &batch).await);
+            batch.clear();
+            bytes = 0;
+        }
+        bytes += blob.digest.size();
+        batch.push(*blob);
+    }
+    wrong.extend(read_batch(client, &batch).await);
+    wrong
+}
+
+async fn read_batch(client: &Client, blobs: &[Acknowledged]) -> Vec<String> {
+    let digests: Vec<Digest> = blobs.iter().map(|blob| blob.digest).collect();
+    let response = client.batch_read(&digests).await.unwrap();
+    let mut answers: BTreeMap<Digest, Result<Vec<u8>, String>> = BTreeMap::new();
+    for answer in response.responses {
+        let digest = Digest::from_field(client.function, answer.digest.as_ref()).unwrap();
+        let status = answer.status.unwrap_or_default();
+        let data = if status.code == 0 { Ok(answer.data) } else { Err(status.message) };
+        answers.insert(digest, data);
+    }
+    let amiss = |blob: &Acknowledged| match answers.get(&blob.digest) {
+        Some(Ok(data)) if *data == blob.blob.bytes() => None,
+        Some(Ok(_)) => Some(format!("wrong bytes: {blob:?}")),
+        other => Some(format!("not readable ({other:?}): {blob:?}")),
+    };
+    blobs.iter().filter_map(amiss).collect()
+}
