@@ -2,6 +2,7 @@
 
 use farmhand_proto::{reapi, rpc};
 
+use crate::cas::CasError;
 use crate::digest::Digest;
 use crate::worker::RunError;
 use crate::worker::inputs::InputError;
@@ -54,6 +55,15 @@ impl Failure {
         }
     }
 
+    /// A store without room is nothing that running the action once more would change.
+    fn from_store(error: CasError) -> Self {
+        let text = error.to_string();
+        match error {
+            CasError::NoSpace { .. } => Self::Refused { code: Code::ResourceExhausted, text, exit_code: 0 },
+            _ => Self::Lost(text),
+        }
+    }
+
     /// The answer to the client, or why this worker has none.
     pub(super) fn into_response(self) -> Result<reapi::ExecuteResponse, String> {
         let (status, exit_code) = match self {
@@ -85,7 +95,8 @@ impl From<InputError> for Failure {
             | InputError::TooManyEntries { .. }
             | InputError::DirectoryTooLarge { .. }
             | InputError::Unstageable { .. } => Self::invalid(error.to_string()),
-            InputError::Cas(_) | InputError::Io { .. } => Self::Lost(error.to_string()),
+            InputError::Cas(error) => Self::from_store(error),
+            InputError::Io { .. } => Self::Lost(error.to_string()),
         }
     }
 }
@@ -95,6 +106,7 @@ impl From<OutputError> for Failure {
         match error {
             OutputError::Missing(digests) => Self::Missing(digests),
             OutputError::Malformed { .. } => Self::invalid(error.to_string()),
+            OutputError::Cas(error @ CasError::NoSpace { .. }) => Self::from_store(error),
             _ if error.is_of_the_action() => Self::precondition(error.to_string()),
             _ => Self::Lost(error.to_string()),
         }
@@ -104,5 +116,26 @@ impl From<OutputError> for Failure {
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         Self::Lost(format!("the scratch directory failed: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_store_is_told_and_not_tried_again() {
+        let full = || CasError::NoSpace { wanted: 1, reason: "all is leased".into() };
+        for failure in [Failure::from(InputError::Cas(full())), OutputError::Cas(full()).into()] {
+            let status = failure.into_response().unwrap().status.unwrap();
+            assert_eq!(status.code, Code::ResourceExhausted as i32);
+            assert!(status.message.contains("all is leased"), "{}", status.message);
+        }
+    }
+
+    #[test]
+    fn a_broken_store_is_the_fault_of_the_machine() {
+        let broken = CasError::io("/x", std::io::Error::other("broken"));
+        assert!(Failure::from(OutputError::Cas(broken)).into_response().is_err());
     }
 }
