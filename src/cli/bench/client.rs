@@ -7,7 +7,7 @@ use farmhand_proto::raw::{
     BatchReadBlobsResponse, BatchUpdateBlobsRequest, BlobUpdate, ReadResponse, WriteRequest,
 };
 use farmhand_proto::{any, longrunning, reapi, rpc};
-use futures_util::stream;
+use futures_util::stream::{self, Stream, StreamExt};
 use http::uri::PathAndQuery;
 use prost::Message;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -160,38 +160,46 @@ impl Client {
         digest: &Digest,
         pieces: impl Iterator<Item = Bytes> + Send + 'static,
     ) -> Result<(), CallError> {
-        let pieces = stream::iter(self.write_requests(digest, pieces));
+        let requests = stream::iter(requests(self.upload_name(digest), digest.size(), 0, pieces));
+        self.send(digest, requests).await
+    }
+
+    /// Sends the first half of a blob, then nothing more, and never ends.
+    pub(super) async fn write_half(&self, blob: &Blob, name: String) -> Result<(), CallError> {
+        let half = blob.data.slice(..blob.data.len() / 2);
+        let first = requests(name, blob.digest.size(), 0, std::iter::once(half));
+        self.send(&blob.digest, stream::iter(first).chain(stream::pending())).await
+    }
+
+    /// Sends the second half of a blob.
+    pub(super) async fn write_rest(&self, blob: &Blob, name: String) -> Result<(), CallError> {
+        let half = blob.data.len() / 2;
+        let rest = std::iter::once(blob.data.slice(half..));
+        let requests = stream::iter(requests(name, blob.digest.size(), half as u64, rest));
+        self.send(&blob.digest, requests).await
+    }
+
+    /// A name for a new upload of this blob.
+    pub(super) fn upload_name(&self, digest: &Digest) -> String {
+        let slash = if self.instance.is_empty() { "" } else { "/" };
+        let (upload, resource) = (uuid::Uuid::new_v4(), resource_name("", digest));
+        format!("{}{slash}uploads/{upload}/{resource}", self.instance)
+    }
+
+    async fn send(
+        &self,
+        digest: &Digest,
+        requests: impl Stream<Item = WriteRequest> + Send + 'static,
+    ) -> Result<(), CallError> {
         let path = PathAndQuery::from_static("/google.bytestream.ByteStream/Write");
         let codec = ProstCodec::<_, WriteResponse>::default();
         let answer =
-            self.grpc().await?.client_streaming(pieces.into_streaming_request(), path, codec).await?;
+            self.grpc().await?.client_streaming(requests.into_streaming_request(), path, codec).await?;
         let committed = answer.into_inner().committed_size;
         if u64::try_from(committed) == Ok(digest.size()) {
             return Ok(());
         }
         Err(CallError::wrong(format!("{committed} bytes of {} were taken", digest.size())))
-    }
-
-    /// The messages of a Write.
-    fn write_requests(
-        &self,
-        digest: &Digest,
-        pieces: impl Iterator<Item = Bytes> + Send + 'static,
-    ) -> impl Iterator<Item = WriteRequest> + Send + 'static {
-        let slash = if self.instance.is_empty() { "" } else { "/" };
-        let (upload, resource) = (uuid::Uuid::new_v4(), resource_name("", digest));
-        let mut name = Some(format!("{}{slash}uploads/{upload}/{resource}", self.instance));
-        let (size, mut sent) = (digest.size(), 0);
-        pieces.map(move |data| {
-            let offset = sent;
-            sent += data.len() as u64;
-            WriteRequest {
-                resource_name: name.take().unwrap_or_default(),
-                write_offset: i64::try_from(offset).unwrap_or(i64::MAX),
-                finish_write: sent == size,
-                data,
-            }
-        })
     }
 
     /// Reads one blob by ByteStream; all of it must come.
@@ -246,6 +254,26 @@ impl Client {
             .map_err(|error| Status::unavailable(format!("the connection is lost: {error}")))?;
         Ok(grpc)
     }
+}
+
+/// The messages of a Write of `pieces` into an upload of `size` bytes, from `offset` on.
+fn requests(
+    name: String,
+    size: u64,
+    offset: u64,
+    pieces: impl Iterator<Item = Bytes> + Send + 'static,
+) -> impl Iterator<Item = WriteRequest> + Send + 'static {
+    let (mut name, mut sent) = (Some(name), offset);
+    pieces.map(move |data| {
+        let offset = sent;
+        sent += data.len() as u64;
+        WriteRequest {
+            resource_name: name.take().unwrap_or_default(),
+            write_offset: i64::try_from(offset).unwrap_or(i64::MAX),
+            finish_write: sent == size,
+            data,
+        }
+    })
 }
 
 /// How many of these fit into one batch; one at least.
@@ -374,16 +402,22 @@ mod tests {
         assert_eq!(batch_len(&maker.blobs(BATCH_BLOBS + 1, 1)), BATCH_BLOBS);
     }
 
+    #[test]
+    fn a_blob_is_written_in_pieces_and_named_once() {
+        let data = [Bytes::from_static(b"ab"), Bytes::from_static(b"c")];
+        let made: Vec<_> = requests("name".into(), 5, 2, data.into_iter()).collect();
+        let facts = |request: &WriteRequest| {
+            (request.resource_name.clone(), request.write_offset, request.finish_write)
+        };
+        assert_eq!(facts(&made[0]), ("name".into(), 2, false));
+        assert_eq!(facts(&made[1]), (String::new(), 4, true));
+    }
+
     #[tokio::test]
-    async fn a_blob_is_written_in_pieces_and_named_once() {
+    async fn uploads_are_named_below_their_instance() {
         let channel = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
-        let blob = Maker::new().blob(PIECE + 1);
-        let data = [blob.data.slice(..PIECE), blob.data.slice(PIECE..)];
-        let requests: Vec<_> =
-            Client::new(channel, "a/b").write_requests(&blob.digest, data.into_iter()).collect();
-        assert!(requests[0].resource_name.starts_with("a/b/uploads/") && !requests[0].finish_write);
-        assert!(requests[0].resource_name.ends_with(&blob.digest.to_string()));
-        assert_eq!((requests.len(), requests[1].resource_name.as_str()), (2, ""));
-        assert!(requests[1].finish_write && requests[1].write_offset == 1 << 20);
+        let blob = Maker::new().blob(1);
+        let name = Client::new(channel, "a/b").upload_name(&blob.digest);
+        assert!(name.starts_with("a/b/uploads/") && name.ends_with(&format!("/blobs/{}", blob.digest)));
     }
 }

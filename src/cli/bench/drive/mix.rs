@@ -34,8 +34,11 @@ const REPORT: Duration = Duration::from_secs(1);
 /// After how long a call that is to be cancelled is.
 const CANCEL_AFTER: Duration = Duration::from_millis(30);
 
+/// How often it is tried to go on with an upload before it is made anew.
+const RESUMES: usize = 200;
+
 /// The kinds of work, each as often as it stands here.
-const WORK: [Work; 12] = [
+const WORK: [Work; 13] = [
     Work::WriteBatch,
     Work::WriteBatch,
     Work::WriteStream,
@@ -48,6 +51,7 @@ const WORK: [Work; 12] = [
     Work::RunAgain,
     Work::CancelRun,
     Work::CancelRead,
+    Work::Resume,
 ];
 
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +64,7 @@ enum Work {
     RunAgain,
     CancelRun,
     CancelRead,
+    Resume,
 }
 
 /// The state all workers share.
@@ -104,6 +109,7 @@ impl Mix<'_> {
                 Work::RunAgain => ("run-again", self.run_again().await),
                 Work::CancelRun => ("cancel-run", self.cancel_run().await),
                 Work::CancelRead => ("cancel-read", self.cancel_read().await),
+                Work::Resume => ("resume", self.resume().await),
             };
             match ended {
                 Ok(()) => self.count(name),
@@ -241,14 +247,30 @@ impl Mix<'_> {
         tokio::time::timeout(CANCEL_AFTER, run).await.map_or(Ok(()), |ended| ended.map(drop))
     }
 
-    /// A Read that is given up after its first piece, and a Write that never comes to its end.
+    /// A Read that is given up after its first piece.
     async fn cancel_read(&self) -> Result<(), CallError> {
-        if let Some(digest) = self.known_blob() {
-            self.client.read_stream(&digest).await?.message().await?;
+        let Some(digest) = self.known_blob() else { return Ok(()) };
+        self.client.read_stream(&digest).await?.message().await?;
+        Ok(())
+    }
+
+    /// A Write that is given up in the middle, and gone on with by another call.
+    async fn resume(&self) -> Result<(), CallError> {
+        let blob = self.maker.blob(self.dice.between(2, 2 << 20));
+        let name = self.client.upload_name(&blob.digest);
+        let first = self.client.write_half(&blob, name.clone());
+        if let Ok(ended) = tokio::time::timeout(CANCEL_AFTER, first).await {
+            return ended;
         }
-        let blob = self.maker.blob(3 << 20);
-        let write = self.client.write(&blob);
-        tokio::time::timeout(Duration::from_millis(1), write).await.unwrap_or(Ok(()))
+        // The server may have got none of it, or not know yet that the first call is over.
+        for _ in 0..RESUMES {
+            match self.client.write_rest(&blob, name.clone()).await {
+                Err(error) if error.code() == Some(Code::ResourceExhausted) => return Err(error),
+                Err(_) => tokio::time::sleep(CANCEL_AFTER).await,
+                Ok(()) => return Ok(()),
+            }
+        }
+        self.client.write(&blob).await
     }
 }
 
