@@ -136,7 +136,7 @@ mod tests {
             most.set(most.get().max(running.get()));
             tokio::time::sleep(Duration::from_millis(100)).await;
             running.set(running.get() - 1);
-            Ok(())
+            Ok::<_, CliError>(())
         };
         let rate = call_rate(3, Duration::from_secs(1), call).await.unwrap();
         assert_eq!(most.get(), 3);
