@@ -24,6 +24,14 @@ lint:
 bench *ARGS:
     cargo run --release -- bench {{ARGS}}
 
+# The same, with start-up, memory, and other servers (--peer NAME=ADDR) beside it.
+bench-all *ARGS:
+    tests/bench/run {{ARGS}}
+
+# Half an hour of mixed load: nothing may grow, nothing may be left behind.
+soak *ARGS:
+    tests/soak/run {{ARGS}}
+
 # Fuzz one of `ls tests/fuzz/targets`; needs `rustup toolchain install nightly` and `cargo install cargo-fuzz`.
 fuzz TARGET SECONDS="60":
     tests/fuzz/run {{TARGET}} {{SECONDS}}

@@ -48,6 +48,8 @@ enum Command {
     Client(client::ClientArgs),
     Doctor(Box<doctor::DoctorArgs>),
     Bench(bench::BenchArgs),
+    #[command(hide = true)]
+    Drive(bench::drive::DriveArgs),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
 }
@@ -121,6 +123,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Some(Command::Client(args)) => client::run(args),
         Some(Command::Doctor(args)) => wait(doctor::run(*args)),
         Some(Command::Bench(args)) => wait(bench::run(args)),
+        Some(Command::Drive(args)) => wait(bench::drive::run(args)),
         Some(Command::Completions(args)) => shell::completions(&args),
         Some(Command::Man(args)) => shell::man(&args),
     }

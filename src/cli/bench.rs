@@ -3,6 +3,7 @@
 //! Every figure stands beside a limit that was measured in the same run on the same machine, so
 //! that it means something on any of them. [`limits`] and [`spawner`] measure those, [`probes`]
 //! drive the node over REAPI as a client would, [`private_node`] starts one where none is named.
+//! [`drive`] puts load of other kinds on a node, for the tests that watch it from outside.
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::instance::InstanceName;
 
 mod blobs;
 mod client;
+pub(super) mod drive;
 mod figure;
 mod limits;
 mod load;

@@ -20,6 +20,8 @@ use crate::cas::ContentAddressableStorage;
 use listing::Listing;
 
 mod batch;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod listing;
 mod tree;
 

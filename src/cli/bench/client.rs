@@ -7,12 +7,12 @@ use farmhand_proto::raw::{
     BatchReadBlobsResponse, BatchUpdateBlobsRequest, BlobUpdate, ReadResponse, WriteRequest,
 };
 use farmhand_proto::{any, longrunning, reapi, rpc};
-use futures_util::stream;
+use futures_util::stream::{self, Stream, StreamExt};
 use http::uri::PathAndQuery;
 use prost::Message;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Channel;
-use tonic::{IntoRequest, IntoStreamingRequest, Status};
+use tonic::{Code, IntoRequest, IntoStreamingRequest, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::super::error::CliError;
@@ -39,9 +39,48 @@ pub(super) struct Client {
     instance: String,
 }
 
+/// Why a call did not do what it should.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum CallError {
+    /// The server refused it, or one blob of it, or the action.
+    #[error("{} ({:?})", .0.message(), .0.code())]
+    Refused(Status),
+    /// It answered, but wrongly.
+    #[error("{0}")]
+    Wrong(String),
+}
+
 /// Sends messages that are encoded already, and leaves those received as they are.
 #[derive(Clone, Copy, Default)]
 struct WireCodec;
+
+// === impl CallError ===
+
+impl CallError {
+    pub(super) fn wrong(what: impl Into<String>) -> Self {
+        Self::Wrong(what.into())
+    }
+
+    /// The code of a refusal.
+    pub(super) fn code(&self) -> Option<Code> {
+        match self {
+            Self::Refused(status) => Some(status.code()),
+            Self::Wrong(_) => None,
+        }
+    }
+}
+
+impl From<Status> for CallError {
+    fn from(status: Status) -> Self {
+        Self::Refused(status)
+    }
+}
+
+impl From<CallError> for CliError {
+    fn from(error: CallError) -> Self {
+        Self::new(error.to_string())
+    }
+}
 
 // === impl Client ===
 
@@ -56,13 +95,13 @@ impl Client {
     }
 
     /// One call with encoded messages.
-    pub(super) async fn call(&self, path: &'static str, request: Bytes) -> Result<Bytes, CliError> {
+    pub(super) async fn call(&self, path: &'static str, request: Bytes) -> Result<Bytes, CallError> {
         let path = PathAndQuery::from_static(path);
         Ok(self.grpc().await?.unary(request.into_request(), path, WireCodec).await?.into_inner())
     }
 
     /// Stores blobs, in batches and streams.
-    pub(super) async fn store(&self, blobs: &[Blob]) -> Result<(), CliError> {
+    pub(super) async fn store(&self, blobs: &[Blob]) -> Result<(), CallError> {
         let mut rest = blobs;
         while let Some(first) = rest.first() {
             if first.data.len() > BATCH_BYTES {
@@ -91,7 +130,7 @@ impl Client {
     }
 
     /// Stores a batch; all of it must be taken.
-    pub(super) async fn update(&self, request: Bytes) -> Result<(), CliError> {
+    pub(super) async fn update(&self, request: Bytes) -> Result<(), CallError> {
         let path = "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchUpdateBlobs";
         let answer = self.call(path, request).await?;
         let answer: reapi::BatchUpdateBlobsResponse = decode(answer)?;
@@ -99,7 +138,7 @@ impl Client {
     }
 
     /// Reads a batch; returns the bytes that came. All must be there.
-    pub(super) async fn read_batch(&self, request: Bytes) -> Result<usize, CliError> {
+    pub(super) async fn read_batch(&self, request: Bytes) -> Result<usize, CallError> {
         let path = "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchReadBlobs";
         let answer: BatchReadBlobsResponse = decode(self.call(path, request).await?)?;
         let bytes = answer.responses.iter().map(|response| response.data.len()).sum();
@@ -108,56 +147,95 @@ impl Client {
     }
 
     /// Stores one blob by ByteStream.
-    pub(super) async fn write(&self, blob: &Blob) -> Result<(), CliError> {
-        let pieces = stream::iter(self.pieces(blob));
+    pub(super) async fn write(&self, blob: &Blob) -> Result<(), CallError> {
+        let data = blob.data.clone();
+        let pieces =
+            (0..data.len()).step_by(PIECE).map(move |at| data.slice(at..(at + PIECE).min(data.len())));
+        self.write_pieces(&blob.digest, pieces).await
+    }
+
+    /// Stores one blob, made while it is sent.
+    pub(super) async fn write_pieces(
+        &self,
+        digest: &Digest,
+        pieces: impl Iterator<Item = Bytes> + Send + 'static,
+    ) -> Result<(), CallError> {
+        let requests = stream::iter(requests(self.upload_name(digest), digest.size(), 0, pieces));
+        self.send(digest, requests).await
+    }
+
+    /// Sends the first half of a blob, then nothing more, and never ends.
+    pub(super) async fn write_half(&self, blob: &Blob, name: String) -> Result<(), CallError> {
+        let half = blob.data.slice(..blob.data.len() / 2);
+        let first = requests(name, blob.digest.size(), 0, std::iter::once(half));
+        self.send(&blob.digest, stream::iter(first).chain(stream::pending())).await
+    }
+
+    /// Sends the second half of a blob.
+    pub(super) async fn write_rest(&self, blob: &Blob, name: String) -> Result<(), CallError> {
+        let half = blob.data.len() / 2;
+        let rest = std::iter::once(blob.data.slice(half..));
+        let requests = stream::iter(requests(name, blob.digest.size(), half as u64, rest));
+        self.send(&blob.digest, requests).await
+    }
+
+    /// A name for a new upload of this blob.
+    pub(super) fn upload_name(&self, digest: &Digest) -> String {
+        let slash = if self.instance.is_empty() { "" } else { "/" };
+        let (upload, resource) = (uuid::Uuid::new_v4(), resource_name("", digest));
+        format!("{}{slash}uploads/{upload}/{resource}", self.instance)
+    }
+
+    async fn send(
+        &self,
+        digest: &Digest,
+        requests: impl Stream<Item = WriteRequest> + Send + 'static,
+    ) -> Result<(), CallError> {
         let path = PathAndQuery::from_static("/google.bytestream.ByteStream/Write");
         let codec = ProstCodec::<_, WriteResponse>::default();
         let answer =
-            self.grpc().await?.client_streaming(pieces.into_streaming_request(), path, codec).await?;
+            self.grpc().await?.client_streaming(requests.into_streaming_request(), path, codec).await?;
         let committed = answer.into_inner().committed_size;
-        if usize::try_from(committed) == Ok(blob.data.len()) {
+        if u64::try_from(committed) == Ok(digest.size()) {
             return Ok(());
         }
-        Err(CliError::new(format!("{committed} bytes of {} were taken", blob.data.len())))
-    }
-
-    /// The messages of a Write.
-    fn pieces(&self, blob: &Blob) -> impl Iterator<Item = WriteRequest> + Send + use<> {
-        let slash = if self.instance.is_empty() { "" } else { "/" };
-        let (upload, resource) = (uuid::Uuid::new_v4(), resource_name("", &blob.digest));
-        let mut name = Some(format!("{}{slash}uploads/{upload}/{resource}", self.instance));
-        let data = blob.data.clone();
-        (0..data.len()).step_by(PIECE).map(move |offset| {
-            let end = (offset + PIECE).min(data.len());
-            WriteRequest {
-                resource_name: name.take().unwrap_or_default(),
-                write_offset: i64::try_from(offset).unwrap_or(i64::MAX),
-                finish_write: end == data.len(),
-                data: data.slice(offset..end),
-            }
-        })
+        Err(CallError::wrong(format!("{committed} bytes of {} were taken", digest.size())))
     }
 
     /// Reads one blob by ByteStream; all of it must come.
-    pub(super) async fn read(&self, digest: &Digest) -> Result<(), CliError> {
-        let name = resource_name(&self.instance, digest);
-        let request = ReadRequest { resource_name: name, ..Default::default() };
-        let path = PathAndQuery::from_static("/google.bytestream.ByteStream/Read");
-        let codec = ProstCodec::<_, ReadResponse>::default();
-        let answer = self.grpc().await?.server_streaming(request.into_request(), path, codec).await?;
-        let mut pieces = answer.into_inner();
+    pub(super) async fn read(&self, digest: &Digest) -> Result<(), CallError> {
+        self.read_with(digest, |_| ()).await
+    }
+
+    /// Reads one blob by ByteStream and hands on each piece; all of it must come.
+    pub(super) async fn read_with(
+        &self,
+        digest: &Digest,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<(), CallError> {
+        let mut pieces = self.read_stream(digest).await?;
         let mut read = 0;
         while let Some(piece) = pieces.message().await? {
             read += piece.data.len() as u64;
+            take(&piece.data);
         }
         if read == digest.size() {
             return Ok(());
         }
-        Err(CliError::new(format!("{read} bytes of {} were read", digest.size())))
+        Err(CallError::wrong(format!("{read} bytes of {} were read", digest.size())))
+    }
+
+    /// The answer to a Read of one blob.
+    pub(super) async fn read_stream(&self, digest: &Digest) -> Result<Streaming<ReadResponse>, CallError> {
+        let name = resource_name(&self.instance, digest);
+        let request = ReadRequest { resource_name: name, ..Default::default() };
+        let path = PathAndQuery::from_static("/google.bytestream.ByteStream/Read");
+        let codec = ProstCodec::<_, ReadResponse>::default();
+        Ok(self.grpc().await?.server_streaming(request.into_request(), path, codec).await?.into_inner())
     }
 
     /// Runs an action to its end, which must be a success.
-    pub(super) async fn execute(&self, request: Bytes) -> Result<reapi::ExecuteResponse, CliError> {
+    pub(super) async fn execute(&self, request: Bytes) -> Result<reapi::ExecuteResponse, CallError> {
         let path = PathAndQuery::from_static("/build.bazel.remote.execution.v2.Execution/Execute");
         let answer = self.grpc().await?.server_streaming(request.into_request(), path, WireCodec).await?;
         let mut updates = answer.into_inner();
@@ -165,15 +243,37 @@ impl Client {
         while let Some(update) = updates.message().await? {
             last = Some(update);
         }
-        let last = last.ok_or_else(|| CliError::new("the server told nothing of the action"))?;
+        let last = last.ok_or_else(|| CallError::wrong("the server told nothing of the action"))?;
         success(decode(last)?)
     }
 
-    async fn grpc(&self) -> Result<tonic::client::Grpc<Channel>, CliError> {
+    async fn grpc(&self) -> Result<tonic::client::Grpc<Channel>, CallError> {
         let mut grpc = tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
-        grpc.ready().await.map_err(|error| CliError::new(format!("the connection is lost: {error}")))?;
+        grpc.ready()
+            .await
+            .map_err(|error| Status::unavailable(format!("the connection is lost: {error}")))?;
         Ok(grpc)
     }
+}
+
+/// The messages of a Write of `pieces` into an upload of `size` bytes, from `offset` on.
+fn requests(
+    name: String,
+    size: u64,
+    offset: u64,
+    pieces: impl Iterator<Item = Bytes> + Send + 'static,
+) -> impl Iterator<Item = WriteRequest> + Send + 'static {
+    let (mut name, mut sent) = (Some(name), offset);
+    pieces.map(move |data| {
+        let offset = sent;
+        sent += data.len() as u64;
+        WriteRequest {
+            resource_name: name.take().unwrap_or_default(),
+            write_offset: i64::try_from(offset).unwrap_or(i64::MAX),
+            finish_write: sent == size,
+            data,
+        }
+    })
 }
 
 /// How many of these fit into one batch; one at least.
@@ -186,31 +286,38 @@ fn batch_len(blobs: &[Blob]) -> usize {
     blobs.iter().take(BATCH_BLOBS).take_while(fits).count().max(1)
 }
 
-fn decode<M: Message + Default>(message: Bytes) -> Result<M, CliError> {
-    M::decode(message).map_err(|error| CliError::new(format!("the server sent nonsense: {error}")))
+fn decode<M: Message + Default>(message: Bytes) -> Result<M, CallError> {
+    M::decode(message).map_err(|error| CallError::wrong(format!("the server sent nonsense: {error}")))
 }
 
-fn check_all(done: &str, statuses: impl Iterator<Item = Option<rpc::Status>>) -> Result<(), CliError> {
+fn check_all(done: &str, statuses: impl Iterator<Item = Option<rpc::Status>>) -> Result<(), CallError> {
     match statuses.flatten().find(|status| status.code != 0) {
-        Some(status) => Err(CliError::new(format!("a blob was not {done}: {}", status.message))),
+        Some(status) => Err(refused(&format!("a blob was not {done}"), &status)),
         None => Ok(()),
     }
 }
 
+fn refused(what: &str, status: &rpc::Status) -> CallError {
+    Status::new(Code::from(status.code), format!("{what}: {}", status.message)).into()
+}
+
 /// The response of an operation that ended well, with a command that did.
-fn success(operation: longrunning::Operation) -> Result<reapi::ExecuteResponse, CliError> {
+fn success(operation: longrunning::Operation) -> Result<reapi::ExecuteResponse, CallError> {
     let response = match &operation.result {
         Some(longrunning::operation::Result::Response(any)) => any::unpack::<reapi::ExecuteResponse>(any),
         _ => None,
     };
-    let response = response.ok_or_else(|| CliError::new("the server ended the action without a response"))?;
+    let response =
+        response.ok_or_else(|| CallError::wrong("the server ended the action without a response"))?;
     if let Some(status) = response.status.as_ref().filter(|status| status.code != 0) {
-        return Err(CliError::new(format!("the action was not run: {}", status.message)));
+        return Err(refused("the action was not run", status));
     }
     match &response.result {
         Some(result) if result.exit_code == 0 => Ok(response),
-        Some(result) => Err(CliError::new(format!("the action ended with exit code {}", result.exit_code))),
-        None => Err(CliError::new("the response has no result")),
+        Some(result) => {
+            Err(CallError::wrong(format!("the action ended with exit code {}", result.exit_code)))
+        }
+        None => Err(CallError::wrong("the response has no result")),
     }
 }
 
@@ -270,10 +377,11 @@ mod tests {
             result: Some(reapi::ActionResult { exit_code, ..Default::default() }),
             ..Default::default()
         };
-        assert_eq!(success(finished(with_code(0))), Ok(with_code(0)));
+        assert_eq!(success(finished(with_code(0))).unwrap(), with_code(0));
         assert!(success(finished(with_code(1))).is_err());
         let refused = rpc::Status { code: 9, message: "no".into(), details: Vec::new() };
-        assert!(success(finished(reapi::ExecuteResponse { status: Some(refused), ..with_code(0) })).is_err());
+        let refused = success(finished(reapi::ExecuteResponse { status: Some(refused), ..with_code(0) }));
+        assert_eq!(refused.unwrap_err().code(), Some(Code::FailedPrecondition));
         assert!(success(finished(reapi::ExecuteResponse::default())).is_err());
         assert!(success(longrunning::Operation::default()).is_err());
     }
@@ -281,9 +389,9 @@ mod tests {
     #[test]
     fn one_refused_blob_spoils_a_batch() {
         let status = |code| Some(rpc::Status { code, message: "full".into(), details: Vec::new() });
-        assert_eq!(check_all("stored", [None, status(0)].into_iter()), Ok(()));
+        check_all("stored", [None, status(0)].into_iter()).unwrap();
         let error = check_all("stored", [status(0), status(8)].into_iter()).unwrap_err();
-        assert_eq!(error.to_string(), "a blob was not stored: full");
+        assert_eq!(error.to_string(), "a blob was not stored: full (ResourceExhausted)");
     }
 
     #[test]
@@ -294,17 +402,22 @@ mod tests {
         assert_eq!(batch_len(&maker.blobs(BATCH_BLOBS + 1, 1)), BATCH_BLOBS);
     }
 
+    #[test]
+    fn a_blob_is_written_in_pieces_and_named_once() {
+        let data = [Bytes::from_static(b"ab"), Bytes::from_static(b"c")];
+        let made: Vec<_> = requests("name".into(), 5, 2, data.into_iter()).collect();
+        let facts = |request: &WriteRequest| {
+            (request.resource_name.clone(), request.write_offset, request.finish_write)
+        };
+        assert_eq!(facts(&made[0]), ("name".into(), 2, false));
+        assert_eq!(facts(&made[1]), (String::new(), 4, true));
+    }
+
     #[tokio::test]
-    async fn a_blob_is_written_in_pieces_and_named_once() {
+    async fn uploads_are_named_below_their_instance() {
         let channel = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
-        let blob = Maker::new().blob(PIECE + 1);
-        let pieces: Vec<_> = Client::new(channel, "a/b").pieces(&blob).collect();
-        assert!(pieces[0].resource_name.starts_with("a/b/uploads/") && !pieces[0].finish_write);
-        assert!(pieces[0].resource_name.ends_with(&blob.digest.to_string()));
-        assert_eq!(
-            (pieces.len(), pieces[1].resource_name.as_str(), pieces[1].write_offset),
-            (2, "", 1 << 20)
-        );
-        assert!(pieces[1].finish_write);
+        let blob = Maker::new().blob(1);
+        let name = Client::new(channel, "a/b").upload_name(&blob.digest);
+        assert!(name.starts_with("a/b/uploads/") && name.ends_with(&format!("/blobs/{}", blob.digest)));
     }
 }

@@ -44,13 +44,13 @@ impl Samples {
 
 /// Makes calls for `time`, `in_flight` at once, each of them at least once. Returns how many succeeded
 /// a second; the first failure ends it.
-pub(super) async fn call_rate<F>(
+pub(super) async fn call_rate<F, E>(
     in_flight: usize,
     time: Duration,
     call: impl FnMut() -> F,
-) -> Result<f64, CliError>
+) -> Result<f64, E>
 where
-    F: Future<Output = Result<(), CliError>>,
+    F: Future<Output = Result<(), E>>,
 {
     let start = Instant::now();
     let mut made = 0;
@@ -63,12 +63,9 @@ where
 }
 
 /// Makes these calls, `in_flight` at once. Returns the time from the first to the last.
-pub(super) async fn time_all<F>(
-    in_flight: usize,
-    calls: impl Iterator<Item = F>,
-) -> Result<Duration, CliError>
+pub(super) async fn time_all<F, E>(in_flight: usize, calls: impl Iterator<Item = F>) -> Result<Duration, E>
 where
-    F: Future<Output = Result<(), CliError>>,
+    F: Future<Output = Result<(), E>>,
 {
     let start = Instant::now();
     finish(in_flight, stream::iter(calls)).await?;
@@ -91,9 +88,9 @@ pub(super) async fn round_rate(
     Ok(done as f64 / spent.as_secs_f64())
 }
 
-async fn finish<F>(in_flight: usize, calls: impl futures_util::Stream<Item = F>) -> Result<u32, CliError>
+async fn finish<F, E>(in_flight: usize, calls: impl futures_util::Stream<Item = F>) -> Result<u32, E>
 where
-    F: Future<Output = Result<(), CliError>>,
+    F: Future<Output = Result<(), E>>,
 {
     let mut answers = std::pin::pin!(calls.buffer_unordered(in_flight));
     let mut done = 0;
@@ -139,7 +136,7 @@ mod tests {
             most.set(most.get().max(running.get()));
             tokio::time::sleep(Duration::from_millis(100)).await;
             running.set(running.get() - 1);
-            Ok(())
+            Ok::<_, CliError>(())
         };
         let rate = call_rate(3, Duration::from_secs(1), call).await.unwrap();
         assert_eq!(most.get(), 3);

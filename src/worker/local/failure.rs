@@ -140,3 +140,24 @@ impl From<std::io::Error> for Failure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_store_is_told_and_not_tried_again() {
+        let full = || CasError::NoSpace { wanted: 1, reason: "all is leased".into() };
+        for failure in [Failure::from(InputError::Cas(full())), OutputError::Cas(full()).into()] {
+            let status = failure.into_response().unwrap().status.unwrap();
+            assert_eq!(status.code, Code::ResourceExhausted as i32);
+            assert!(status.message.contains("all is leased"), "{}", status.message);
+        }
+    }
+
+    #[test]
+    fn a_broken_store_is_the_fault_of_the_machine() {
+        let broken = CasError::io("/x", std::io::Error::other("broken"));
+        assert!(Failure::from(OutputError::Cas(broken)).into_response().is_err());
+    }
+}

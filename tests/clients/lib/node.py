@@ -32,6 +32,11 @@ class Node:
         """HOST:PORT of the Remote Execution API."""
         return self._doors["reapi"]
 
+    @property
+    def pid(self) -> int:
+        """The daemon."""
+        return self._process.pid
+
     def start(self) -> "Node":
         """Starts the node and returns when it serves."""
         for directory in (self.data, self.runtime):

@@ -7,6 +7,7 @@ use prost::Message;
 use super::super::super::error::CliError;
 use super::super::Bench;
 use super::super::blobs::Blob;
+use super::super::client::CallError;
 use super::super::figure::Figure;
 use super::super::load::call_rate;
 use super::actions::{action, no_op, request};
@@ -70,7 +71,7 @@ pub(super) async fn execute_hits(bench: &Bench) -> Result<Figure, CliError> {
     beside(bench, Figure::rate("execute-hits", rate))
 }
 
-async fn get(bench: &Bench, request: Bytes) -> Result<Bytes, CliError> {
+async fn get(bench: &Bench, request: Bytes) -> Result<Bytes, CallError> {
     bench.client.call("/build.bazel.remote.execution.v2.ActionCache/GetActionResult", request).await
 }
 

@@ -3,7 +3,7 @@
 use super::super::super::error::CliError;
 use super::super::Bench;
 use super::super::blobs::Blob;
-use super::super::client::Client;
+use super::super::client::{CallError, Client};
 use super::super::figure::Figure;
 use super::super::load::{call_rate, round_rate, time_all};
 
@@ -76,7 +76,7 @@ async fn alternately(
     in_flight: usize,
     bench: &Bench,
     client: &Client,
-) -> Result<f64, CliError> {
+) -> Result<f64, CallError> {
     let mut turn = blobs.iter().cycle();
     call_rate(in_flight, bench.time, || {
         let blob = turn.next();
