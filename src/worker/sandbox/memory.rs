@@ -26,14 +26,14 @@ pub(super) const MEMORY: &str = "/sys/runs";
 /// The directory for layers.
 const RUNS: &str = "runs";
 
-/// Bytes an action may write into it.
-const MAX_BYTES: u64 = 32 << 20;
+/// What an action may write into it while running it again costs little.
+const EARLY: Allowance = Allowance { bytes: 32 << 20, inodes: 16_384, look_again: Duration::from_millis(10) };
 
-/// Inodes an action may make in it.
-const MAX_INODES: u64 = 16_384;
+/// What it may write after [`SHORT`]: running it again would cost more than the memory.
+const LATE: Allowance = Allowance { bytes: 256 << 20, inodes: 65_536, look_again: Duration::from_millis(50) };
 
-/// How often it is looked at while an action runs.
-pub(super) const WATCH_INTERVAL: Duration = Duration::from_millis(10);
+/// An action that ran longer than this is killed for what it wrote only if it is very much.
+const SHORT: Duration = Duration::from_secs(3);
 
 /// A file system in memory, for as long as this or its spawner lives.
 #[derive(Debug)]
@@ -55,6 +55,12 @@ pub struct Used {
 pub(super) struct Watch<'a> {
     memory: &'a Memory,
     before: Used,
+}
+
+struct Allowance {
+    bytes: u64,
+    inodes: u64,
+    look_again: Duration,
 }
 
 // === impl Memory ===
@@ -104,9 +110,18 @@ impl Memory {
 // === impl Watch ===
 
 impl Watch<'_> {
-    /// Whether the action has written more than it may.
-    pub(super) fn is_over(&self) -> bool {
-        let used = self.memory.used();
-        used.bytes > self.before.bytes + MAX_BYTES || used.inodes > self.before.inodes + MAX_INODES
+    /// Whether the action, which runs for so long now, has written more than it may.
+    pub(super) fn is_over(&self, running_for: Duration) -> bool {
+        let (allowed, used) = (allowed(running_for), self.memory.used());
+        used.bytes > self.before.bytes + allowed.bytes || used.inodes > self.before.inodes + allowed.inodes
     }
+
+    /// When to look again.
+    pub(super) fn look_again(running_for: Duration) -> Duration {
+        allowed(running_for).look_again
+    }
+}
+
+fn allowed(running_for: Duration) -> Allowance {
+    if running_for <= SHORT { EARLY } else { LATE }
 }

@@ -27,7 +27,7 @@ use super::condition::Condition;
 use super::enter;
 use super::guardian::Guardian;
 use super::launch::{self, Launch, Ready};
-use super::memory::{MEMORY, Memory, WATCH_INTERVAL, Watch};
+use super::memory::{MEMORY, Memory, Watch};
 use super::network::Loopback;
 use super::sys::{self, ChildStack, Reaped};
 use super::template::{Copy, Template};
@@ -184,14 +184,14 @@ impl Spawner {
     ) -> Result<Option<Exit>, Failure> {
         let deadline = timeout.map(|timeout| running.started.saturating_add(timeout));
         let stopped = loop {
-            let event = self
-                .next_event(channel, deadline, watch.is_some())
-                .map_err(Failure::step("watch the action"))?;
+            let look = watch.map(|_| now().saturating_add(Watch::look_again(running.time())));
+            let event =
+                self.next_event(channel, deadline, look).map_err(Failure::step("watch the action"))?;
             self.reap(&mut |reaped| running.take_in(reaped));
             if let Some(outcome) = running.ended {
                 break Some(outcome);
             }
-            if watch.is_some_and(Watch::is_over) {
+            if watch.is_some_and(|watch| watch.is_over(running.time())) {
                 self.kill_rest(&mut |_| ());
                 return Err(Failure::MemoryFull);
             }
@@ -202,7 +202,7 @@ impl Spawner {
                 Event::DaemonGone => break None,
             }
         };
-        let wall = now().saturating_sub(running.started);
+        let wall = running.time();
         self.kill_rest(&mut |reaped| running.take_in(reaped));
         Ok(stopped.map(|outcome| Exit { outcome, wall, usage: running.usage, memory_exceeded: None }))
     }
@@ -211,9 +211,8 @@ impl Spawner {
         &self,
         channel: &Channel,
         deadline: Option<Duration>,
-        watching: bool,
+        look: Option<Duration>,
     ) -> Result<Event, Errno> {
-        let look = watching.then(|| now().saturating_add(WATCH_INTERVAL));
         let wake = deadline.into_iter().chain(look).min();
         let timeout = wake.and_then(|wake| Timespec::try_from(wake.saturating_sub(now())).ok());
         let mut polled = [PollFd::new(&self.children, PollFlags::IN), PollFd::new(channel, PollFlags::IN)];
@@ -350,6 +349,11 @@ impl Containment {
 // === impl Running ===
 
 impl Running {
+    /// How long it runs.
+    fn time(&self) -> Duration {
+        now().saturating_sub(self.started)
+    }
+
     fn take_in(&mut self, reaped: Reaped) {
         if reaped.pid == self.main {
             self.ended = Some(reaped.outcome);
