@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use crate::cas::disk::DiskConfig;
-use crate::config::{self, Config, DiskBudget, InputRootMode};
+use crate::config::{Config, InputRootMode};
 use crate::execution::action::PlatformRules;
 use crate::execution::{Retention, Settings};
 use crate::platform::MachineFacts;
@@ -12,21 +12,15 @@ use crate::rpc::byte_stream::ByteStreamSettings;
 use crate::rpc::{InstanceSettings, InstancesConfig};
 use crate::worker::local::WorkerConfig;
 
-/// The store. Waits for the disk when the budget is a share of it: what the store holds is counted then.
+/// The store.
 pub(super) fn disk(config: &Config) -> DiskConfig {
-    let budget = match config.disk_budget {
-        DiskBudget::Bytes(bytes) => bytes,
-        share => {
-            let (free, held) = config::paths::disk_room(&config.data_dir);
-            share.resolve(free, held)
-        }
-    };
     DiskConfig {
+        budget: config.disk_budget,
         lease: config.lease,
         sync: config.sync,
         epoch_interval: config.epoch_interval,
         max_blob_size: config.max_blob_size,
-        ..DiskConfig::new(&config.data_dir, budget)
+        ..DiskConfig::new(&config.data_dir, 0)
     }
 }
 

@@ -354,8 +354,7 @@ impl Maintenance {
     fn refill_reserve(&self) {
         let (path, bytes) =
             (self.store.config.directory.join(super::recovery::RESERVE), self.store.marks.reserve);
-        let free =
-            rustix::fs::statvfs(&self.store.config.directory).map_or(0, |fs| fs.f_bavail * fs.f_frsize);
+        let free = super::recovery::free_bytes(&self.store.config.directory);
         if path.exists() || free < bytes.saturating_mul(RESERVE_MARGIN) {
             return;
         }
