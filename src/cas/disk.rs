@@ -42,7 +42,7 @@ use self::record::{Key, record_len};
 use self::space::Stop;
 use self::store::{Lookup, Store, lock};
 use super::{BlobStream, BlobWriter, ByteRange, CasError, ContentAddressableStorage};
-use crate::config::SyncMode;
+use crate::config::{DiskBudget, SyncMode};
 use crate::digest::Digest;
 
 mod actions;
@@ -83,8 +83,9 @@ const FEW: usize = 16;
 pub struct DiskConfig {
     /// The directory; made if it is not there.
     pub directory: PathBuf,
-    /// Bytes of disk it may take in all: packs with their dead space, files, index.
-    pub budget: u64,
+    /// Disk it may take in all: packs with their dead space, files, index. A share counts what the
+    /// store holds by its own books when it opens.
+    pub budget: DiskBudget,
     /// Percent of the budget that is left after an eviction.
     pub low_water: u8,
     /// How long nothing is evicted after its last use.
@@ -225,7 +226,7 @@ impl DiskConfig {
     pub fn new(directory: impl Into<PathBuf>, budget: u64) -> Self {
         Self {
             directory: directory.into(),
-            budget,
+            budget: DiskBudget::Bytes(budget),
             low_water: 90,
             lease: Duration::from_secs(3 * 3600),
             sync: SyncMode::Epoch,
@@ -332,7 +333,7 @@ impl DiskCas {
         let mut stats = DiskStats {
             index_bytes: get(&counters.index_bytes),
             used_bytes: store.space.used(),
-            budget_bytes: store.config.budget,
+            budget_bytes: store.marks.budget,
             pins: lock(&store.pins).pinned.len() as u64,
             evicted: get(&counters.evicted),
             evicted_bytes: get(&counters.evicted_bytes),

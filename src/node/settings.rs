@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cas::disk::DiskConfig;
-use crate::config::{self, Config, DiskBudget, InputRootMode};
+use crate::config::{Config, InputRootMode};
 use crate::execution::action::PlatformRules;
 use crate::execution::{Retention, Settings};
 use crate::platform::{self, MachineFacts};
@@ -16,21 +16,15 @@ use crate::worker;
 use crate::worker::local::WorkerConfig;
 use crate::worker::sandbox::{ActionGroup, GroupError, Mode, SpawnerConfig};
 
-/// The store. Waits for the disk when the budget is a share of it: what the store holds is counted then.
+/// The store.
 pub(super) fn disk(config: &Config) -> DiskConfig {
-    let budget = match config.disk_budget {
-        DiskBudget::Bytes(bytes) => bytes,
-        share => {
-            let (free, held) = config::paths::disk_room(&config.data_dir);
-            share.resolve(free, held)
-        }
-    };
     DiskConfig {
+        budget: config.disk_budget,
         lease: config.lease,
         sync: config.sync,
         epoch_interval: config.epoch_interval,
         max_blob_size: config.max_blob_size,
-        ..DiskConfig::new(&config.data_dir, budget)
+        ..DiskConfig::new(&config.data_dir, 0)
     }
 }
 

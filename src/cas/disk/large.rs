@@ -4,6 +4,7 @@
 //! the disk only where the page cache lacks it. A write collects half a megabyte, then hands it to a
 //! thread that hashes and writes it while the next comes in.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::FileExt;
@@ -24,6 +25,9 @@ use crate::digest::{Digest, Hasher};
 
 /// Bytes collected before a thread takes them.
 const COLLECT: usize = 512 * 1024;
+
+/// Pieces of a stream whose memory is used again.
+const KEPT: usize = 4;
 
 /// Bytes a piece counts for at least, so that tiny ones do not pile up.
 const LEAST: usize = 1024;
@@ -53,13 +57,13 @@ impl Large {
     pub(super) fn read(&self, piece: u64) -> io::Result<Bytes> {
         let mut data = vec![0; self.piece_len(piece)];
         self.file.read_exact_at(&mut data, piece * PIECE as u64)?;
-        self.check(piece, data)
+        self.check(piece, data.into())
     }
 
-    /// A piece, checked, if the page cache has it.
-    fn read_cached(&self, piece: u64) -> Option<io::Result<Bytes>> {
-        let mut data = vec![0; self.piece_len(piece)];
-        read_cached(&self.file, &mut data, piece * PIECE as u64).then(|| self.check(piece, data))
+    /// A piece, checked, if the page cache has it. It is read into `buffer`.
+    fn read_cached(&self, piece: u64, mut buffer: BytesMut) -> Option<io::Result<Bytes>> {
+        buffer.resize(self.piece_len(piece), 0);
+        read_cached(&self.file, &mut buffer, piece * PIECE as u64).then(|| self.check(piece, buffer.freeze()))
     }
 
     /// Copies all of it, checked.
@@ -67,8 +71,8 @@ impl Large {
         (0..self.pieces()).try_for_each(|piece| target.write_all(&self.read(piece)?))
     }
 
-    fn check(&self, piece: u64, data: Vec<u8>) -> io::Result<Bytes> {
-        if self.sums.hold(piece, &data) { Ok(data.into()) } else { Err(io::ErrorKind::InvalidData.into()) }
+    fn check(&self, piece: u64, data: Bytes) -> io::Result<Bytes> {
+        if self.sums.hold(piece, &data) { Ok(data) } else { Err(io::ErrorKind::InvalidData.into()) }
     }
 
     fn piece_len(&self, piece: u64) -> usize {
@@ -86,6 +90,8 @@ struct Reading {
     end: u64,
     /// The piece that was read to see whether the blob is good.
     first: Option<Bytes>,
+    /// Pieces given out, oldest first: read into again once nobody has them any more.
+    given: VecDeque<Bytes>,
 }
 
 /// Bytes `next..end` of an open large blob, of which `first` is the piece that has byte `next`.
@@ -96,7 +102,7 @@ pub(super) fn stream(
     (next, end): (u64, u64),
     first: Bytes,
 ) -> BlobStream {
-    let reading = Reading { store, digest, large, next, end, first: Some(first) };
+    let reading = Reading { store, digest, large, next, end, first: Some(first), given: VecDeque::new() };
     Box::pin(stream::try_unfold(reading, Reading::step))
 }
 
@@ -113,16 +119,32 @@ impl Reading {
         let start = number * PIECE as u64;
         let until = self.end.min(start + piece.len() as u64);
         let bytes = piece.slice((self.next - start) as usize..(until - start) as usize);
+        if self.given.len() < KEPT {
+            self.given.push_back(piece);
+        }
         self.next = until;
         Ok(Some((bytes, self)))
     }
 
-    async fn piece(&self, number: u64) -> io::Result<Bytes> {
-        if let Some(piece) = self.large.read_cached(number) {
+    async fn piece(&mut self, number: u64) -> io::Result<Bytes> {
+        let buffer = self.buffer();
+        if let Some(piece) = self.large.read_cached(number, buffer) {
             return piece;
         }
         let large = self.large.clone();
         tokio::task::spawn_blocking(move || large.read(number)).await?
+    }
+
+    /// The memory of the oldest piece, if it has been sent, or new memory.
+    fn buffer(&mut self) -> BytesMut {
+        match self.given.pop_front().map(Bytes::try_into_mut) {
+            Some(Ok(free)) => free,
+            Some(Err(busy)) => {
+                self.given.push_front(busy);
+                BytesMut::new()
+            }
+            None => BytesMut::new(),
+        }
     }
 
     fn failed(&self, error: io::Error) -> CasError {

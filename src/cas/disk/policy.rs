@@ -9,6 +9,8 @@ pub(super) const WORTHWHILE: u64 = 25;
 /// The sizes of a budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Watermarks {
+    /// The budget itself.
+    pub(super) budget: u64,
     /// Writers wait beyond this: the budget less the room compaction works in.
     pub(super) limit: u64,
     /// Eviction starts here.
@@ -56,7 +58,7 @@ impl Watermarks {
         let limit = budget.saturating_sub(pack);
         let high = limit - limit / 20;
         let low = (u128::from(budget) * u128::from(low_percent.min(100)) / 100) as u64;
-        Self { limit, high, low: low.min(high), pack, reserve: (budget / 64).min(64 << 20) }
+        Self { budget, limit, high, low: low.min(high), pack, reserve: (budget / 64).min(64 << 20) }
     }
 }
 

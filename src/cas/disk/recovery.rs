@@ -418,9 +418,11 @@ impl Recovery {
         let boot_id = config.host.boot_id.clone();
         let dirty = State { closed, clean: false, index_generation: 0, boot_id };
         state.write(dirty).map_err(|error| OpenError::io(config.directory.join("STATE"), error))?;
-        let marks = Watermarks::new(config.budget, config.low_water, u64::from(config.pack_threshold));
+        let held = self.count_bytes();
+        let budget = config.budget.resolve(free_bytes(&config.directory), held + besides(&config, &catalog));
+        let marks = Watermarks::new(budget, config.low_water, u64::from(config.pack_threshold));
         let space = Space::new(marks.limit);
-        space.add(marks.reserve + self.count_bytes());
+        space.add(marks.reserve + held);
         let packs = self.packs.into_values().collect();
         let packs =
             Packs::new(config.directory.join("packs"), magic, marks.pack, packs, self.next_pack, closed + 1);
@@ -482,6 +484,17 @@ impl Recovery {
         }
         bytes
     }
+}
+
+/// Bytes of disk that are left for this user; 0 where the system does not say.
+pub(super) fn free_bytes(directory: &Path) -> u64 {
+    rustix::fs::statvfs(directory).map_or(0, |space| space.f_bavail.saturating_mul(space.f_frsize))
+}
+
+/// Bytes of disk that a store holds besides its packs and blobs: index and reserve.
+fn besides(config: &DiskConfig, catalog: &Catalog) -> u64 {
+    let reserve = std::fs::metadata(config.directory.join(RESERVE)).map_or(0, |reserve| reserve.len());
+    reserve + catalog.index().map_or(0, crate::index::Index::disk_bytes)
 }
 
 impl Store {

@@ -4,6 +4,7 @@ use super::*;
 use crate::action_cache::disk::DiskActionCache;
 use crate::action_cache::{ActionCache, ActionKey};
 use crate::cas::LocalBlobs;
+use crate::config::DiskBudget;
 use crate::instance::InstanceName;
 use farmhand_proto::reapi::ActionResult;
 
@@ -241,4 +242,20 @@ async fn a_clock_that_jumps_ends_no_lease_and_makes_none_last_for_ever() {
     place.pass(4 * HOUR);
     put(&cas, 1, 300_000).await;
     assert!(cas.stats().evicted > 0, "leases end in their time");
+}
+
+#[tokio::test]
+async fn a_share_of_the_disk_is_a_budget_however_much_of_it_the_store_holds() {
+    let place = Place::new();
+    let config = || DiskConfig { budget: DiskBudget::Percent(50), ..place.config(0) };
+    let empty = open(config());
+    put(&empty, 1, 150_000).await;
+    put(&empty, 2, 1000).await;
+    empty.close();
+    drop(empty);
+    let cas = open(config());
+    let stats = cas.stats();
+    assert!(stats.used_bytes < stats.budget_bytes, "{stats:?}");
+    assert_good(&cas, 1, 150_000).await;
+    put(&cas, 3, 150_000).await;
 }
