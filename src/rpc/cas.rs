@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 use tower::{Service, service_fn};
 
 use super::codec::BlobCodec;
+use super::server::Held;
 use super::{Instances, MAX_RECEIVED_MESSAGE};
 use crate::cas::ContentAddressableStorage;
 use crate::digest::{Digest, DigestError, DigestFunction, HASH_LEN};
@@ -97,7 +98,20 @@ impl Shared {
         match path.strip_prefix('/').and_then(|path| path.strip_prefix(NAME)).unwrap_or(path) {
             "/FindMissingBlobs" => unary!(find_missing, raw::FindMissingBlobsRequest),
             "/BatchUpdateBlobs" => unary!(batch_update, raw::BatchUpdateBlobsRequest),
-            "/BatchReadBlobs" => unary!(batch_read, reapi::BatchReadBlobsRequest),
+            "/BatchReadBlobs" => {
+                let method = service_fn(move |request: Request<reapi::BatchReadBlobsRequest>| {
+                    let shared = Arc::clone(&self);
+                    async move {
+                        // Before the blobs are in memory; the answer is counted by the server.
+                        let bytes = batch::read_size(request.get_ref());
+                        let _held = Held::for_call(request.extensions(), bytes);
+                        shared.batch_read(request.into_inner()).await.map(Response::new)
+                    }
+                });
+                let mut grpc =
+                    Grpc::new(BlobCodec::default()).max_decoding_message_size(MAX_RECEIVED_MESSAGE);
+                grpc.unary(method, request).await
+            }
             "/GetTree" => {
                 let method = service_fn(move |request: Request<reapi::GetTreeRequest>| {
                     let shared = Arc::clone(&self);

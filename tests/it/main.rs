@@ -14,6 +14,7 @@ mod compression;
 mod digests;
 mod errors;
 mod execution;
+mod hostile;
 mod layers;
 mod metadata;
 mod outputs;

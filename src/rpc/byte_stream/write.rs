@@ -14,9 +14,13 @@ use super::{Shared, counts_uncompressed, signed};
 use crate::rpc::compression::{Compressor, Decoder};
 use crate::rpc::metadata;
 use crate::rpc::resource_name::WriteName;
+use crate::rpc::server::Held;
 
 /// After so many bytes an upload looks whether somebody else has completed the blob.
 const LOOK_AGAIN: u64 = 16 * 1024 * 1024;
+
+/// Bytes an open upload counts for: on the average it holds so much until a thread writes it, and a file.
+const OPEN_UPLOAD: u64 = 256 * 1024;
 
 /// How long the end of the stream is waited for after `finish_write`.
 const CLOSING: Duration = Duration::from_millis(500);
@@ -90,6 +94,7 @@ impl Shared {
     /// Receives an upload; gives the committed size.
     pub(super) async fn write(&self, request: Request<Streaming<WriteRequest>>) -> Result<i64, Status> {
         let tool = metadata::of(request.metadata()).tool_name;
+        let _held = Held::for_call(request.extensions(), OPEN_UPLOAD);
         let mut stream = request.into_inner();
         let first = next_message(&mut stream, self.settings.idle).await?.ok_or(WriteError::NoMessage)?;
         let name = match self.parse_write_name(&first.resource_name) {
