@@ -48,6 +48,10 @@ const STREAMS: u32 = 4096;
 /// once, which must not look like an attack.
 const RESETS: usize = 2 * STREAMS as usize;
 
+/// Calls at once on one connection, those included that the client has given up and the node has not
+/// cleared away. A client that opens and resets calls faster than that is closed.
+const CALLS: usize = STREAMS as usize + RESETS;
+
 /// A silent connection is asked for a sign of life after this time …
 const KEEPALIVE: Duration = Duration::from_secs(60);
 

@@ -224,9 +224,13 @@ async fn abandoned_uploads_leave_little_behind() {
         let id = wire.open(WRITE).await;
         // Enough that a file is begun for the first of them.
         let data = if number < 20 { 600_000 } else { 2000 };
-        wire.data(id, &grpc(&first_message(700_000, number, data)), false).await;
-        if number % 2 == 0 {
-            wire.reset(id).await;
+        let message = grpc(&first_message(700_000, number, data));
+        let is_open = wire.data(id, &message, false).await && wire.reset(id).await;
+        if !is_open || number % 100 == 99 {
+            // This one is not even given up.
+            wire = Wire::begin(attacked.node.address, WINDOW).await;
+            let id = wire.open(WRITE).await;
+            wire.data(id, &message, false).await;
         }
     }
     attacked.stands("abandoned uploads", 256).await;
@@ -281,7 +285,7 @@ async fn answers_that_nobody_takes_cost_their_connection() {
         }
     }
     eventually("the greediest is closed", || attacked.node.log().contains("closing the connection")).await;
-    attacked.stands("answers that nobody takes", 256).await;
+    attacked.stands("answers that nobody takes", 384).await;
     drop(wires);
     attacked.recovers().await;
 }
@@ -317,7 +321,7 @@ async fn rapid_resets() {
             wire = Wire::begin(attacked.node.address, WINDOW).await;
         }
     }
-    attacked.stands("rapid resets", 64).await;
+    attacked.stands("rapid resets", 128).await;
     drop(wire);
     attacked.recovers().await;
 }
@@ -359,7 +363,7 @@ async fn bombs() {
 
 /// Messages that are too large, or grow: all are refused, and say why.
 async fn large_messages(client: &Client) {
-    let digests = vec![client.digest(b"x"); 1_000_000];
+    let digests = vec![client.digest(b"x"); 1_000_000.min(500_000 * scale())];
     let error = client.find_missing(&digests).await.unwrap_err();
     assert!(matches!(error.code(), tonic::Code::OutOfRange | tonic::Code::ResourceExhausted), "{error}");
     assert!(client.find_missing(&digests[..200_000]).await.unwrap().len() <= 1);
@@ -368,7 +372,7 @@ async fn large_messages(client: &Client) {
     let error = client.batch_update(&[(client.digest(&blob), &blob)]).await.unwrap_err();
     assert_eq!(error.code(), tonic::Code::InvalidArgument, "{error}");
 
-    let zeros = vec![0; 200 << 20];
+    let zeros = vec![0; 64 << 20];
     let bomb = zstd::bulk::compress(&zeros, 3).unwrap();
     let announced = reapi::Digest { size_bytes: 1000, ..client.digest(b"no zeros").to_wire() };
     let entry = reapi::batch_update_blobs_request::Request {

@@ -14,6 +14,8 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::CALLS;
+
 /// Milliseconds without a call after which a connection is quiet: its client may be about to make one.
 const QUIET: u64 = 1000;
 
@@ -176,9 +178,12 @@ impl Account {
         self.0.state.calls.load(Ordering::Relaxed)
     }
 
-    /// Enters a call.
+    /// Enters a call. With too many, the connection is closed.
     pub(super) fn call(&self) -> Call {
-        self.0.state.calls.fetch_add(1, Ordering::Relaxed);
+        if self.0.state.calls.fetch_add(1, Ordering::Relaxed) == CALLS {
+            tracing::warn!("closing a connection with more than {CALLS} calls at once");
+            self.0.state.close();
+        }
         Call(self.clone())
     }
 
@@ -292,6 +297,18 @@ mod tests {
         drop(call);
         tokio::time::advance(quiet).await;
         assert!(ledger.close_quietest());
+    }
+
+    #[test]
+    fn who_has_too_many_calls_goes() {
+        let ledger = Ledger::new(100);
+        let account = ledger.enter(None);
+        let calls: Vec<_> = (0..CALLS).map(|_| account.call()).collect();
+        assert!(!is_closing(&account));
+        drop(account.call());
+        assert!(is_closing(&account));
+        drop(calls);
+        assert_eq!(account.calls(), 0);
     }
 
     #[tokio::test]
