@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use farmhand_proto::reapi;
 
+/// Bytes kept of each text: a hundred thousand actions may wait, each with these.
+const MAX_FIELD: usize = 1024;
+
 /// What a client tells about itself (`build.bazel.remote.execution.v2.RequestMetadata`). Empty
 /// where it does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,21 +51,38 @@ impl From<reapi::RequestMetadata> for RequestMetadata {
     fn from(wire: reapi::RequestMetadata) -> Self {
         let tool = wire.tool_details.unwrap_or_default();
         Self {
-            tool_name: tool.tool_name,
-            tool_version: tool.tool_version,
-            tool_invocation_id: wire.tool_invocation_id,
-            correlated_invocations_id: wire.correlated_invocations_id,
-            action_id: wire.action_id,
-            action_mnemonic: wire.action_mnemonic,
-            target_id: wire.target_id,
-            configuration_id: wire.configuration_id,
+            tool_name: shortened(tool.tool_name),
+            tool_version: shortened(tool.tool_version),
+            tool_invocation_id: shortened(wire.tool_invocation_id),
+            correlated_invocations_id: shortened(wire.correlated_invocations_id),
+            action_id: shortened(wire.action_id),
+            action_mnemonic: shortened(wire.action_mnemonic),
+            target_id: shortened(wire.target_id),
+            configuration_id: shortened(wire.configuration_id),
         }
     }
+}
+
+/// The first [`MAX_FIELD`] bytes of `text`, or a little less.
+fn shortened(mut text: String) -> String {
+    if text.len() > MAX_FIELD {
+        let end = (0..=MAX_FIELD).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+        text.truncate(end);
+        text.shrink_to_fit();
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        let target_id = format!("x{}", "\u{e9}".repeat(10_000));
+        let metadata = RequestMetadata::from(reapi::RequestMetadata { target_id, ..Default::default() });
+        assert_eq!(metadata.target_id, format!("x{}", "\u{e9}".repeat(511)));
+    }
 
     #[test]
     fn slots_are_shared_out_by_build_first() {

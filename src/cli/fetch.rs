@@ -34,6 +34,9 @@ const BATCH_BLOBS: usize = 500;
 /// Bytes of the largest Directory or Tree message read.
 const LARGEST_MESSAGE: u64 = 256 << 20;
 
+/// Files and directories made at most, as many as an action may have. A few small messages can name billions.
+const MOST_ENTRIES: usize = if cfg!(test) { 10_000 } else { 1_000_000 };
+
 /// What to fetch, and where to.
 pub(super) struct FetchRequest {
     /// Digest of the action, in full.
@@ -137,7 +140,9 @@ async fn plan_inputs(
             let directory = Directory::parse(&data, function).explain(format!("directory {digest}"))?;
             known.insert(digest, directory);
         }
-        waiting = waiting.into_iter().flat_map(|(path, digest)| plan.add(&path, &known[&digest])).collect();
+        for (path, digest) in std::mem::take(&mut waiting) {
+            waiting.extend(plan.add(&path, &known[&digest]).map_err(CliError::new)?);
+        }
     }
     let working_directory = RootPath::root()
         .join(&decoded.command.working_directory)
@@ -197,7 +202,10 @@ async fn read_message(cas: &mut RemoteCas, digest: &Digest) -> Result<Vec<u8>, C
 
 impl Plan {
     /// Adds the entries of `directory` at `path`; its subdirectories with their places.
-    fn add(&mut self, path: &RootPath, directory: &Directory) -> Vec<(RootPath, Digest)> {
+    fn add(&mut self, path: &RootPath, directory: &Directory) -> Result<Vec<(RootPath, Digest)>, String> {
+        if self.directories.len() + self.files.len() > MOST_ENTRIES {
+            return Err(format!("there are more than {MOST_ENTRIES} files and directories"));
+        }
         self.directories.insert(path.to_path_buf());
         for file in &directory.files {
             self.files.push(PlannedFile {
@@ -209,7 +217,8 @@ impl Plan {
         for symlink in &directory.symlinks {
             self.symlinks.push((path.child(symlink.name.clone()).to_path_buf(), symlink.target.clone()));
         }
-        directory.directories.iter().map(|child| (path.child(child.name.clone()), child.digest)).collect()
+        let below = directory.directories.iter().map(|child| (path.child(child.name.clone()), child.digest));
+        Ok(below.collect())
     }
 
     fn add_parents(&mut self, path: &RootPath) {
@@ -243,10 +252,12 @@ impl Plan {
             children.insert(digest, parse(child)?);
         }
         let root = parse(tree.root.unwrap_or_default())?;
-        let mut waiting = self.add(path, &root);
+        // A tree may leave out the empty directory, which everybody knows.
+        children.insert(Digest::empty(function), Directory::default());
+        let mut waiting = self.add(path, &root)?;
         while let Some((path, digest)) = waiting.pop() {
             let child = children.get(&digest).ok_or_else(|| format!("the tree has no directory {digest}"))?;
-            waiting.extend(self.add(&path, child));
+            waiting.extend(self.add(&path, child)?);
         }
         Ok(())
     }
@@ -444,6 +455,22 @@ mod tests {
         let torn = reapi::Tree { root: Some(root), children: Vec::new() }.encode_to_vec();
         let error = Plan::default().add_tree(&out, &torn, DigestFunction::Sha256).unwrap_err();
         assert!(error.contains("the tree has no directory"), "{error}");
+    }
+
+    #[test]
+    fn a_tree_that_unfolds_without_end_is_refused() {
+        let mut children = vec![reapi::Directory::default()];
+        for _ in 0..40 {
+            let below = children.last().map(Message::encode_to_vec).unwrap_or_default();
+            let digest = Some(Digest::of(DigestFunction::Sha256, &below).to_wire());
+            let node = |name: &str| reapi::DirectoryNode { name: name.into(), digest: digest.clone() };
+            let directories = vec![node("a"), node("b")];
+            children.push(reapi::Directory { directories, ..Default::default() });
+        }
+        // Everybody knows the empty one.
+        let tree = reapi::Tree { root: children.pop(), children: children.split_off(1) }.encode_to_vec();
+        let error = Plan::default().add_tree(&RootPath::root(), &tree, DigestFunction::Sha256).unwrap_err();
+        assert!(error.contains("more than"), "{error}");
     }
 
     #[test]

@@ -4,7 +4,6 @@
 use farmhand_proto::{bytestream, raw, reapi};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use prost::Message;
-use tonic::metadata::BinaryMetadataValue;
 
 use super::input::Input;
 use crate::digest::{Digest, DigestFunction};
@@ -75,10 +74,8 @@ pub fn request_metadata(data: &[u8]) {
     }
     let read = metadata::of_headers(&headers);
     assert_eq!(read, metadata::of_headers(&headers));
-    let known = reapi::RequestMetadata { tool_invocation_id: "inv".to_owned(), ..Default::default() };
-    let known = BinaryMetadataValue::from_bytes(&known.encode_to_vec());
-    let known = HeaderValue::from_bytes(known.as_encoded_bytes()).expect("base64 is a header value");
-    headers.append(HeaderName::from_static(NAMES[0]), known);
+    // A message whose `tool_invocation_id` is "inv".
+    headers.append(HeaderName::from_static(NAMES[0]), HeaderValue::from_static("GgNpbnY="));
     let read = metadata::of_headers(&headers);
     assert_eq!(read.tool_invocation_id, "inv");
     assert_eq!(&*read.share(), "inv");

@@ -20,6 +20,7 @@ use tower::service_fn;
 
 use super::codec::BlobCodec;
 use super::resource_name::WriteName;
+use super::server::Held;
 use super::service::{GrpcService, Methods, RequestBody};
 use super::{Instances, MAX_RECEIVED_MESSAGE, codec};
 use crate::cas::ContentAddressableStorage;
@@ -39,6 +40,9 @@ mod write;
 
 pub use read::ReadError;
 pub use write::WriteError;
+
+/// Bytes an open upload counts for: on the average it holds so much until a thread writes it, and a file.
+const OPEN_UPLOAD: u64 = 256 * 1024;
 
 /// How long and how much interrupted uploads are kept, and what uploads are told.
 #[derive(Clone, Debug)]
@@ -146,6 +150,7 @@ impl ByteStreamMethods {
         if parts.headers.get("grpc-encoding").is_some_and(|encoding| encoding != "identity") {
             return Status::unimplemented("gRPC compression is not supported here").into_http();
         }
+        let _held = Held::for_call(&parts.extensions, OPEN_UPLOAD);
         let committed = self.write(&parts.headers, Incoming::new(Body::new(body))).await;
         let answer = |committed_size| codec::single(bytestream::WriteResponse { committed_size });
         committed.map_or_else(Status::into_http, answer)

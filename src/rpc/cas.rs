@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status};
 use tower::service_fn;
 
 use super::codec::{BlobCodec, EncodedCodec, undecodable};
+use super::server::Held;
 use super::service::{GrpcService, Methods, RequestBody};
 use super::{Instances, MAX_RECEIVED_MESSAGE};
 use crate::cas::ContentAddressableStorage;
@@ -68,7 +69,20 @@ impl Methods for CasMethods {
         match method {
             "FindMissingBlobs" => unary!(find_missing, Bytes, EncodedCodec),
             "BatchUpdateBlobs" => unary!(batch_update, raw::BatchUpdateBlobsRequest, BlobCodec::default()),
-            "BatchReadBlobs" => unary!(batch_read, reapi::BatchReadBlobsRequest, BlobCodec::default()),
+            "BatchReadBlobs" => {
+                let method = service_fn(move |request: Request<reapi::BatchReadBlobsRequest>| {
+                    let methods = Arc::clone(&self);
+                    async move {
+                        // Before the blobs are in memory; the answer is counted by the server.
+                        let bytes = batch::read_size(request.get_ref());
+                        let _held = Held::for_call(request.extensions(), bytes);
+                        methods.batch_read(request.into_inner()).await.map(Response::new)
+                    }
+                });
+                let mut grpc =
+                    Grpc::new(BlobCodec::default()).max_decoding_message_size(MAX_RECEIVED_MESSAGE);
+                grpc.unary(method, request).await
+            }
             "GetTree" => {
                 let method = service_fn(move |request: Request<reapi::GetTreeRequest>| {
                     let methods = Arc::clone(&self);

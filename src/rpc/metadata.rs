@@ -105,9 +105,11 @@ mod tests {
 
     #[test]
     fn eight_kilobytes_of_ids() {
-        let message =
-            reapi::RequestMetadata { correlated_invocations_id: "x".repeat(8192), ..Default::default() };
-        assert_eq!(read(&HEADERS[0], &base64(&message)).correlated_invocations_id.len(), 8192);
+        let ids = "x".repeat(8192);
+        let message = reapi::RequestMetadata { correlated_invocations_id: ids.clone(), ..wire() };
+        let metadata = read(&HEADERS[0], &base64(&message));
+        assert!(ids.starts_with(&metadata.correlated_invocations_id));
+        assert_eq!(metadata.target_id, "//a:b");
     }
 
     proptest! {

@@ -16,6 +16,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Response, StatusCode, Uri};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
@@ -25,7 +26,7 @@ use tower::layer::util::{Identity, Stack};
 
 use connection::Connection;
 use counted::CountCalls;
-use ledger::Ledger;
+use ledger::{Account, Ledger};
 
 mod connection;
 mod counted;
@@ -47,6 +48,10 @@ const STREAMS: u32 = 4096;
 /// once, which must not look like an attack.
 const RESETS: usize = 2 * STREAMS as usize;
 
+/// Calls at once on one connection, those included that the client has given up and the node has not
+/// cleared away. A client that opens and resets calls faster than that is closed.
+const CALLS: usize = STREAMS as usize + RESETS;
+
 /// A silent connection is asked for a sign of life after this time …
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
@@ -58,6 +63,9 @@ const GRACE: Duration = Duration::from_secs(3);
 
 /// Pause after a connection could not be accepted, for want of descriptors most of the time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often it is told that connections cannot be accepted.
+const TELL_AGAIN: Duration = Duration::from_secs(600);
 
 /// How long a full server waits for a connection that it closes, before it looks for another.
 const CLOSE_PAUSE: Duration = Duration::from_millis(50);
@@ -97,6 +105,20 @@ struct Door {
 trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Socket for S {}
+
+/// Bytes that a call holds besides its messages, counted for its connection until this is dropped.
+#[derive(Debug)]
+pub struct Held(#[expect(dead_code, reason = "held for its Drop")] ledger::Holding);
+
+impl Held {
+    /// Counts `bytes` for the connection of a call with these extensions. A call that came another way
+    /// is not counted.
+    pub fn for_call(extensions: &http::Extensions, bytes: u64) -> Option<Self> {
+        let mut holding = extensions.get::<Account>()?.holding();
+        holding.set(bytes);
+        Some(Self(holding))
+    }
+}
 
 // === impl Limits ===
 
@@ -145,19 +167,19 @@ impl Listener {
 impl Door {
     /// The connections of `listener`, without an end. Failures to accept one are waited out.
     fn connections(self, listener: Listener) -> impl Stream<Item = io::Result<Connection<Box<dyn Socket>>>> {
-        stream::unfold((self, listener, false), |(door, listener, mut is_failing)| async move {
+        stream::unfold((self, listener, None), |(door, listener, mut told)| async move {
             loop {
-                door.room().await;
                 match listener.accept().await {
                     Ok((socket, address)) => {
-                        is_failing = false;
+                        door.room().await;
                         if let Some(connection) = door.admit(socket, address) {
-                            return Some((Ok(connection), (door, listener, is_failing)));
+                            return Some((Ok(connection), (door, listener, told)));
                         }
                     }
                     Err(error) => {
-                        if !std::mem::replace(&mut is_failing, true) {
+                        if told.is_none_or(|told: Instant| told.elapsed() > TELL_AGAIN) {
                             tracing::warn!(%error, "cannot accept connections; trying on");
+                            told = Some(Instant::now());
                         }
                         // With all descriptors in use the next try would fail at once. Quiet
                         // connections have some.

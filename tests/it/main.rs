@@ -14,6 +14,7 @@ mod compression;
 mod digests;
 mod errors;
 mod execution;
+mod hostile;
 mod hostile_actions;
 mod layers;
 mod metadata;

@@ -3,6 +3,7 @@
 pub(crate) mod action;
 pub(crate) mod client;
 pub(crate) mod node;
+pub(crate) mod wire;
 
 pub(crate) use action::{ActionBuilder, Outcome};
 pub(crate) use client::Client;

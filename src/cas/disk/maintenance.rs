@@ -20,6 +20,7 @@ use super::catalog::{Catalog, Item};
 use super::files::{Files, remove_if_there};
 use super::packs::Closing;
 use super::record::{Key, Kind};
+use super::recovery::free_bytes;
 use super::space::Stop;
 use super::state::{State, StateFile};
 use super::store::{Store, lock};
@@ -231,11 +232,6 @@ impl Maintenance {
             tracing::warn!(%error, "cannot mark the store as cleanly closed");
         }
     }
-}
-
-/// Bytes the disk of `directory` has left.
-fn free_bytes(directory: &Path) -> u64 {
-    rustix::fs::statvfs(directory).map_or(0, |fs| fs.f_bavail * fs.f_frsize)
 }
 
 /// Whether the engine of the index can be expected not to run out of room.

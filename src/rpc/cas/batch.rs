@@ -157,6 +157,11 @@ fn update_size(entry: &raw::BlobUpdate) -> u64 {
     sent.max(entry.digest.as_ref().map_or(0, wire_size))
 }
 
+/// Bytes the answer to `request` may have.
+pub(super) fn read_size(request: &reapi::BatchReadBlobsRequest) -> u64 {
+    request.digests.iter().map(wire_size).fold(0, u64::saturating_add).min(MAX_BATCH)
+}
+
 fn wire_size(digest: &reapi::Digest) -> u64 {
     u64::try_from(digest.size_bytes).unwrap_or(0)
 }

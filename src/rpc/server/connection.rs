@@ -145,7 +145,10 @@ mod tests {
         };
         let (read, ()) = tokio::join!(connection.read(&mut buffer), later);
         assert_eq!(read.unwrap(), 4);
-        let close = async { assert!(ledger.close_quietest()) };
+        let close = async {
+            tokio::time::sleep(LIMIT).await;
+            assert!(ledger.close_quietest());
+        };
         let (read, ()) = tokio::join!(connection.read(&mut buffer), close);
         assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
         assert!(connection.write(b"answer").await.is_err());

@@ -38,6 +38,8 @@ struct ResponseBody {
     inner: Body,
     /// The first frame, read ahead: it stands for the answer while the client takes nothing.
     first: Option<Result<Frame<Bytes>, Status>>,
+    /// There was no first frame, and so there is no other.
+    is_empty: bool,
     holding: Holding,
     _call: Call,
 }
@@ -77,24 +79,24 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let Some(account) = request.extensions().get::<Account>() else {
+        let Some(account) = request.extensions().get::<Account>().cloned() else {
             return Box::pin(self.0.call(request));
         };
-        let call = account.call();
-        let holding = call.holding();
+        let (call, holding) = (account.call(), account.holding());
+        let mut answer_holding = account.holding();
         let answer = self.0.call(
             request.map(|inner| Body::new(RequestBody { inner, framing: Framing::default(), holding })),
         );
         Box::pin(async move {
+            // Calls that came before the connection was closed would still be answered one by one.
+            if account.is_condemned() {
+                return Ok(Status::resource_exhausted("this connection is being closed").into_http());
+            }
             let (parts, mut inner) = answer.await?.into_parts();
-            let mut holding = call.holding();
-            let first = if inner.is_end_stream() {
-                None
-            } else {
-                poll_fn(|context| Pin::new(&mut inner).poll_frame(context)).await
-            };
-            holding.set(size_of(first.as_ref()));
-            let body = ResponseBody { inner, first, holding, _call: call };
+            let first = poll_fn(|context| Pin::new(&mut inner).poll_frame(context)).await;
+            answer_holding.set(size_of(first.as_ref()));
+            let is_empty = first.is_none();
+            let body = ResponseBody { inner, first, is_empty, holding: answer_holding, _call: call };
             Ok(http::Response::from_parts(parts, Body::new(body)))
         })
     }
@@ -145,6 +147,9 @@ impl http_body::Body for ResponseBody {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(first));
         }
+        if self.is_empty {
+            return Poll::Ready(None);
+        }
         self.holding.set(0);
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
         self.holding.set(size_of(frame.as_ref()));
@@ -152,7 +157,7 @@ impl http_body::Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.inner.is_end_stream()
+        self.is_empty || (self.first.is_none() && self.inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -14,6 +14,11 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::CALLS;
+
+/// Milliseconds without a call after which a connection is quiet: its client may be about to make one.
+const QUIET: u64 = 1000;
+
 /// The connections of a server.
 #[derive(Debug)]
 pub(super) struct Ledger {
@@ -98,10 +103,12 @@ impl Ledger {
         self.accounts().values().filter(|state| state.address == Some(address)).count()
     }
 
-    /// Closes the connection that has been without a call for longest; false if all have calls.
+    /// Closes the connection that has been without a call for longest; false if all have calls, or had
+    /// until now.
     pub(super) fn close_quietest(&self) -> bool {
+        let Some(before) = self.now().checked_sub(QUIET) else { return false };
         let accounts = self.accounts();
-        let quiet = accounts.values().filter(|state| state.is_quiet());
+        let quiet = accounts.values().filter(|state| state.is_quiet(before));
         let quietest = quiet.min_by_key(|state| state.quiet_since.load(Ordering::Relaxed)).cloned();
         drop(accounts);
         quietest.inspect(|state| state.close()).is_some()
@@ -138,9 +145,11 @@ impl Ledger {
 // === impl State ===
 
 impl State {
-    /// Without a call, and not closing yet.
-    fn is_quiet(&self) -> bool {
-        self.calls.load(Ordering::Relaxed) == 0 && !self.is_closing.load(Ordering::Relaxed)
+    /// Without a call since `before` or longer, and not closing yet.
+    fn is_quiet(&self, before: u64) -> bool {
+        self.calls.load(Ordering::Relaxed) == 0
+            && self.quiet_since.load(Ordering::Relaxed) <= before
+            && !self.is_closing.load(Ordering::Relaxed)
     }
 
     fn close(&self) {
@@ -158,16 +167,29 @@ impl Account {
         self.0.state.is_closing.load(Ordering::Relaxed)
     }
 
+    /// Whether the connection is to end.
+    pub(super) fn is_condemned(&self) -> bool {
+        self.0.state.is_closing.load(Ordering::Relaxed)
+    }
+
     /// Calls under way on it.
     #[cfg(test)]
     pub(super) fn calls(&self) -> usize {
         self.0.state.calls.load(Ordering::Relaxed)
     }
 
-    /// Enters a call.
+    /// Enters a call. With too many, the connection is closed.
     pub(super) fn call(&self) -> Call {
-        self.0.state.calls.fetch_add(1, Ordering::Relaxed);
+        if self.0.state.calls.fetch_add(1, Ordering::Relaxed) == CALLS {
+            tracing::warn!("closing a connection with more than {CALLS} calls at once");
+            self.0.state.close();
+        }
         Call(self.clone())
+    }
+
+    /// A holding of no bytes.
+    pub(super) fn holding(&self) -> Holding {
+        Holding { account: self.clone(), bytes: 0 }
     }
 }
 
@@ -179,13 +201,6 @@ impl Drop for Entry {
 }
 
 // === impl Call ===
-
-impl Call {
-    /// A holding of no bytes.
-    pub(super) fn holding(&self) -> Holding {
-        Holding { account: self.0.clone(), bytes: 0 }
-    }
-}
 
 impl Drop for Call {
     fn drop(&mut self) {
@@ -244,7 +259,7 @@ mod tests {
             .into_iter()
             .zip([30, 20, 25, 25])
             .map(|(account, bytes)| {
-                let mut holding = account.call().holding();
+                let mut holding = account.holding();
                 holding.set(bytes);
                 holding
             })
@@ -265,18 +280,35 @@ mod tests {
         let [first, second, third] = [(); 3].map(|()| ledger.enter(None));
         let call = first.call();
         let ended = second.call();
-        tokio::time::advance(Duration::from_secs(1)).await;
+        let quiet = Duration::from_millis(QUIET);
+        assert!(!ledger.close_quietest());
+        tokio::time::advance(quiet).await;
         drop(ended);
         assert!(ledger.close_quietest());
         assert_eq!([&first, &second, &third].map(is_closing), [false, false, true]);
         drop(third);
+        assert!(!ledger.close_quietest());
+        tokio::time::advance(quiet).await;
         assert!(ledger.close_quietest());
         assert!(is_closing(&second));
         drop(second);
         assert!(!ledger.close_quietest());
         assert_eq!(first.calls(), 1);
         drop(call);
+        tokio::time::advance(quiet).await;
         assert!(ledger.close_quietest());
+    }
+
+    #[test]
+    fn who_has_too_many_calls_goes() {
+        let ledger = Ledger::new(100);
+        let account = ledger.enter(None);
+        let calls: Vec<_> = (0..CALLS).map(|_| account.call()).collect();
+        assert!(!is_closing(&account));
+        drop(account.call());
+        assert!(is_closing(&account));
+        drop(calls);
+        assert_eq!(account.calls(), 0);
     }
 
     #[tokio::test]
