@@ -103,7 +103,11 @@ impl CasError {
     pub fn io(path: impl Into<PathBuf>, source: io::Error) -> Self {
         let path = path.into();
         if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
-            return Self::NoSpace { wanted: 0, reason: format!("the disk of {} is full", path.display()) };
+            let reason = format!(
+                "the disk of {} is full; free some room there, or lower disk-budget below what it has",
+                path.display()
+            );
+            return Self::NoSpace { wanted: 0, reason };
         }
         Self::Io { path, source }
     }

@@ -34,6 +34,14 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Whether the API may be served beyond loopback without TLS.
     pub insecure_lan: bool,
+    /// Connections at once; 16 at least.
+    pub max_connections: usize,
+    /// Connections at once from one address other than loopback; 1 at least.
+    pub max_connections_per_address: usize,
+    /// How long a client may take to begin.
+    pub handshake_timeout: Duration,
+    /// Bytes for messages that are not complete and answers not taken yet; 64 MiB at least.
+    pub message_memory: u64,
     /// Absolute path of the data directory; need not exist.
     pub data_dir: PathBuf,
     /// Absolute path of the directory of the sockets; need not exist.
@@ -297,6 +305,14 @@ impl Set {
             name: check_name(raw.name.unwrap_or_else(|| host.name.clone()))?,
             listen: check_listen(required(raw.listen).0, insecure_lan)?,
             insecure_lan,
+            max_connections: at_least("max-connections", required(raw.max_connections), 16)?,
+            max_connections_per_address: at_least(
+                "max-connections-per-address",
+                required(raw.max_connections_per_address),
+                1,
+            )?,
+            handshake_timeout: check_handshake(required(raw.handshake_timeout).0)?,
+            message_memory: at_least("message-memory", required(raw.message_memory).0, 64 << 20)?,
             data_dir: absolute("data-dir", raw.data_dir.or_else(|| host.data_dir.clone()))?,
             runtime_dir: check_runtime_dir(absolute(
                 "runtime-dir",
@@ -415,6 +431,13 @@ fn check_update_interval(interval: Duration) -> Result<Duration, ConfigError> {
         return invalid("update-interval", format!("{interval:?} is too short"), "10ms is the least");
     }
     Ok(interval)
+}
+
+fn check_handshake(timeout: Duration) -> Result<Duration, ConfigError> {
+    if timeout < Duration::from_millis(100) {
+        return invalid("handshake-timeout", format!("{timeout:?} is too short"), "100ms is the least");
+    }
+    Ok(timeout)
 }
 
 fn absolute(key: &'static str, path: Option<PathBuf>) -> Result<PathBuf, ConfigError> {

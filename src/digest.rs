@@ -175,14 +175,24 @@ impl Digest {
         Self::of(function, &[])
     }
 
-    /// Parses the text form of a hash together with a size.
+    /// Parses the text form of a hash, which need not be UTF-8, together with a size.
     ///
     /// # Errors
     /// [`DigestError::Hash`] or [`DigestError::NegativeSize`].
-    pub fn parse(function: DigestFunction, hash: &str, size_bytes: i64) -> Result<Self, DigestError> {
-        let bad = || DigestError::Hash { hash: hash.chars().take(80).collect(), function };
+    pub fn parse<T>(function: DigestFunction, hash: &T, size_bytes: i64) -> Result<Self, DigestError>
+    where
+        T: AsRef<[u8]> + ?Sized,
+    {
+        let hash = hash.as_ref();
+        let bad = || {
+            let hash = String::from_utf8_lossy(hash).chars().take(80).collect();
+            DigestError::Hash { hash, function }
+        };
         let mut bytes = [0; HASH_LEN];
-        if hash.len() != HASH_LEN * 2 || hash.bytes().any(|b| b.is_ascii_uppercase()) {
+        // Of all hex digits, only A to F lack this bit. Folding over all of them is quicker than
+        // stopping at the first.
+        let is_lower_case = hash.iter().fold(0xff, |all, byte| all & byte) & 0x20 != 0;
+        if hash.len() != HASH_LEN * 2 || !is_lower_case {
             return Err(bad());
         }
         const_hex::decode_to_slice(hash, &mut bytes).map_err(|_| bad())?;

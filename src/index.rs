@@ -12,7 +12,8 @@
 //!   are drained from a channel and flushed together by one thread.
 //! - A damaged database makes sled panic, or open empty. So opening and every call run inside
 //!   `catch_unwind`, opening has a time limit, and a sentinel record holds the count of all records.
-//! - After any error sled stays broken: the index then refuses everything until opened again.
+//! - After any error sled stays broken: the index then refuses everything until opened again. What it
+//!   had taken before is there then.
 //! - Threads of sled may hold the database's lock for a moment after it was closed: opening waits.
 
 use std::collections::BTreeMap;
@@ -20,6 +21,8 @@ use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -49,6 +52,8 @@ pub struct Index {
     commits: Option<SyncSender<Commit>>,
     committer: Option<JoinHandle<u64>>,
     opened: Opened,
+    /// The generation of the last commit that succeeded.
+    generation: Arc<AtomicU64>,
 }
 
 /// What was found when an index was opened.
@@ -108,6 +113,7 @@ struct Committer {
     db: sled::Db,
     file: File,
     generation: u64,
+    told: Arc<AtomicU64>,
     records: u64,
     failure: Option<IndexError>,
 }
@@ -166,11 +172,13 @@ impl Index {
 
     fn start(path: &Path, db: sled::Db, file: File, opened: Opened) -> Result<Self, IndexError> {
         let (commits, receiver) = mpsc::sync_channel(WAITING_COMMITS);
+        let generation = Arc::new(AtomicU64::new(opened.generation));
         let committer = Committer {
             path: path.to_owned(),
             db: db.clone(),
             file,
             generation: opened.generation,
+            told: generation.clone(),
             records: opened.records,
             failure: None,
         };
@@ -184,12 +192,18 @@ impl Index {
             commits: Some(commits),
             committer: Some(committer),
             opened,
+            generation,
         })
     }
 
     /// What was found at open.
     pub fn opened(&self) -> Opened {
         self.opened
+    }
+
+    /// Commits that succeeded in the life of the database. After a failure there may be one more.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Visits every record in the order of keys.
@@ -349,6 +363,7 @@ impl Committer {
         self.db.flush().map_err(|error| error.to_string())?;
         self.file.sync_data().map_err(|error| error.to_string())?;
         self.generation += 1;
+        self.told.store(self.generation, Ordering::Release);
         self.records = records;
         Ok(())
     }

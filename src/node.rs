@@ -28,12 +28,14 @@ use crate::rpc::cas::CasService;
 use crate::rpc::control::{ControlService, SocketFile, bind_private};
 use crate::rpc::execution::{ExecutionCapabilitiesProvider, ExecutionService};
 use crate::rpc::operations::OperationsService;
+use crate::rpc::server::Limits;
 use crate::rpc::{Instances, server};
 use crate::tasks::Tasks;
 use crate::worker::local::LocalWorker;
-use crate::worker::sandbox::{self, ActionGroup, Mode, SandboxSupport, SpawnerPool};
+use crate::worker::sandbox::{self, ActionGroup, Mode, SandboxSupport, SpawnerConfig, SpawnerPool};
 use crate::worker::{RunError, Runner};
 
+mod open_files;
 mod settings;
 mod status;
 
@@ -130,12 +132,13 @@ impl Node {
     /// [`NodeError`]; nothing is left running then.
     pub async fn start(config: Config, progress: Arc<dyn StartProgress>) -> Result<Self, NodeError> {
         let tasks = Tasks::default();
+        let open_files = open_files::raise();
         let doors = Doors::open(&config).await?;
         let store = open_store(&config, progress, &tasks).await?;
         let cas: Arc<dyn ContentAddressableStorage> = Arc::new(store.clone());
         let results = complete_action_cache(&config, &store, Arc::clone(&cas));
 
-        let spawners = Arc::new(start_spawners(&config).await?);
+        let spawners = Arc::new(start_spawners(&config, open_files.inherited).await?);
         let facts = settings::facts(&config, spawners.is_sandboxed());
         let worker = open_worker(&config, facts, &store, Arc::clone(&spawners), &tasks)?;
         let scheduler =
@@ -144,6 +147,7 @@ impl Node {
 
         let instances = Instances::new(settings::instances(&config));
         let routes = routes(&config, &instances, &cas, &results, &scheduler, &tasks);
+        let limits = settings::limits(&config, open_files.now);
         let source = StatusSource {
             endpoints: doors.endpoints.clone(),
             started: SystemTime::now(),
@@ -155,7 +159,7 @@ impl Node {
         };
         let control = ControlService::new(Arc::new(source), cas, results);
         let endpoints = doors.endpoints.clone();
-        let sockets = doors.serve(routes, control, &tasks);
+        let sockets = doors.serve(routes, limits, control, &tasks);
         Ok(Self { endpoints, tasks, spawners, store, _sockets: sockets })
     }
 
@@ -206,11 +210,17 @@ impl Doors {
     }
 
     /// Lets callers in. A server that fails ends the node. The sockets stay while their files do.
-    fn serve(self, routes: Routes, control: ControlService, tasks: &Tasks) -> [SocketFile; 2] {
+    fn serve(
+        self,
+        routes: Routes,
+        limits: Limits,
+        control: ControlService,
+        tasks: &Tasks,
+    ) -> [SocketFile; 2] {
         let listeners = vec![self.reapi.into(), self.reapi_socket.into()];
         let stop = tasks.token().clone();
         tasks.spawn("reapi", async move {
-            if let Err(error) = server::serve(listeners, routes, stop.clone()).await {
+            if let Err(error) = server::serve(listeners, routes, limits, stop.clone()).await {
                 tracing::error!(%error, "the Remote Execution API failed");
             }
             stop.cancel();
@@ -265,7 +275,7 @@ fn complete_action_cache(
 }
 
 /// The spawners, with a sandbox where it works or is insisted on.
-async fn start_spawners(config: &Config) -> Result<SpawnerPool, NodeError> {
+async fn start_spawners(config: &Config, open_files: Option<u64>) -> Result<SpawnerPool, NodeError> {
     let mode = match config.sandbox {
         SandboxMode::Off => {
             tracing::warn!("the sandbox is switched off: actions see the whole machine");
@@ -290,7 +300,8 @@ async fn start_spawners(config: &Config) -> Result<SpawnerPool, NodeError> {
             }
         }
     };
-    Ok(SpawnerPool::start(settings::spawners(config, mode, action_group(config))).await?)
+    let spawners = SpawnerConfig { open_files, ..settings::spawners(config, mode, action_group(config)) };
+    Ok(SpawnerPool::start(spawners).await?)
 }
 
 /// What bounds the memory of actions, where the machine lets us.

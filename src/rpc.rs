@@ -22,6 +22,7 @@ pub mod metadata;
 pub mod operations;
 pub mod resource_name;
 pub mod server;
+mod service;
 #[cfg(test)]
 mod testing;
 

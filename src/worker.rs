@@ -256,6 +256,10 @@ pub enum RunError {
         /// The system's words.
         source: io::Error,
     },
+    /// The command wrote more than the directory in memory is for, and was killed: it has to run again
+    /// with its layers on the disk.
+    #[error("the command wrote more than memory is for")]
+    MemoryFull,
     /// The spawner died; every process of the action died with it.
     #[error("the spawner process was lost")]
     SpawnerLost,
@@ -264,10 +268,64 @@ pub enum RunError {
 /// Starts processes.
 #[async_trait]
 pub trait Runner: Send + Sync + 'static {
-    /// Runs `command` to its end. When `cancel` fires, or the time limit is over, all its processes
-    /// are killed first. Returns only when none of them is left, whatever they did to get away.
-    async fn run(&self, command: PreparedCommand, cancel: CancellationToken) -> Result<Exit, RunError>;
+    /// Takes a seat for one command, waiting until one is free.
+    async fn seat(&self) -> Result<Box<dyn Seat>, RunError>;
+
+    /// Runs `command` in the next free seat; as [`Seat::run`].
+    async fn run(&self, command: PreparedCommand, cancel: CancellationToken) -> Result<Exit, RunError> {
+        let mut seat = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Ok(Exit::before_start()),
+            seat = self.seat() => seat?,
+        };
+        seat.run(command, cancel).await
+    }
 
     /// Whether commands get namespaces of their own: decides how inputs are staged.
     fn is_sandboxed(&self) -> bool;
+}
+
+/// A place for one command, free again when this is dropped.
+#[async_trait]
+pub trait Seat: Send + Sync {
+    /// A directory in memory, where the layers of a command may be that runs in this seat. Whatever
+    /// is put there has to be removed before the seat is given back.
+    fn memory(&self) -> Option<&Arc<sandbox::Memory>>;
+
+    /// Runs `command` to its end. When `cancel` fires, or the time limit is over, all its processes
+    /// are killed first. Returns only when none of them is left, whatever they did to get away.
+    async fn run(&mut self, command: PreparedCommand, cancel: CancellationToken) -> Result<Exit, RunError>;
+}
+
+// === impl InputRoot ===
+
+impl InputRoot {
+    /// Its layers, if it has any.
+    pub fn overlay(&self) -> Option<&Overlay> {
+        match self {
+            Self::Mounted { overlay, .. } | Self::Filesystem { overlay } => Some(overlay),
+            Self::Plain { .. } => None,
+        }
+    }
+
+    fn overlay_mut(&mut self) -> Option<&mut Overlay> {
+        match self {
+            Self::Mounted { overlay, .. } | Self::Filesystem { overlay } => Some(overlay),
+            Self::Plain { .. } => None,
+        }
+    }
+}
+
+// === impl Exit ===
+
+impl Exit {
+    /// A command that was cancelled before it began.
+    fn before_start() -> Self {
+        Self {
+            outcome: Outcome::Cancelled,
+            wall: Duration::ZERO,
+            usage: Usage::default(),
+            memory_exceeded: None,
+        }
+    }
 }

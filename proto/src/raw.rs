@@ -1,7 +1,7 @@
 //! Hand-written messages, wire-compatible with the published ones.
 //!
 //! Two reasons only: the byte paths need [`Bytes`] where `bazel-remote-apis` has `Vec<u8>`
-//! (ByteStream, and the CAS calls that carry or list blobs), and `google/rpc/error_details.proto` is not in that crate.
+//! (ByteStream, and the CAS calls that carry blobs), and `google/rpc/error_details.proto` is not in that crate.
 //! Field numbers are those of the published definitions; a test in this file holds each
 //! message against the published type.
 
@@ -85,40 +85,6 @@ pub struct BlobRead {
     /// A `Compressor.Value`.
     #[prost(int32, tag = "4")]
     pub compressor: i32,
-}
-
-/// `build.bazel.remote.execution.v2.Digest` with the text of its hash as bytes: a list of 200,000
-/// of them decodes without an allocation for each.
-#[derive(Clone, PartialEq, Eq, ::prost::Message)]
-pub struct TextDigest {
-    /// The hash, in hex. Not checked to be UTF-8.
-    #[prost(bytes = "bytes", tag = "1")]
-    pub hash: Bytes,
-    /// Size of the blob, in bytes.
-    #[prost(int64, tag = "2")]
-    pub size_bytes: i64,
-}
-
-/// `build.bazel.remote.execution.v2.FindMissingBlobsRequest`.
-#[derive(Clone, PartialEq, Eq, ::prost::Message)]
-pub struct FindMissingBlobsRequest {
-    /// Instance of the execution system.
-    #[prost(string, tag = "1")]
-    pub instance_name: String,
-    /// The blobs asked about.
-    #[prost(message, repeated, tag = "2")]
-    pub blob_digests: Vec<TextDigest>,
-    /// Digest function of all digests in this request; 0 means by hash length.
-    #[prost(int32, tag = "3")]
-    pub digest_function: i32,
-}
-
-/// `build.bazel.remote.execution.v2.FindMissingBlobsResponse`.
-#[derive(Clone, PartialEq, Eq, ::prost::Message)]
-pub struct FindMissingBlobsResponse {
-    /// Those asked about that are absent.
-    #[prost(message, repeated, tag = "2")]
-    pub missing_blob_digests: Vec<TextDigest>,
 }
 
 /// `build.bazel.remote.execution.v2.GetTreeResponse`, whose directories are the stored bytes as they
@@ -235,19 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn listing_messages_equal_the_published_ones() {
-        let theirs = reapi::FindMissingBlobsRequest {
-            instance_name: "i".into(),
-            blob_digests: digest().into_iter().collect(),
-            digest_function: 9,
-        };
-        let ours = FindMissingBlobsRequest::decode(theirs.encode_to_vec().as_slice()).expect("decodes");
-        assert_eq!(ours.encode_to_vec(), theirs.encode_to_vec());
-        let ours = FindMissingBlobsResponse { missing_blob_digests: ours.blob_digests };
-        let theirs =
-            reapi::FindMissingBlobsResponse::decode(ours.encode_to_vec().as_slice()).expect("decodes");
-        assert_eq!(theirs.missing_blob_digests, digest().into_iter().collect::<Vec<_>>());
-
+    fn a_listed_tree_equals_the_published_one() {
         let directory = reapi::Directory {
             directories: vec![reapi::DirectoryNode { name: "d".into(), digest: digest() }],
             ..Default::default()

@@ -34,9 +34,10 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use self::large::{LargeWriter, SmallWriter};
-use self::packs::Wait;
+use self::packs::{Appender, Wait};
 use self::record::{Key, record_len};
 use self::space::Stop;
 use self::store::{Lookup, Store, lock};
@@ -46,6 +47,7 @@ use crate::digest::Digest;
 
 mod actions;
 mod catalog;
+mod clock;
 mod directory;
 mod eviction;
 mod files;
@@ -239,10 +241,11 @@ impl DiskConfig {
 // === impl Host ===
 
 impl Host {
-    /// The real one.
+    /// The real one. Its clock starts with the time of day and is never set after that.
     pub fn this_machine() -> Self {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        Self::new(boot_id.trim(), SystemTime::now)
+        let (wall, start) = (SystemTime::now(), Instant::now());
+        Self::new(boot_id.trim(), move || wall + start.elapsed())
     }
 
     /// Another clock, and another name for the boot.
@@ -334,7 +337,7 @@ impl DiskCas {
             evicted: get(&counters.evicted),
             evicted_bytes: get(&counters.evicted_bytes),
             corrupt: get(&counters.corrupt),
-            unsynced: store.packs.appender().oldest_unsynced().map(|since| since.elapsed()),
+            unsynced: store.packs.oldest_unsynced().map(|since| since.elapsed()),
             generation: get(&counters.generation),
             ..DiskStats::default()
         };
@@ -450,7 +453,11 @@ impl ContentAddressableStorage for DiskCas {
         }
         store.check_size(digest)?;
         let reservation = store.admit(record_len(data.len() as u32)).await?;
-        let epoch = store.append_blob(digest, &data, reservation)?;
+        let digest = *digest;
+        let append = move |store: &Store, appender: Appender<'_>| {
+            store.append_blob(appender, &digest, &data, reservation)
+        };
+        let epoch = store.append(append).await?;
         store.settle(epoch).await
     }
 

@@ -28,6 +28,19 @@ pub struct RawConfig {
     #[arg(value_parser = clap::builder::BoolishValueParser::new())]
     #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub insecure_lan: Option<bool>,
+    /// Connections at once; one more closes the one that is quiet for longest
+    #[arg(long, env = "FARMHAND_MAX_CONNECTIONS", value_name = "N", help_heading = "Who and where")]
+    pub max_connections: Option<usize>,
+    /// Connections at once from one address other than loopback
+    #[arg(long, env = "FARMHAND_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N")]
+    #[arg(help_heading = "Who and where")]
+    pub max_connections_per_address: Option<usize>,
+    /// How long a client may take to begin to speak
+    #[arg(long, env = "FARMHAND_HANDSHAKE_TIMEOUT", value_name = "TIME", help_heading = "Who and where")]
+    pub handshake_timeout: Option<Span>,
+    /// Memory for messages under way; with more, the connection that holds most is closed
+    #[arg(long, env = "FARMHAND_MESSAGE_MEMORY", value_name = "BYTES", help_heading = "Who and where")]
+    pub message_memory: Option<ByteSize>,
     /// Directory of the blobs, results and index
     #[arg(long, env = "FARMHAND_DATA_DIR", value_name = "DIR", help_heading = "Who and where")]
     pub data_dir: Option<PathBuf>,
@@ -197,6 +210,7 @@ impl RawConfig {
     pub fn over(self, lower: Self) -> Self {
         layer! { self over lower:
             name listen insecure_lan data_dir runtime_dir
+            max_connections max_connections_per_address handshake_timeout message_memory
             disk_budget max_blob_size lease sync epoch_interval compressed_committed_size
             slots sandbox action_memory action_tmp action_processes disk_reserve unknown_properties pools default_timeout max_timeout
             queue_limit keep_finished orphan_grace orphan_yield update_interval

@@ -10,8 +10,9 @@ use crate::execution::action::PlatformRules;
 use crate::execution::{Retention, Settings};
 use crate::platform::{self, MachineFacts};
 use crate::rpc::byte_stream::ByteStreamSettings;
+use crate::rpc::server::Limits;
 use crate::rpc::{InstanceSettings, InstancesConfig};
-use crate::worker::Limits;
+use crate::worker;
 use crate::worker::local::WorkerConfig;
 use crate::worker::sandbox::{ActionGroup, GroupError, Mode, SpawnerConfig};
 
@@ -35,7 +36,7 @@ pub(super) fn disk(config: &Config) -> DiskConfig {
 
 /// The worker of this machine.
 pub(super) fn worker(config: &Config, scratch: PathBuf) -> WorkerConfig {
-    let limits = Limits { processes: Some(config.action_processes), ..Limits::default() };
+    let limits = worker::Limits { processes: Some(config.action_processes), ..Default::default() };
     WorkerConfig {
         slots: config.slots,
         limits,
@@ -99,6 +100,17 @@ pub(super) fn instances(config: &Config) -> InstancesConfig {
         (name.clone(), settings)
     });
     InstancesConfig { default, named: named.collect(), restricted: !config.instances.is_empty() }
+}
+
+/// What clients may take, with `open_files` descriptors for all: connections get half of them.
+pub(super) fn limits(config: &Config, open_files: Option<u64>) -> Limits {
+    let half = open_files.and_then(|all| usize::try_from(all / 2).ok()).unwrap_or(usize::MAX);
+    Limits {
+        connections: config.max_connections.min(half),
+        per_address: config.max_connections_per_address,
+        handshake: config.handshake_timeout,
+        message_memory: config.message_memory,
+    }
 }
 
 /// ByteStream.

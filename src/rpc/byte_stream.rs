@@ -1,38 +1,37 @@
 //! `google.bytestream.ByteStream`: blobs of any size, in and out.
 //!
 //! An own service in place of the generated one, so that blobs are not copied between socket and
-//! store. `read` and `write` hold one call each; `upload` is a blob on its way in; `partial` keeps
-//! what came of interrupted uploads for a while, so that clients can go on where they were.
+//! store. `read` and `write` hold one call each; `incoming` reads the messages of an upload; `upload` is
+//! a blob on its way in; `partial` keeps what came of interrupted uploads for a while, so that
+//! clients can go on where they were.
 //!
 //! An upload may be answered before the client has sent everything: the blob is there already, or
 //! the bytes are wrong. The rest is then read and thrown away, within bounds, because clients that
 //! send first and read afterwards would see a reset stream in place of the answer.
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use farmhand_proto::{bytestream, raw};
-use futures_util::future::BoxFuture;
+use farmhand_proto::bytestream;
 use tonic::body::Body;
-use tonic::codegen::StdError;
-use tonic::server::{Grpc, NamedService};
+use tonic::server::Grpc;
 use tonic::{Request, Response, Status, Streaming};
-use tower::{Service, service_fn};
+use tower::service_fn;
 
 use super::codec::BlobCodec;
 use super::resource_name::WriteName;
+use super::service::{GrpcService, Methods, RequestBody};
 use super::{Instances, MAX_RECEIVED_MESSAGE, codec};
 use crate::cas::ContentAddressableStorage;
 use crate::config::CommittedSize;
 use crate::digest::Digest;
 use crate::tasks::Tasks;
 use drain::Drain;
+use incoming::Incoming;
 use partial::Partials;
 
 mod drain;
+mod incoming;
 mod partial;
 mod read;
 mod upload;
@@ -53,12 +52,10 @@ pub struct ByteStreamSettings {
 }
 
 /// The service. Clones share their uploads.
-#[derive(Clone)]
-pub struct ByteStreamService {
-    shared: Arc<Shared>,
-}
+pub type ByteStreamService = GrpcService<ByteStreamMethods>;
 
-struct Shared {
+/// The methods of [`ByteStreamService`].
+pub struct ByteStreamMethods {
     cas: Arc<dyn ContentAddressableStorage>,
     instances: Instances,
     settings: ByteStreamSettings,
@@ -108,48 +105,31 @@ impl ByteStreamService {
         let partials = Arc::new(Partials::new(settings.idle, settings.partial_uploads));
         tasks.spawn("expire uploads", partial::expire(Arc::clone(&partials), tasks.token().clone()));
         let drain = Drain::new(tasks.clone());
-        Self { shared: Arc::new(Shared { cas, instances, settings, partials, drain }) }
+        Self::of(ByteStreamMethods { cas, instances, settings, partials, drain })
     }
 }
 
-impl NamedService for ByteStreamService {
+// === impl ByteStreamMethods ===
+
+impl Methods for ByteStreamMethods {
     const NAME: &'static str = "google.bytestream.ByteStream";
-}
 
-impl<B> Service<http::Request<B>> for ByteStreamService
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<StdError> + Send + 'static,
-{
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let shared = Arc::clone(&self.shared);
-        Box::pin(async move {
-            Ok(match request.uri().path() {
-                "/google.bytestream.ByteStream/Read" => shared.serve_read(request).await,
-                "/google.bytestream.ByteStream/Write" => shared.serve_write(request).await,
-                "/google.bytestream.ByteStream/QueryWriteStatus" => shared.serve_query(request).await,
-                path => Status::unimplemented(format!("{path} is not served")).into_http(),
-            })
-        })
+    async fn serve<B: RequestBody>(
+        self: Arc<Self>,
+        method: &str,
+        request: http::Request<B>,
+    ) -> http::Response<Body> {
+        match method {
+            "Read" => self.serve_read(request).await,
+            "Write" => self.serve_write(request).await,
+            "QueryWriteStatus" => self.serve_query(request).await,
+            _ => Status::unimplemented(format!("{method} is not served")).into_http(),
+        }
     }
 }
 
-// === impl Shared ===
-
-impl Shared {
-    async fn serve_read<B>(self: Arc<Self>, request: http::Request<B>) -> http::Response<Body>
-    where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<StdError> + Send + 'static,
-    {
+impl ByteStreamMethods {
+    async fn serve_read<B: RequestBody>(self: Arc<Self>, request: http::Request<B>) -> http::Response<Body> {
         let decoder = codec::BlobDecoder::<bytestream::ReadRequest>::default();
         let mut messages =
             Streaming::new_request(decoder, request.into_body(), None, Some(MAX_RECEIVED_MESSAGE));
@@ -161,34 +141,22 @@ impl Shared {
         pieces.map_or_else(Status::into_http, codec::data_stream)
     }
 
-    async fn serve_write<B>(self: Arc<Self>, request: http::Request<B>) -> http::Response<Body>
-    where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<StdError> + Send + 'static,
-    {
-        let method = service_fn(move |request: Request<Streaming<raw::WriteRequest>>| {
-            let shared = Arc::clone(&self);
-            async move {
-                let committed_size = shared.write(request).await?;
-                Ok::<_, Status>(Response::new(bytestream::WriteResponse { committed_size }))
-            }
-        });
-        Grpc::new(BlobCodec::default())
-            .max_decoding_message_size(MAX_RECEIVED_MESSAGE)
-            .client_streaming(method, request)
-            .await
+    async fn serve_write<B: RequestBody>(self: Arc<Self>, request: http::Request<B>) -> http::Response<Body> {
+        let (parts, body) = request.into_parts();
+        if parts.headers.get("grpc-encoding").is_some_and(|encoding| encoding != "identity") {
+            return Status::unimplemented("gRPC compression is not supported here").into_http();
+        }
+        let committed = self.write(&parts.headers, Incoming::new(Body::new(body))).await;
+        let answer = |committed_size| codec::single(bytestream::WriteResponse { committed_size });
+        committed.map_or_else(Status::into_http, answer)
     }
 
-    async fn serve_query<B>(self: Arc<Self>, request: http::Request<B>) -> http::Response<Body>
-    where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<StdError> + Send + 'static,
-    {
+    async fn serve_query<B: RequestBody>(self: Arc<Self>, request: http::Request<B>) -> http::Response<Body> {
         let method = service_fn(move |request: Request<bytestream::QueryWriteStatusRequest>| {
-            let shared = Arc::clone(&self);
+            let methods = Arc::clone(&self);
             async move {
                 let name = request.into_inner().resource_name;
-                shared.query_write_status(&name).await.map(Response::new)
+                methods.query_write_status(&name).await.map(Response::new)
             }
         });
         Grpc::new(BlobCodec::default()).unary(method, request).await

@@ -1,153 +1,94 @@
 //! `ContentAddressableStorage`: which blobs are missing, small blobs in batches, trees.
 //!
 //! An own service in place of the generated one: lists of digests and the bytes of blobs are decoded
-//! without a copy of each. `batch` has the batch calls, `tree` the directory walk. The calls about
-//! chunks are not offered.
+//! without a copy of each. `listing` has the messages of FindMissingBlobs, `batch` the batch calls,
+//! `tree` the directory walk. The calls about chunks are not offered.
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use farmhand_proto::{raw, reapi};
-use futures_util::future::BoxFuture;
 use tonic::body::Body;
-use tonic::codegen::StdError;
-use tonic::server::{Grpc, NamedService};
+use tonic::server::Grpc;
 use tonic::{Request, Response, Status};
-use tower::{Service, service_fn};
+use tower::service_fn;
 
-use super::codec::BlobCodec;
+use super::codec::{BlobCodec, EncodedCodec, undecodable};
+use super::service::{GrpcService, Methods, RequestBody};
 use super::{Instances, MAX_RECEIVED_MESSAGE};
 use crate::cas::ContentAddressableStorage;
-use crate::digest::{Digest, DigestError, DigestFunction, HASH_LEN};
+use listing::Listing;
 
 mod batch;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
+mod listing;
 mod tree;
 
 pub use batch::BatchError;
 pub use tree::TreeError;
 
-const NAME: &str = "build.bazel.remote.execution.v2.ContentAddressableStorage";
-
 /// The service. Clones share their store.
-#[derive(Clone)]
-pub struct CasService {
-    shared: Arc<Shared>,
-}
+pub type CasService = GrpcService<CasMethods>;
 
-struct Shared {
+/// The methods of [`CasService`].
+pub struct CasMethods {
     cas: Arc<dyn ContentAddressableStorage>,
     instances: Instances,
 }
 
-// === impl CasService ===
-
 impl CasService {
     /// Serves the blobs of `cas`.
     pub fn new(cas: Arc<dyn ContentAddressableStorage>, instances: Instances) -> Self {
-        Self { shared: Arc::new(Shared { cas, instances }) }
+        Self::of(CasMethods { cas, instances })
     }
 }
 
-impl NamedService for CasService {
-    const NAME: &'static str = NAME;
-}
+// === impl CasMethods ===
 
-impl<B> Service<http::Request<B>> for CasService
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<StdError> + Send + 'static,
-{
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+impl Methods for CasMethods {
+    const NAME: &'static str = "build.bazel.remote.execution.v2.ContentAddressableStorage";
 
-    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let shared = Arc::clone(&self.shared);
-        Box::pin(async move { Ok(shared.serve(request).await) })
-    }
-}
-
-// === impl Shared ===
-
-impl Shared {
-    async fn serve<B>(self: Arc<Self>, request: http::Request<B>) -> http::Response<Body>
-    where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<StdError> + Send + 'static,
-    {
-        /// Serves one unary method with a handler of [`Shared`].
+    async fn serve<B: RequestBody>(
+        self: Arc<Self>,
+        method: &str,
+        request: http::Request<B>,
+    ) -> http::Response<Body> {
+        /// Serves one unary method with a handler of [`CasMethods`].
         macro_rules! unary {
-            ($handler:ident, $request:ty) => {{
+            ($handler:ident, $request:ty, $codec:expr) => {{
                 let method = service_fn(move |request: Request<$request>| {
-                    let shared = Arc::clone(&self);
-                    async move { shared.$handler(request.into_inner()).await.map(Response::new) }
+                    let methods = Arc::clone(&self);
+                    async move { methods.$handler(request.into_inner()).await.map(Response::new) }
                 });
-                let mut grpc =
-                    Grpc::new(BlobCodec::default()).max_decoding_message_size(MAX_RECEIVED_MESSAGE);
+                let mut grpc = Grpc::new($codec).max_decoding_message_size(MAX_RECEIVED_MESSAGE);
                 grpc.unary(method, request).await
             }};
         }
-        let path = request.uri().path();
-        match path.strip_prefix('/').and_then(|path| path.strip_prefix(NAME)).unwrap_or(path) {
-            "/FindMissingBlobs" => unary!(find_missing, raw::FindMissingBlobsRequest),
-            "/BatchUpdateBlobs" => unary!(batch_update, raw::BatchUpdateBlobsRequest),
-            "/BatchReadBlobs" => unary!(batch_read, reapi::BatchReadBlobsRequest),
-            "/GetTree" => {
+        match method {
+            "FindMissingBlobs" => unary!(find_missing, Bytes, EncodedCodec),
+            "BatchUpdateBlobs" => unary!(batch_update, raw::BatchUpdateBlobsRequest, BlobCodec::default()),
+            "BatchReadBlobs" => unary!(batch_read, reapi::BatchReadBlobsRequest, BlobCodec::default()),
+            "GetTree" => {
                 let method = service_fn(move |request: Request<reapi::GetTreeRequest>| {
-                    let shared = Arc::clone(&self);
-                    async move { shared.get_tree(request.into_inner()).await.map(Response::new) }
+                    let methods = Arc::clone(&self);
+                    async move { methods.get_tree(request.into_inner()).await.map(Response::new) }
                 });
                 Grpc::new(BlobCodec::default()).server_streaming(method, request).await
             }
-            _ => Status::unimplemented(format!("{path} is not served")).into_http(),
+            _ => Status::unimplemented(format!("{method} is not served")).into_http(),
         }
     }
+}
 
-    async fn find_missing(
-        &self,
-        request: raw::FindMissingBlobsRequest,
-    ) -> Result<raw::FindMissingBlobsResponse, Status> {
-        let function = self.instances.find(&request.instance_name)?.function(request.digest_function)?;
-        let digests = request
-            .blob_digests
-            .iter()
-            .map(|digest| parse_text(function, digest))
-            .collect::<Result<Vec<_>, _>>()?;
+impl CasMethods {
+    async fn find_missing(&self, request: Bytes) -> Result<Bytes, Status> {
+        let listing = Listing::parse(&request).map_err(undecodable)?;
+        let function = self.instances.find(listing.instance_name)?.function(listing.digest_function)?;
+        let digests = listing.digests(function)?;
         let missing = self.cas.find_missing(&digests).await?;
-        Ok(raw::FindMissingBlobsResponse { missing_blob_digests: to_text(&missing) })
+        Ok(listing::encode_missing(&missing))
     }
-}
-
-fn parse_text(function: DigestFunction, digest: &raw::TextDigest) -> Result<Digest, DigestError> {
-    match std::str::from_utf8(&digest.hash) {
-        Ok(hash) => Digest::parse(function, hash, digest.size_bytes),
-        Err(_) => {
-            let hash = String::from_utf8_lossy(&digest.hash).chars().take(80).collect();
-            Err(DigestError::Hash { hash, function })
-        }
-    }
-}
-
-/// The wire form of many digests, their texts in one piece of memory.
-fn to_text(digests: &[Digest]) -> Vec<raw::TextDigest> {
-    const TEXT: usize = HASH_LEN * 2;
-    let mut texts = BytesMut::zeroed(digests.len() * TEXT);
-    for (digest, text) in digests.iter().zip(texts.chunks_exact_mut(TEXT)) {
-        const_hex::encode_to_slice(digest.hash(), text).expect("invariant: the text has twice the length");
-    }
-    let texts = texts.freeze();
-    let text_of = |i: usize| texts.slice(i * TEXT..(i + 1) * TEXT);
-    let wire = |(i, digest): (usize, &Digest)| raw::TextDigest {
-        hash: text_of(i),
-        size_bytes: i64::try_from(digest.size()).unwrap_or(i64::MAX),
-    };
-    digests.iter().enumerate().map(wire).collect()
 }
 
 #[cfg(test)]

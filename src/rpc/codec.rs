@@ -4,11 +4,12 @@
 //! fault (`INVALID_ARGUMENT`, which nobody tries again), and [`data_stream`] hands the pieces of a
 //! blob to HTTP/2 as they are, where the ordinary encoder copies each into a buffer of its own.
 
+use std::fmt::Display;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::Stream;
 use http::header::CONTENT_TYPE;
 use http_body::Frame;
@@ -16,7 +17,9 @@ use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codec::{
+    Codec, DecodeBuf, Decoder, EncodeBody, EncodeBuf, Encoder, SingleMessageCompressionOverride,
+};
 use tonic::metadata::GRPC_CONTENT_TYPE;
 
 /// Field number of `data` in `google.bytestream.ReadResponse`.
@@ -27,6 +30,10 @@ const PREFIX: usize = 5;
 
 /// Pieces shorter than this are copied behind their header, so that they make one frame.
 const SMALL_PIECE: usize = 16 * 1024;
+
+/// Takes and gives messages as they stand on the wire, for services that read and write them by
+/// themselves.
+pub(super) struct EncodedCodec;
 
 /// Encodes `E`, decodes `D`.
 pub(super) struct BlobCodec<E, D>(PhantomData<(E, D)>);
@@ -93,10 +100,63 @@ impl<D: Message + Default> Decoder for BlobDecoder<D> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<D>, Status> {
-        let message = D::decode(buffer)
-            .map_err(|error| Status::invalid_argument(format!("the request does not decode: {error}")))?;
-        Ok(Some(message))
+        D::decode(buffer).map(Some).map_err(undecodable)
     }
+}
+
+/// The answer to a request that does not decode.
+pub(super) fn undecodable(error: impl Display) -> Status {
+    Status::invalid_argument(format!("the request does not decode: {error}"))
+}
+
+// === impl EncodedCodec ===
+
+impl Codec for EncodedCodec {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for EncodedCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for EncodedCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
+    }
+}
+
+/// The answer of a call that gives one message.
+pub(super) fn single<M: Message + 'static>(message: M) -> http::Response<Body> {
+    let messages = tokio_stream::once(Ok(message));
+    let compression = SingleMessageCompressionOverride::default();
+    let body = EncodeBody::new_server(BlobEncoder(PhantomData), messages, None, compression, None);
+    answer(Body::new(body))
+}
+
+fn answer(body: Body) -> http::Response<Body> {
+    let mut response = http::Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    response
 }
 
 // === impl DataStream ===
@@ -106,9 +166,7 @@ pub(super) fn data_stream<S>(pieces: S) -> http::Response<Body>
 where
     S: Stream<Item = Result<Bytes, Status>> + Send + Unpin + 'static,
 {
-    let mut response = http::Response::new(Body::new(DataStream { pieces, queued: None, ended: false }));
-    response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
-    response
+    answer(Body::new(DataStream { pieces, queued: None, ended: false }))
 }
 
 impl<S> http_body::Body for DataStream<S>

@@ -67,9 +67,16 @@ impl StatusOf for CasError {
             Self::Mismatch { .. } | Self::TooLong(_) | Self::TooLarge { .. } => Code::InvalidArgument,
             Self::OutOfRange { .. } => Code::OutOfRange,
             Self::NoSpace { .. } => Code::ResourceExhausted,
+            Self::Io { source, .. } if is_shortage(source) => Code::Unavailable,
             Self::Io { .. } => Code::Internal,
         }
     }
+}
+
+/// Whether the process lacks something that it may have again in a moment: descriptors or memory.
+fn is_shortage(error: &std::io::Error) -> bool {
+    let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN];
+    error.raw_os_error().is_some_and(|code| shortages.contains(&code))
 }
 
 impl StatusOf for ActionCacheError {

@@ -1,23 +1,35 @@
 //! Listeners and HTTP/2: serves a set of services on sockets that are already bound.
 //!
 //! The settings are those that move blobs fastest on loopback, and the bounds that keep one client from
-//! taking the node's memory. What the services do is none of this module's business.
+//! taking the node away from the others: on connections (here), on the time a client may take to begin
+//! (`connection`), on headers and calls, and on what the node holds for clients that do not finish or do
+//! not take their answers (`ledger`, `counted`). What the services do is none of this module's business.
 
 use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::{Stream, stream};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Response, StatusCode, Uri};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tower::layer::util::{Identity, Stack};
+
+use connection::Connection;
+use counted::CountCalls;
+use ledger::Ledger;
+
+mod connection;
+mod counted;
+mod ledger;
 
 /// Flow-control window of a stream and of a connection, in bytes.
 const WINDOW: u32 = 8 * 1024 * 1024;
@@ -44,8 +56,26 @@ const KEEPALIVE_ANSWER: Duration = Duration::from_secs(20);
 /// Time that calls under way get to end after the token has fired.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Pause after a connection could not be accepted.
+/// Pause after a connection could not be accepted, for want of descriptors most of the time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a full server waits for a connection that it closes, before it looks for another.
+const CLOSE_PAUSE: Duration = Duration::from_millis(50);
+
+/// What clients may take of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at once. One more closes that which has been without calls for longest; while all have
+    /// calls, it waits.
+    pub connections: usize,
+    /// Connections at once from one address other than loopback; more are closed.
+    pub per_address: usize,
+    /// How long a client may take to begin, after it has connected.
+    pub handshake: Duration,
+    /// Bytes of messages that have come in part, and of answers not taken yet. With more, the connection
+    /// that holds most is closed.
+    pub message_memory: u64,
+}
 
 /// A socket that accepts connections.
 #[derive(Debug)]
@@ -55,6 +85,33 @@ pub enum Listener {
     /// A Unix socket.
     Unix(UnixListener),
 }
+
+/// The way in, shared by all listeners of a server.
+#[derive(Clone)]
+struct Door {
+    limits: Limits,
+    ledger: Arc<Ledger>,
+}
+
+/// A socket of a client.
+trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Socket for S {}
+
+// === impl Limits ===
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            per_address: 1024,
+            handshake: Duration::from_secs(10),
+            message_memory: 512 << 20,
+        }
+    }
+}
+
+// === impl Listener ===
 
 impl From<TcpListener> for Listener {
     fn from(listener: TcpListener) -> Self {
@@ -68,6 +125,70 @@ impl From<UnixListener> for Listener {
     }
 }
 
+impl Listener {
+    /// The next socket, and the address it comes from if that means anything.
+    async fn accept(&self) -> io::Result<(Box<dyn Socket>, Option<IpAddr>)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (socket, address) = listener.accept().await?;
+                socket.set_nodelay(true)?;
+                let address = Some(address.ip().to_canonical()).filter(|ip| !ip.is_loopback());
+                Ok((Box::new(socket), address))
+            }
+            Self::Unix(listener) => Ok((Box::new(listener.accept().await?.0), None)),
+        }
+    }
+}
+
+// === impl Door ===
+
+impl Door {
+    /// The connections of `listener`, without an end. Failures to accept one are waited out.
+    fn connections(self, listener: Listener) -> impl Stream<Item = io::Result<Connection<Box<dyn Socket>>>> {
+        stream::unfold((self, listener, false), |(door, listener, mut is_failing)| async move {
+            loop {
+                door.room().await;
+                match listener.accept().await {
+                    Ok((socket, address)) => {
+                        is_failing = false;
+                        if let Some(connection) = door.admit(socket, address) {
+                            return Some((Ok(connection), (door, listener, is_failing)));
+                        }
+                    }
+                    Err(error) => {
+                        if !std::mem::replace(&mut is_failing, true) {
+                            tracing::warn!(%error, "cannot accept connections; trying on");
+                        }
+                        // With all descriptors in use the next try would fail at once. Quiet
+                        // connections have some.
+                        door.ledger.close_quietest();
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        })
+    }
+
+    /// Returns when there is room for one more connection, which it makes where it can.
+    async fn room(&self) {
+        while self.ledger.len() >= self.limits.connections {
+            let gone = self.ledger.one_less();
+            self.ledger.close_quietest();
+            // Nobody may be quiet now and somebody soon.
+            let _ = tokio::time::timeout(CLOSE_PAUSE, gone).await;
+        }
+    }
+
+    fn admit<S>(&self, socket: S, address: Option<IpAddr>) -> Option<Connection<S>> {
+        if let Some(address) = address.filter(|address| self.ledger.from(*address) >= self.limits.per_address)
+        {
+            tracing::debug!(%address, "refused: too many connections from there");
+            return None;
+        }
+        Some(Connection::new(socket, self.ledger.enter(address), self.limits.handshake))
+    }
+}
+
 /// Serves `routes` on all `listeners` until `token` fires. Calls under way then get a few seconds
 /// to end; connections that stay open longer are left to their fate.
 ///
@@ -76,10 +197,15 @@ impl From<UnixListener> for Listener {
 pub async fn serve(
     listeners: Vec<Listener>,
     routes: Routes,
+    limits: Limits,
     token: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let routes = with_fallback(routes).prepare();
-    let servers = listeners.into_iter().map(|listener| serve_one(listener, routes.clone(), token.clone()));
+    let door = Door { limits, ledger: Ledger::new(limits.message_memory) };
+    let servers = listeners.into_iter().map(|listener| {
+        let connections = door.clone().connections(listener);
+        http2().serve_with_incoming_shutdown(routes.clone(), connections, token.clone().cancelled_owned())
+    });
     let all = async { join_all(servers).await.into_iter().collect() };
     let too_long = async {
         token.cancelled().await;
@@ -94,36 +220,9 @@ pub async fn serve(
     }
 }
 
-async fn serve_one(
-    listener: Listener,
-    routes: Routes,
-    token: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
-    let shutdown = token.cancelled_owned();
-    match listener {
-        Listener::Tcp(listener) => {
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).then(after_failure);
-            http2().serve_with_incoming_shutdown(routes, incoming, shutdown).await
-        }
-        Listener::Unix(listener) => {
-            let incoming = UnixListenerStream::new(listener).then(after_failure);
-            http2().serve_with_incoming_shutdown(routes, incoming, shutdown).await
-        }
-    }
-}
-
-/// Waits a little when a connection could not be accepted: with all descriptors in use, the next try
-/// would fail at once.
-async fn after_failure<T>(accepted: io::Result<T>) -> io::Result<T> {
-    if let Err(error) = &accepted {
-        tracing::warn!(%error, "cannot accept a connection");
-        tokio::time::sleep(ACCEPT_PAUSE).await;
-    }
-    accepted
-}
-
-fn http2() -> Server {
+fn http2() -> Server<Stack<CountCalls, Identity>> {
     Server::builder()
+        .layer(CountCalls)
         .accept_http1(true)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
@@ -192,7 +291,7 @@ mod tests {
         let routes = Routes::new(CapabilitiesService::new(Instances::default(), Vec::new()).into_server());
         let token = CancellationToken::new();
         let listener = UnixListener::bind(&path).unwrap();
-        let server = serve(vec![listener.into()], routes, token.clone());
+        let server = serve(vec![listener.into()], routes, Limits::default(), token.clone());
         let client = async {
             let channel = tonic::transport::Endpoint::try_from(format!("unix:{}", path.display()))
                 .unwrap()

@@ -74,8 +74,10 @@ impl TestServer {
             .add_service(ActionCacheService::new(Arc::new(results), shared, instances).into_server());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let serving =
-            tasks.spawn("serve", server::serve(vec![listener.into()], routes, tasks.token().clone()));
+        let serving = tasks.spawn(
+            "serve",
+            server::serve(vec![listener.into()], routes, server::Limits::default(), tasks.token().clone()),
+        );
         let channel = Endpoint::try_from(format!("http://{address}"))
             .unwrap()
             .connect_timeout(Duration::from_secs(20))

@@ -28,8 +28,8 @@ use super::inputs::{InputLimits, Inputs, StagedInputs};
 use super::outputs::{self, Collected, Collection, LinkRoot, MergedRoot, OutputRequest};
 use super::scratch::Sweeper;
 use super::{
-    Exit, InputRoot, Lease, Limits, Network, Outcome, Overlay, PreparedCommand, Progress, Runner, Worker,
-    WorkerLost,
+    Exit, InputRoot, Lease, Limits, Network, Outcome, Overlay, PreparedCommand, Progress, RunError, Runner,
+    Seat, Worker, WorkerLost,
 };
 use crate::cas::{ContentAddressableStorage, LocalBlobs, Pins};
 use crate::digest::Digest;
@@ -40,12 +40,14 @@ mod disk_guard;
 mod failure;
 mod response;
 mod run_directory;
+mod spills;
 mod timeline;
 
 use disk_guard::DiskGuard;
 use failure::{Code, Failure};
 pub use response::ResourceUsage;
 use run_directory::{RunDirectories, RunDirectory};
+use spills::Spills;
 use timeline::{Stage, Timeline};
 
 /// User and group that actions see themselves as, unless they ask for others.
@@ -87,6 +89,7 @@ pub struct LocalWorker {
     inputs: Inputs,
     runs: Arc<RunDirectories>,
     guard: DiskGuard,
+    spills: Spills,
     slots: Semaphore,
 }
 
@@ -103,9 +106,16 @@ struct Run<'a> {
     worker: &'a LocalWorker,
     lease: &'a Lease,
     request: Arc<OutputRequest>,
-    directory: Arc<RunDirectory>,
     progress: &'a mpsc::UnboundedSender<Progress>,
     cancel: &'a CancellationToken,
+}
+
+/// One try to run it, in a directory of its own.
+struct Attempt<'a> {
+    run: &'a Run<'a>,
+    directory: Arc<RunDirectory>,
+    staged: &'a Staged,
+    root: Arc<MergedRoot>,
 }
 
 // === impl WorkerConfig ===
@@ -156,7 +166,8 @@ impl LocalWorker {
         let runs = Arc::new(RunDirectories::new(config.scratch.join(run_directory::RUNS), sweeper));
         let guard = DiskGuard::start(&config.scratch, config.disk_reserve, tasks);
         let slots = Semaphore::new(config.slots);
-        Ok(Self { config, facts, cas, blobs, runner, inputs, runs, guard, slots })
+        let spills = Spills::default();
+        Ok(Self { config, facts, cas, blobs, runner, inputs, runs, guard, spills, slots })
     }
 
     /// What this machine is and has.
@@ -175,10 +186,10 @@ impl LocalWorker {
         if lease.command.arguments.first().is_none_or(String::is_empty) {
             return Err(Failure::invalid("the Command has no program to run: arguments[0] is empty"));
         }
-        let (runs, sandboxed) = (Arc::clone(&self.runs), self.runner.is_sandboxed());
-        let directory = blocking(move || Ok(Arc::new(runs.make(sandboxed)?))).await?;
-        let run = Run { worker: self, lease, request, directory, progress, cancel };
-        run.finish(timeline).await
+        let run = Run { worker: self, lease, request, progress, cancel };
+        let _ = progress.send(Progress::Staging);
+        timeline.enter(Stage::Fetching);
+        if self.runner.is_sandboxed() { run.sandboxed(timeline).await } else { run.plainly(timeline).await }
     }
 
     /// Where the input root stands for an action with these requirements.
@@ -240,89 +251,136 @@ impl Worker for LocalWorker {
 // === impl Run ===
 
 impl Run<'_> {
-    async fn finish(self, timeline: &mut Timeline) -> Result<reapi::ExecuteResponse, Failure> {
-        let _ = self.progress.send(Progress::Staging);
-        timeline.enter(Stage::Fetching);
-        let staged = self.stage().await?;
-        let root = Arc::new(self.merged_root(&staged));
-        let command = self.prepare(&staged, &root).await?;
+    /// Runs it over shared inputs: in memory if it is likely to write little, and once more on the
+    /// disk if it does not.
+    async fn sandboxed(&self, timeline: &mut Timeline) -> Result<reapi::ExecuteResponse, Failure> {
+        let staged = tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => return Err(Failure::Cancelled),
+            staged = self.worker.inputs.stage(self.lease.input_root) => Staged::Layers(staged?),
+        };
+        let mut seat = self.seat().await?;
+        let runs = Arc::clone(&self.worker.runs);
+        if let Some(memory) = seat.memory().filter(|_| self.writes_little()).cloned() {
+            let attempt = self.attempt(runs.make_layers_in(memory)?, &staged);
+            match attempt.finish(&mut *seat, timeline).await? {
+                Some(response) => return Ok(response),
+                None => self.worker.spills.note(&self.lease.command),
+            }
+        }
+        let directory = blocking(move || Ok(runs.make_layers()?)).await?;
+        let response = self.attempt(directory, &staged).finish(&mut *seat, timeline).await?;
+        response.ok_or_else(|| Failure::Lost("a run on the disk wrote too much for memory".into()))
+    }
+
+    /// Runs it in private copies of its inputs.
+    async fn plainly(&self, timeline: &mut Timeline) -> Result<reapi::ExecuteResponse, Failure> {
+        let runs = Arc::clone(&self.worker.runs);
+        let directory = blocking(move || Ok(runs.make_plain()?)).await?;
+        let pins = self.worker.inputs.copy_into(self.lease.input_root, directory.plain_root()).await?;
+        let staged = Staged::Copies { _pins: pins };
+        let mut seat = self.seat().await?;
+        let response = self.attempt(directory, &staged).finish(&mut *seat, timeline).await?;
+        response.ok_or_else(|| Failure::Lost("a run on the disk wrote too much for memory".into()))
+    }
+
+    async fn seat(&self) -> Result<Box<dyn Seat>, Failure> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(Failure::Cancelled),
+            seat = self.worker.runner.seat() => seat.map_err(Failure::from_run),
+        }
+    }
+
+    /// Whether to begin in memory. Not what may have effects elsewhere, which would be had twice, and not
+    /// whole file systems: whoever has one installs things in it.
+    fn writes_little(&self) -> bool {
+        let platform = &self.lease.platform;
+        platform.network != Some(NetworkAccess::Host)
+            && self.worker.place(platform) != LinkRoot::Filesystem
+            && !self.worker.spills.expects(&self.lease.command)
+    }
+
+    fn attempt<'a>(&'a self, directory: RunDirectory, staged: &'a Staged) -> Attempt<'a> {
+        let blobs = Arc::clone(&self.worker.blobs);
+        let root = match staged {
+            Staged::Layers(_) => {
+                let links = self.worker.place(&self.lease.platform);
+                MergedRoot::new(directory.upper(), Some(self.lease.input_root), blobs, links)
+            }
+            Staged::Copies { .. } => {
+                let root = directory.plain_root();
+                MergedRoot::new(root.clone(), None, blobs, LinkRoot::At(root))
+            }
+        };
+        Attempt { run: self, directory: Arc::new(directory), staged, root: Arc::new(root) }
+    }
+}
+
+// === impl Attempt ===
+
+impl Attempt<'_> {
+    /// `None`: it wrote too much for memory, and has to be tried on the disk.
+    async fn finish(
+        self,
+        seat: &mut dyn Seat,
+        timeline: &mut Timeline,
+    ) -> Result<Option<reapi::ExecuteResponse>, Failure> {
+        let command = self.prepare().await?;
         let (stdout, stderr) = (self.directory.stdout(), self.directory.stderr());
-        let _ = self.progress.send(Progress::Running { stdout, stderr });
+        let _ = self.run.progress.send(Progress::Running { stdout, stderr });
         timeline.enter(Stage::Executing);
-        let watch = self.worker.guard.watch(self.directory.path(), self.cancel);
-        let ended = self.worker.runner.run(command, watch.stop().clone()).await;
-        let _ = self.progress.send(Progress::Collecting);
-        timeline.enter(Stage::Uploading);
+        let watch = self.run.worker.guard.watch(self.directory.path(), self.run.cancel);
+        let ended = seat.run(command, watch.stop().clone()).await;
         let exit = match ended {
             Ok(exit) => exit,
+            Err(RunError::MemoryFull) => return Ok(None),
             Err(error) => return Err(Failure::from_run(error)),
         };
-        let collected = self.collect(root, &exit).await?;
+        let _ = self.run.progress.send(Progress::Collecting);
+        timeline.enter(Stage::Uploading);
+        let collected = self.collect(&exit).await?;
         let mut response = response::of_run(&exit, collected);
         if let Some(excess) = watch.excess() {
             response.status = Some(failure::status(Code::ResourceExhausted, excess.to_string()));
         }
-        drop(staged);
-        Ok(response)
+        Ok(Some(response))
     }
 
-    async fn stage(&self) -> Result<Staged, Failure> {
-        let inputs = &self.worker.inputs;
-        if !self.worker.runner.is_sandboxed() {
-            let target = self.directory.plain_root();
-            return Ok(Staged::Copies { _pins: inputs.copy_into(self.lease.input_root, target).await? });
-        }
-        tokio::select! {
-            biased;
-            () = self.cancel.cancelled() => Err(Failure::Cancelled),
-            staged = inputs.stage(self.lease.input_root) => Ok(Staged::Layers(staged?)),
-        }
-    }
-
-    fn merged_root(&self, staged: &Staged) -> MergedRoot {
-        let blobs = Arc::clone(&self.worker.blobs);
-        match staged {
-            Staged::Layers(_) => {
-                let links = self.worker.place(&self.lease.platform);
-                MergedRoot::new(self.directory.upper(), Some(self.lease.input_root), blobs, links)
-            }
-            Staged::Copies { .. } => {
-                let root = self.directory.plain_root();
-                MergedRoot::new(root.clone(), None, blobs, LinkRoot::At(root))
-            }
-        }
-    }
-
-    async fn prepare(&self, staged: &Staged, root: &Arc<MergedRoot>) -> Result<PreparedCommand, Failure> {
+    async fn prepare(&self) -> Result<PreparedCommand, Failure> {
         let (merged, request, directory) =
-            (Arc::clone(root), Arc::clone(&self.request), Arc::clone(&self.directory));
-        let (stdout, stderr) = blocking(move || {
-            merged.make_parents(&request)?;
+            (Arc::clone(&self.root), Arc::clone(&self.run.request), Arc::clone(&self.directory));
+        let is_quick = directory.is_in_memory() && request.needs_no_parents();
+        let make = move || {
+            if !request.needs_no_parents() {
+                merged.make_parents(&request)?;
+            }
             Ok((create(&directory.stdout())?, create(&directory.stderr())?))
-        })
-        .await?;
-        let platform = &self.lease.platform;
-        let root = self.input_root(staged);
+        };
+        let (stdout, stderr) = if is_quick { make()? } else { blocking(make).await? };
+        let lease = self.run.lease;
+        let platform = &lease.platform;
+        let root = self.input_root();
         let usual_id = if matches!(root, InputRoot::Filesystem { .. }) { 0 } else { USUAL_ID };
         let network = match platform.network {
             Some(NetworkAccess::Host) => Network::Host,
             Some(NetworkAccess::Loopback) | None => Network::Loopback,
         };
         Ok(PreparedCommand {
-            arguments: self.lease.command.arguments.iter().map(OsString::from).collect(),
+            arguments: lease.command.arguments.iter().map(OsString::from).collect(),
             environment: self.environment(&root),
             root,
-            working_directory: self.request.working_directory.to_path_buf(),
+            working_directory: self.run.request.working_directory.to_path_buf(),
             stdout,
             stderr,
-            limits: Limits { timeout: Some(self.lease.timeout), ..self.worker.config.limits },
+            limits: Limits { timeout: Some(lease.timeout), ..self.run.worker.config.limits },
             network,
             ids: (platform.uid.unwrap_or(usual_id), platform.gid.unwrap_or(usual_id)),
         })
     }
 
-    fn input_root(&self, staged: &Staged) -> InputRoot {
-        let Staged::Layers(staged) = staged else {
+    fn input_root(&self) -> InputRoot {
+        let Staged::Layers(staged) = self.staged else {
             return InputRoot::Plain { directory: self.directory.plain_root() };
         };
         let overlay = Overlay {
@@ -331,7 +389,7 @@ impl Run<'_> {
             work: self.directory.work(),
             read_only: staged.read_only.clone(),
         };
-        match self.worker.place(&self.lease.platform) {
+        match self.run.worker.place(&self.run.lease.platform) {
             LinkRoot::Filesystem => InputRoot::Filesystem { overlay },
             LinkRoot::At(at) => InputRoot::Mounted { at, overlay },
         }
@@ -341,13 +399,13 @@ impl Run<'_> {
     /// host's, so such an action is pointed to a directory of its own.
     fn environment(&self, root: &InputRoot) -> Vec<(OsString, OsString)> {
         let mut variables: BTreeMap<OsString, OsString> = BTreeMap::new();
-        for (name, value) in &self.worker.config.environment {
+        for (name, value) in &self.run.worker.config.environment {
             variables.insert(name.into(), value.into());
         }
         if matches!(root, InputRoot::Plain { .. }) {
             variables.insert("TMPDIR".into(), self.directory.plain_tmp().into());
         }
-        for variable in &self.lease.command.environment_variables {
+        for variable in &self.run.lease.command.environment_variables {
             variables.insert((&variable.name).into(), (&variable.value).into());
         }
         variables.into_iter().collect()
@@ -355,14 +413,18 @@ impl Run<'_> {
 
     /// Stores logs and outputs. Of a cancelled action, whose outputs nobody wants, only the logs;
     /// of one that ran out of time, the outputs too, since clients look at them.
-    async fn collect(&self, root: Arc<MergedRoot>, exit: &Exit) -> Result<Collected, Failure> {
-        let (request, directory) = (Arc::clone(&self.request), Arc::clone(&self.directory));
+    async fn collect(&self, exit: &Exit) -> Result<Collected, Failure> {
+        if self.left_nothing() {
+            return Ok(Collected::default());
+        }
+        let (request, directory, root) =
+            (Arc::clone(&self.run.request), Arc::clone(&self.directory), Arc::clone(&self.root));
         let with_outputs = exit.outcome != Outcome::Cancelled;
         let collection = Collection {
-            blobs: Arc::clone(&self.worker.blobs),
-            function: self.lease.function(),
+            blobs: Arc::clone(&self.run.worker.blobs),
+            function: self.run.lease.function(),
             spool: directory.path().to_owned(),
-            max_entries: self.worker.config.output_entries,
+            max_entries: self.run.worker.config.output_entries,
         };
         let collected = blocking(move || {
             let stdout = outputs::store_log(&collection, &directory.stdout())?;
@@ -385,13 +447,22 @@ impl Run<'_> {
         Ok(collected)
     }
 
+    /// Whether no output is asked for and both logs are empty, as far as that is known without a disk.
+    fn left_nothing(&self) -> bool {
+        let is_empty = |log: &Path| std::fs::metadata(log).is_ok_and(|log| log.len() == 0);
+        self.directory.is_in_memory()
+            && self.run.request.is_empty()
+            && is_empty(&self.directory.stdout())
+            && is_empty(&self.directory.stderr())
+    }
+
     /// Inputs that come out as outputs may have been evicted while only their tree was left.
     async fn check_reused(&self, reused: &HashSet<Digest>) -> Result<(), Failure> {
         if reused.is_empty() {
             return Ok(());
         }
         let digests: Vec<_> = reused.iter().copied().collect();
-        match self.worker.cas.find_missing(&digests).await {
+        match self.run.worker.cas.find_missing(&digests).await {
             Ok(missing) if missing.is_empty() => Ok(()),
             Ok(missing) => Err(Failure::Missing(missing)),
             Err(error) => Err(Failure::Lost(error.to_string())),

@@ -14,6 +14,7 @@
 //!   (`network`), its ids; then it has no capability left;
 //! - `cgroup`: what bounds the memory of all actions together, where the kernel lets us;
 //! - `processes` and `condition`: what else has to be right between actions;
+//! - `memory`: where actions that write little do so;
 //! - `launch`: limits, streams, exec. Also the whole of a command in [`Mode::Plain`], where
 //!   [`plain`](super::plain) finds what to kill.
 //!
@@ -39,6 +40,7 @@ pub(crate) mod fuzzing;
 mod guardian;
 mod job;
 mod launch;
+mod memory;
 mod network;
 mod pool;
 mod probe;
@@ -49,6 +51,7 @@ mod template;
 mod wire;
 
 pub use self::cgroup::{ActionGroup, GroupError};
+pub use self::memory::{Memory, Used};
 pub use self::pool::{Mode, SpawnerConfig, SpawnerPool};
 pub use self::probe::{SandboxSupport, probe};
 

@@ -9,6 +9,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that meets what it did not expect should end there")]
 
+mod clock;
+mod damage;
+mod full;
 mod killed;
+mod limits;
 mod power;
+mod rebuild;
+mod slow;
 mod support;

@@ -78,7 +78,7 @@ impl Dice {
 }
 
 /// Asks again and again until the answer is yes. Panics with `what` after a long while.
-pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
+pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     const PAUSE: Duration = Duration::from_millis(50);
     for _ in 0..1200 {
         if is_so().await {

@@ -73,6 +73,23 @@ async fn paths_are_relative_to_the_working_directory_and_exactly_as_asked() {
     }
 }
 
+/// Actions begin with their writes in memory. One that writes a lot runs again, with nothing of the
+/// first try left, and the next of its kind too.
+#[tokio::test]
+async fn more_than_memory_is_for_is_written_to_the_disk() {
+    let node = Node::start();
+    let client = node.client().await;
+    let script =
+        "echo once; test ! -e left || exit 3; echo x > left; head -c 80000000 /dev/zero > out; cat left";
+    for run in 0..2 {
+        let action = ActionBuilder::sh(&format!("{script} #{run}")).outputs(&["out"]);
+        let outcome = action.run(&client).await;
+        let digest = outcome.success().output_files[0].digest.clone().unwrap();
+        assert_eq!(digest.size_bytes, 80_000_000);
+        assert_eq!(outcome.stdout(&client).await, "once\nx\n");
+    }
+}
+
 /// More outputs than a message can name are a clear answer, with the logs.
 #[tokio::test]
 async fn a_result_larger_than_a_message_is_refused() {

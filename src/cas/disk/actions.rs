@@ -4,8 +4,9 @@ use bytes::Bytes;
 
 use super::DiskCas;
 use super::map::Place;
-use super::packs::Wait;
+use super::packs::{Appender, Wait};
 use super::record::{Key, record_len};
+use super::store::Store;
 use crate::cas::CasError;
 
 /// Bytes up to which a result is read and written on the caller's thread.
@@ -53,10 +54,14 @@ impl DiskCas {
         let key = Key::action(hash);
         let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
         let reservation = self.inner().admit(record_len(length)).await?;
-        let (place, epoch) = if data.len() <= INLINE {
-            self.inner().append_action(key, &data, reservation)?
+        let is_short = data.len() <= INLINE;
+        let append = move |store: &Store, appender: Appender<'_>| {
+            store.append_action(appender, key, &data, reservation)
+        };
+        let (place, epoch) = if is_short {
+            self.inner().append(append).await?
         } else {
-            self.blocking(move |store| store.append_action(key, &data, reservation)).await?
+            self.blocking(move |store| append(store, store.packs.appender())).await?
         };
         self.inner().settle(epoch).await?;
         Ok(ActionPlace(place))

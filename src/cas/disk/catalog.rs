@@ -32,6 +32,9 @@ const USES: usize = 128;
 /// Blocks in one commit of a rewrite.
 const REWRITE: usize = 512;
 
+/// Records staged while there is no index, beyond which it is better written anew.
+const MOST_STAGED: usize = 1 << 20;
+
 /// Time the engine may take to open.
 const OPEN_LIMIT: Duration = Duration::from_secs(60);
 
@@ -64,6 +67,17 @@ pub(super) struct Catalog {
     open: Option<(BlockId, Vec<Item>)>,
     staged: Staged,
     uses: BTreeSet<u64>,
+    /// What the index should know, as far as `whole`, and did not take.
+    unsent: Option<Unsent>,
+    /// The blocks here are those of the index, once it took what is unsent.
+    whole: bool,
+}
+
+/// A batch an index failed over.
+struct Unsent {
+    batch: Batch,
+    /// Commits the index had taken before.
+    generation: u64,
 }
 
 #[derive(Default)]
@@ -82,7 +96,7 @@ impl Catalog {
     /// Opens the index in `path`.
     pub(super) fn open(path: &Path, cache: u64) -> Result<Self, IndexError> {
         let index = Index::open(path, cache, OPEN_LIMIT)?;
-        Ok(Self { index: Some(index), ..Self::without_index(path, cache) })
+        Ok(Self { index: Some(index), whole: true, ..Self::without_index(path, cache) })
     }
 
     /// A catalog that tells nobody, until it [starts over](Self::start_over).
@@ -95,6 +109,8 @@ impl Catalog {
             open: None,
             staged: Staged::default(),
             uses: BTreeSet::new(),
+            unsent: None,
+            whole: false,
         }
     }
 
@@ -177,10 +193,12 @@ impl Catalog {
 
     /// Tells the index all that was staged. Returns the last epoch it now knows.
     pub(super) fn commit(&mut self, map: &Map) -> Result<u64, IndexError> {
+        let Some(index) = &self.index else { return Ok(0) };
         let staged = std::mem::take(&mut self.staged);
         let epoch = staged.epoch;
         self.staged.epoch = epoch;
-        let Some(index) = &self.index else { return Ok(0) };
+        // Until there is a batch that can be sent again.
+        self.whole = false;
         let dropped: HashSet<u32> = staged.dropped.iter().copied().collect();
         let mut changed: BTreeMap<BlockId, Vec<Item>> = BTreeMap::new();
         for written in &staged.written {
@@ -206,6 +224,7 @@ impl Catalog {
             batch.put(checkpoint_key(*pack), &end.to_be_bytes());
         }
         self.remove_packs(&mut batch, &dropped);
+        self.whole = true;
         self.send(batch).map(|()| epoch)
     }
 
@@ -235,6 +254,7 @@ impl Catalog {
         ends: &BTreeMap<u32, u64>,
     ) -> Result<(), IndexError> {
         items.sort_unstable_by_key(|item| item.found.place);
+        self.whole = false;
         let mut batch = Batch::default();
         let packs: HashSet<u32> = self.blocks.keys().copied().collect();
         let uses = std::mem::take(&mut self.uses);
@@ -258,15 +278,48 @@ impl Catalog {
         for (pack, end) in ends {
             batch.put(checkpoint_key(*pack), &end.to_be_bytes());
         }
+        self.whole = self.index.is_some();
         self.send(batch)
     }
 
-    /// Starts over with an empty index after a failure; [`rewrite`](Self::rewrite) must follow.
-    pub(super) fn start_over(&mut self) -> Result<(), IndexError> {
+    /// Whether the index can be had again by [`reopen`](Self::reopen).
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole && self.staged.written.len() <= MOST_STAGED
+    }
+
+    /// Opens the index again after a failure and sends it what it did not take.
+    ///
+    /// # Errors
+    /// Whatever the engine says; [`IndexError::Damaged`] if it lost anything.
+    pub(super) fn reopen(&mut self) -> Result<(), IndexError> {
+        self.close_broken();
+        let index = Index::open(&self.path, self.cache, OPEN_LIMIT)?;
+        index.scan(|_, _| {})?;
+        let Some(unsent) = self.unsent.take() else {
+            self.index = Some(index);
+            return Ok(());
+        };
+        let found = index.opened().generation;
+        if found != unsent.generation && found != unsent.generation + 1 {
+            self.whole = false;
+            let reason = format!("it is at commit {found}, not {}", unsent.generation);
+            return Err(IndexError::Damaged { path: self.path.clone(), reason });
+        }
+        self.index = Some(index);
+        self.send(unsent.batch)
+    }
+
+    fn close_broken(&mut self) {
         // A broken engine may hang while it closes: that must not hold up the store.
         let broken = self.index.take();
         let closing = std::thread::Builder::new().name("index-close".to_owned());
         let _ = closing.spawn(move || drop(broken));
+    }
+
+    /// Starts over with an empty index after a failure; [`rewrite`](Self::rewrite) must follow.
+    pub(super) fn start_over(&mut self) -> Result<(), IndexError> {
+        self.close_broken();
+        self.whole = false;
         let failed =
             |error: std::io::Error| IndexError::Failed { path: self.path.clone(), reason: error.to_string() };
         let aside = crate::index::set_aside(&self.path).map_err(failed)?;
@@ -301,11 +354,13 @@ impl Catalog {
         }
     }
 
-    fn send(&self, batch: Batch) -> Result<(), IndexError> {
-        match &self.index {
-            Some(index) => index.commit(batch),
-            None => Ok(()),
+    fn send(&mut self, batch: Batch) -> Result<(), IndexError> {
+        let Some(index) = &self.index else { return Ok(()) };
+        let sent = index.commit(batch.clone());
+        if sent.is_err() {
+            self.unsent = Some(Unsent { batch, generation: index.generation() });
         }
+        sent
     }
 }
 
@@ -455,6 +510,44 @@ mod tests {
         drop(catalog);
         let expected: Vec<u32> = (0..300).chain(600..700).filter(|n| ![3, 7, 150, 205].contains(n)).collect();
         assert_eq!(loaded(directory.path()), (expected, vec![99]));
+    }
+
+    #[test]
+    fn an_index_opened_again_knows_what_it_failed_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let map = Map::new(0);
+        for was_taken in [false, true] {
+            let path = directory.path().join(was_taken.to_string());
+            let mut catalog = Catalog::open(&path, 1 << 20).unwrap();
+            catalog.stage(closing((0..100).map(written).collect(), Vec::new()));
+            catalog.commit(&map).unwrap();
+            let mut batch = Batch::default();
+            push(&mut catalog.open, &mut catalog.blocks, &mut BTreeMap::new(), item_of(&written(100)));
+            let (id, items) = catalog.open.clone().unwrap();
+            catalog.put_block(&mut batch, id, items);
+            let index = catalog.index.as_ref().unwrap();
+            catalog.unsent = Some(Unsent { batch: batch.clone(), generation: index.generation() });
+            if was_taken {
+                index.commit(batch).unwrap();
+            }
+            catalog.close_broken();
+            catalog.stage(closing((101..110).map(written).collect(), Vec::new()));
+            assert_eq!(catalog.commit(&map).unwrap(), 0, "nothing is told while there is no index");
+            assert!(catalog.is_whole());
+            catalog.reopen().unwrap();
+            assert_eq!(catalog.commit(&map).unwrap(), 3);
+            drop(catalog);
+            assert_eq!(loaded(&path).0, (0..110).collect::<Vec<u32>>());
+        }
+    }
+
+    #[test]
+    fn an_index_that_lost_commits_is_not_taken_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut catalog = Catalog::open(directory.path(), 1 << 20).unwrap();
+        catalog.unsent = Some(Unsent { batch: Batch::default(), generation: 7 });
+        assert!(matches!(catalog.reopen(), Err(IndexError::Damaged { .. })));
+        assert!(!catalog.is_whole());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use rustix::fs::FlockOperation;
 
 use super::OpenError;
 use super::packs::{VERSION, pack_id, read_pack_header};
-use super::record::Magic;
+use super::record::{Magic, is_lost};
 
 const NAME: &str = "farmhand-store";
 
@@ -41,18 +41,31 @@ pub(super) fn take(directory: &Path) -> Result<File, OpenError> {
 /// Checks the format of the directory, or makes it. Returns the magic of its records.
 pub(super) fn check_format(directory: &Path) -> Result<Magic, OpenError> {
     let path = directory.join("FORMAT");
-    match std::fs::read_to_string(&path) {
-        Ok(text) => read_format(&path, &text),
+    match std::fs::read(&path) {
+        Ok(text) => {
+            let read = read_format(&path, &String::from_utf8_lossy(&text));
+            match (read, magic_of_packs(&directory.join("packs"))?) {
+                (Err(newer @ OpenError::Newer { .. }), _) => Err(newer),
+                (read, None) => read,
+                (Ok(magic), Some(in_pack)) if magic == in_pack => Ok(magic),
+                // Heads of packs have a checksum: they are to be believed.
+                (_, Some(magic)) => {
+                    tracing::warn!(path = %path.display(), "damaged, and mended from the head of a pack");
+                    renew_format(directory, &path, magic)
+                }
+            }
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let magic = match magic_of_packs(&directory.join("packs"))? {
-                Some(magic) => magic,
-                None => random_magic(),
-            };
-            write_format(directory, &path, &magic).map_err(|error| OpenError::io(&path, error))?;
-            Ok(magic)
+            let magic = magic_of_packs(&directory.join("packs"))?.unwrap_or_else(random_magic);
+            renew_format(directory, &path, magic)
         }
         Err(error) => Err(OpenError::io(path, error)),
     }
+}
+
+fn renew_format(directory: &Path, path: &Path, magic: Magic) -> Result<Magic, OpenError> {
+    write_format(directory, path, &magic).map_err(|error| OpenError::io(path, error))?;
+    Ok(magic)
 }
 
 fn read_format(path: &Path, text: &str) -> Result<Magic, OpenError> {
@@ -101,6 +114,7 @@ fn magic_of_packs(packs: &Path) -> Result<Option<Magic>, OpenError> {
         let named = path.file_name().and_then(|name| name.to_str()).and_then(pack_id).is_some();
         let header =
             if named { File::open(&path).and_then(|file| read_pack_header(&file)) } else { Ok(None) };
+        let header = header.or_else(|error| if is_lost(&error) { Ok(None) } else { Err(error) });
         match header.map_err(|error| OpenError::io(&path, error))? {
             Some((found, _)) if found > VERSION => {
                 return Err(OpenError::Newer { path, found, known: VERSION });

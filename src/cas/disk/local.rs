@@ -79,7 +79,7 @@ impl LocalBlobs for DiskCas {
         store.check_size(digest)?;
         let reservation = store.admit_blocking(store.cost(digest))?;
         let epoch = if store.is_small(digest.size()) {
-            store.append_blob(digest, data, reservation)?
+            store.append_blob(store.packs.appender(), digest, data, reservation)?
         } else {
             let temp = store.files.temporary().map_err(|(path, error)| CasError::io(path, error))?;
             (&temp.file).write_all(data).map_err(|error| CasError::io(temp.path(), error))?;

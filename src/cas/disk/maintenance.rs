@@ -30,13 +30,20 @@ use crate::index::IndexError;
 const USES_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Time until a failed index is tried again.
-const INDEX_RETRY: Duration = Duration::from_secs(30);
+const INDEX_RETRY: Duration = Duration::from_secs(5);
 
 /// Uses in the journal, beyond one for each entry, before it is written into the blocks.
 const JOURNAL_SLACK: usize = 100_000;
 
+/// Room on the disk without which the index is left alone: what is staged waits, and so would be
+/// found by scanning.
+const INDEX_ROOM: u64 = 4 << 20;
+
 /// Free room on the disk, in reserves, that leaves one for a reserve.
 const RESERVE_MARGIN: u64 = 4;
+
+/// Time until a file is opened again for which there was no descriptor.
+const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(50);
 
 /// Threads that sync large files, when there are many.
 const SYNC_THREADS: usize = 8;
@@ -119,7 +126,10 @@ impl Maintenance {
             self.close_epoch();
         }
         if self.catalog.has_staged() && self.last_commit.elapsed() >= interval {
-            self.commit_index();
+            self.last_commit = Instant::now();
+            if has_index_room(&self.store.config.directory) {
+                self.commit_index();
+            }
         }
         if self.retry_index.is_some_and(|at| Instant::now() >= at) {
             self.renew_index();
@@ -181,7 +191,7 @@ impl Maintenance {
             return false;
         }
         self.store.closed.advance(closing.epoch);
-        self.store.packs.appender().end_close();
+        self.store.packs.end_close();
         self.catalog.stage(closing);
         true
     }
@@ -193,7 +203,7 @@ impl Maintenance {
             pack.file.sync_data()?;
         }
         if closing.new_packs {
-            File::open(self.store.packs.directory())?.sync_all()?;
+            open_patiently(self.store.packs.directory())?.sync_all()?;
         }
         let state = State { closed: closing.epoch, ..self.state.state().clone() };
         self.state.write(state)
@@ -207,6 +217,9 @@ impl Maintenance {
         if !self.close_epoch() {
             return;
         }
+        if !has_index_room(&self.store.config.directory) {
+            self.give_up_reserve();
+        }
         self.commit_index();
         self.note_uses();
         if self.retry_index.is_some() {
@@ -218,6 +231,16 @@ impl Maintenance {
             tracing::warn!(%error, "cannot mark the store as cleanly closed");
         }
     }
+}
+
+/// Bytes the disk of `directory` has left.
+fn free_bytes(directory: &Path) -> u64 {
+    rustix::fs::statvfs(directory).map_or(0, |fs| fs.f_bavail * fs.f_frsize)
+}
+
+/// Whether the engine of the index can be expected not to run out of room.
+pub(super) fn has_index_room(directory: &Path) -> bool {
+    free_bytes(directory) >= INDEX_ROOM
 }
 
 /// Syncs the files of large blobs and the directories they are in. Commits of the file system's
@@ -240,7 +263,7 @@ pub(super) fn sync_files(files: &Files, keys: impl Iterator<Item = Key>) -> io::
         batches.into_iter().try_for_each(ended)
     })?;
     let directories: BTreeSet<PathBuf> = digests.iter().map(|digest| files.directory(digest)).collect();
-    directories.iter().try_for_each(|directory| File::open(directory)?.sync_all())
+    directories.iter().try_for_each(|directory| open_patiently(directory)?.sync_all())
 }
 
 /// Has the kernel begin to write a file: of all calls that need no unsafe code, this advice is the one
@@ -250,8 +273,21 @@ fn begin_writing(path: &Path) {
     let _ = File::open(path).map(|file| rustix::fs::fadvise(&file, 0, None, Advice::DontNeed));
 }
 
+/// Opens a file to sync it. That the process has no descriptor left for it does not mean that it
+/// cannot be synced: this waits for one.
+fn open_patiently(path: &Path) -> io::Result<File> {
+    loop {
+        match File::open(path) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                std::thread::sleep(DESCRIPTOR_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
+}
+
 fn sync_batch(files: &Files, digests: &[Digest]) -> io::Result<()> {
-    digests.iter().try_for_each(|digest| match File::open(files.path(digest, false)) {
+    digests.iter().try_for_each(|digest| match open_patiently(&files.path(digest, false)) {
         Ok(file) => file.sync_data(),
         // It was evicted since.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -277,6 +313,9 @@ impl Maintenance {
     /// Notes what was used since the last time.
     fn note_uses(&mut self) {
         self.last_uses = Instant::now();
+        if !has_index_room(&self.store.config.directory) {
+            return;
+        }
         let (uses, entries) = self.store.map.take_uses();
         let noted = if self.catalog.journal_len() + uses.len() > entries + JOURNAL_SLACK {
             self.rewrite_index()
@@ -286,6 +325,7 @@ impl Maintenance {
         if let Err(error) = noted {
             self.index_failed(&error);
         }
+        self.refill_reserve();
     }
 
     /// Fills an index that lost everything.
@@ -318,24 +358,42 @@ impl Maintenance {
         Ok(())
     }
 
-    /// The engine failed: most likely the disk is full. The index starts over, with the room of the
-    /// reserve.
+    /// The engine failed: most likely the disk is full. The index is opened again, with the room of
+    /// the reserve.
     fn index_failed(&mut self, error: &IndexError) {
-        tracing::warn!(%error, "the index failed and starts over");
-        self.retry_index = Some(Instant::now());
+        tracing::warn!(%error, "the index failed and is opened again");
+        self.give_up_reserve();
+        self.renew_index();
+    }
+
+    fn give_up_reserve(&self) {
         let reserve = self.store.config.directory.join(super::recovery::RESERVE);
         if let Err(error) = remove_if_there(&reserve) {
             tracing::warn!(%error, "cannot give up the reserve");
         }
-        self.renew_index();
     }
 
+    /// Gets the index to work again. It starts over only if nothing else helps. Nothing is tried on a
+    /// full disk: opening there, the engine would spoil what it has.
     fn renew_index(&mut self) {
-        let renewed = self.catalog.start_over().and_then(|()| self.rewrite_index());
+        if !has_index_room(&self.store.config.directory) {
+            self.retry_index = Some(Instant::now() + INDEX_RETRY);
+            return;
+        }
+        let reopened = self.catalog.is_whole().then(|| self.catalog.reopen());
+        let renewed = match reopened {
+            Some(Ok(())) => Ok(()),
+            lost => {
+                if let Some(Err(error)) = lost {
+                    tracing::warn!(%error, "the index starts over");
+                }
+                self.catalog.start_over().and_then(|()| self.rewrite_index())
+            }
+        };
         self.retry_index = match renewed {
             Ok(()) => None,
             Err(error) => {
-                tracing::warn!(%error, "the index does not start over; trying again");
+                tracing::warn!(%error, "there is no index; trying again");
                 Some(Instant::now() + INDEX_RETRY)
             }
         };
@@ -355,8 +413,7 @@ impl Maintenance {
     fn refill_reserve(&self) {
         let (path, bytes) =
             (self.store.config.directory.join(super::recovery::RESERVE), self.store.marks.reserve);
-        let free =
-            rustix::fs::statvfs(&self.store.config.directory).map_or(0, |fs| fs.f_bavail * fs.f_frsize);
+        let free = free_bytes(&self.store.config.directory);
         if path.exists() || free < bytes.saturating_mul(RESERVE_MARGIN) {
             return;
         }

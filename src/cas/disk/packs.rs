@@ -12,7 +12,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 
 use bytes::Bytes;
 use rustix::io::ReadWriteFlags;
@@ -50,6 +50,7 @@ pub(super) struct Packs {
     limit: u64,
     table: RwLock<HashMap<u32, Arc<Pack>>>,
     tail: Mutex<Tail>,
+    unsynced: Mutex<Unsynced>,
 }
 
 /// The end of the log, and all that happened since the last epoch close.
@@ -58,8 +59,15 @@ struct Tail {
     next: u32,
     epoch: u64,
     closing: Closing,
-    /// When the first record of the epoch that is being closed was written.
-    syncing: Option<Instant>,
+}
+
+/// When the oldest records were written that may not be on the disk.
+#[derive(Default)]
+struct Unsynced {
+    /// Of the epoch that is being closed.
+    closing: Option<Instant>,
+    /// Of the open one.
+    open: Option<Instant>,
 }
 
 /// What one epoch did.
@@ -69,8 +77,6 @@ pub(super) struct Closing {
     pub(super) epoch: u64,
     /// Records written, in order.
     pub(super) written: Vec<Written>,
-    /// When the first of them was.
-    pub(super) first_write: Option<Instant>,
     /// Records that are no longer pointed at.
     pub(super) dead: Vec<Place>,
     /// Packs written to, with their ends.
@@ -215,8 +221,15 @@ impl Packs {
             found.into_iter().map(|pack| (pack.id, Arc::new(pack))).collect();
         let active = table.values().max_by_key(|pack| pack.id).filter(|pack| pack.end() < limit).cloned();
         let closing = Closing { epoch, ..Closing::default() };
-        let tail = Mutex::new(Tail { active, next, epoch, closing, syncing: None });
-        Self { directory, magic, limit: limit.min(MAX_PACK), table: RwLock::new(table), tail }
+        let tail = Mutex::new(Tail { active, next, epoch, closing });
+        Self {
+            directory,
+            magic,
+            limit: limit.min(MAX_PACK),
+            table: RwLock::new(table),
+            tail,
+            unsynced: Mutex::default(),
+        }
     }
 
     pub(super) fn directory(&self) -> &Path {
@@ -230,6 +243,16 @@ impl Packs {
     /// Locks the tail.
     pub(super) fn appender(&self) -> Appender<'_> {
         Appender { packs: self, tail: self.tail.lock().unwrap_or_else(PoisonError::into_inner) }
+    }
+
+    /// Locks the tail unless somebody else has it: he may be waiting for the disk.
+    pub(super) fn try_appender(&self) -> Option<Appender<'_>> {
+        let tail = match self.tail.try_lock() {
+            Ok(tail) => tail,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(Appender { packs: self, tail })
     }
 
     pub(super) fn get(&self, id: u32) -> Option<Arc<Pack>> {
@@ -278,6 +301,21 @@ impl Packs {
         self.appender().begin_close()
     }
 
+    /// The epoch that was being closed is on the disk.
+    pub(super) fn end_close(&self) {
+        self.unsynced().closing = None;
+    }
+
+    /// When the oldest record was written that may not be on the disk. Waits for nobody.
+    pub(super) fn oldest_unsynced(&self) -> Option<Instant> {
+        let unsynced = self.unsynced();
+        unsynced.closing.or(unsynced.open)
+    }
+
+    fn unsynced(&self) -> MutexGuard<'_, Unsynced> {
+        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes a pack out of the table; open reads of it go on.
     pub(super) fn forget(&self, id: u32) -> Option<Arc<Pack>> {
         self.table.write().unwrap_or_else(PoisonError::into_inner).remove(&id)
@@ -311,18 +349,9 @@ impl Appender<'_> {
         let next = Closing { epoch: tail.epoch, ..Closing::default() };
         let mut closing = std::mem::replace(&mut tail.closing, next);
         closing.packs.iter_mut().for_each(|(pack, end)| *end = pack.end());
-        tail.syncing = tail.syncing.or(closing.first_write);
+        let mut unsynced = self.packs.unsynced();
+        unsynced.closing = unsynced.closing.or(unsynced.open.take());
         Some(closing)
-    }
-
-    /// The epoch that was being closed is on the disk.
-    pub(super) fn end_close(&mut self) {
-        self.tail.syncing = None;
-    }
-
-    /// When the oldest record was written that may not be on the disk.
-    pub(super) fn oldest_unsynced(&self) -> Option<Instant> {
-        self.tail.syncing.or(self.tail.closing.first_write)
     }
 
     /// Lets the next record begin a new pack, if this one is the active one.
@@ -351,7 +380,9 @@ impl Appender<'_> {
         pack.end.store(offset + header.record_len(), Ordering::Relaxed);
         pack.add_live(header.record_len());
         let place = Place { pack: pack.id, offset: offset as u32 };
-        self.tail.closing.first_write.get_or_insert_with(Instant::now);
+        if self.tail.closing.written.is_empty() {
+            self.packs.unsynced().open = Some(Instant::now());
+        }
         self.tail.closing.written.push(Written { place, header });
         if !self.tail.closing.packs.iter().any(|(known, _)| known.id == pack.id) {
             self.tail.closing.packs.push((pack, 0));

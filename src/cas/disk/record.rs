@@ -1,11 +1,10 @@
 //! Records: what a pack is made of, and the scan that finds them again.
 //!
 //! This file owns the byte layout. It promises that a record is taken for one only if its checksum
-//! holds, and that damage hides no record behind it: the scan searches on for the next one. The
-//! magic in front of each record is drawn at random when a store is made and told to nobody, so that
+//! holds, and that damage hides no record behind it: the scan searches on for the next one, and a
+//! sector that cannot be read is damage like any other. The magic in front of each record is drawn at random when a store is made and told to nobody, so that
 //! no client can upload a blob which, after damage, reads as records of its own making.
 
-use std::fs::File;
 use std::hash::{Hash, Hasher};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -18,6 +17,9 @@ pub(super) const HEADER: usize = 72;
 /// Bytes checked or searched at a time.
 const WINDOW: usize = 1 << 20;
 
+/// Bytes read at a time where a read of more failed: what a disk loses at once.
+const SECTOR: u64 = 4096;
+
 /// First byte of the key of an action result; never the tag of a digest function.
 const ACTION_TAG: u8 = 0xac;
 
@@ -25,7 +27,7 @@ const ACTION_TAG: u8 = 0xac;
 pub(super) type Magic = [u8; 8];
 
 /// What a record is about: a blob by its digest, or an action result by the hash of its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Eq, PartialOrd, Ord)]
 pub(super) struct Key(pub(super) [u8; KEY_LEN]);
 
 /// What the data of a record is. The numbers are stored: never renumber.
@@ -82,6 +84,15 @@ impl Key {
 impl From<&Digest> for Key {
     fn from(digest: &Digest) -> Self {
         Self(digest.to_key())
+    }
+}
+
+/// In two parts, each of a length that is compared without a call: every look into the map does it.
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        let (hash, size) = self.0.split_at(33);
+        let (other_hash, other_size) = other.0.split_at(33);
+        hash[1..] == other_hash[1..] && size == other_size && hash[0] == other_hash[0]
     }
 }
 
@@ -175,8 +186,8 @@ fn checksum<'a>(head: &[u8; HEADER], data: impl IntoIterator<Item = &'a [u8]>) -
 
 /// Visits every whole record of `file` between `from` and `to` with its offset, in order. Returns
 /// the end of the last one (`from` if there is none).
-pub(super) fn scan<E: From<io::Error>>(
-    file: &File,
+pub(super) fn scan<F: FileExt, E: From<io::Error>>(
+    file: &F,
     magic: &Magic,
     from: u64,
     to: u64,
@@ -197,14 +208,14 @@ pub(super) fn scan<E: From<io::Error>>(
 }
 
 /// A view into a file, read ahead.
-struct Window<'a> {
-    file: &'a File,
+struct Window<'a, F> {
+    file: &'a F,
     to: u64,
     start: u64,
     bytes: Vec<u8>,
 }
 
-impl Window<'_> {
+impl<F: FileExt> Window<'_, F> {
     /// `len` bytes at `offset`, which must end before the end of the scanned range.
     fn slice(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
         let held = self.start..self.start + self.bytes.len() as u64;
@@ -212,13 +223,36 @@ impl Window<'_> {
             let wanted = (self.to - offset).min(len.max(WINDOW) as u64) as usize;
             self.bytes.resize(wanted, 0);
             self.start = offset;
-            if let Err(error) = self.file.read_exact_at(&mut self.bytes, offset) {
+            if let Err(error) = self.fill() {
                 self.bytes.clear();
                 return Err(error);
             }
         }
         let at = (offset - self.start) as usize;
         Ok(&self.bytes[at..at + len])
+    }
+
+    /// Reads what the view shows. Sectors that are lost show as zeros, which are part of no record.
+    fn fill(&mut self) -> io::Result<()> {
+        match self.file.read_exact_at(&mut self.bytes, self.start) {
+            Err(error) if is_lost(&error) => {}
+            done => return done,
+        }
+        let mut at = self.start;
+        let mut rest = &mut self.bytes[..];
+        while !rest.is_empty() {
+            let len = rest.len().min((SECTOR - at % SECTOR) as usize);
+            let (sector, behind) = rest.split_at_mut(len);
+            match self.file.read_exact_at(sector, at) {
+                Err(error) if is_lost(&error) => {
+                    tracing::warn!(%error, offset = at, "a sector of a pack cannot be read");
+                    sector.fill(0);
+                }
+                done => done?,
+            }
+            (rest, at) = (behind, at + len as u64);
+        }
+        Ok(())
     }
 
     fn record_at(&mut self, offset: u64, magic: &Magic) -> io::Result<Option<Header>> {
@@ -254,9 +288,16 @@ impl Window<'_> {
     }
 }
 
+/// Whether the disk has lost the bytes, and not the process the means to read them.
+pub(super) fn is_lost(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof || error.raw_os_error() == Some(libc::EIO)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Write;
+    use std::ops::Range;
 
     use proptest::prelude::*;
 
@@ -304,6 +345,48 @@ mod tests {
         let last = outer.len() as u64;
         outer.extend(blob(b"behind", 3));
         assert_eq!(scanned(&outer).0, [(last, 3)]);
+    }
+
+    /// A file of which some bytes cannot be read.
+    struct Faulty {
+        file: File,
+        lost: Range<u64>,
+        error: i32,
+    }
+
+    impl FileExt for Faulty {
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            if offset < self.lost.end && self.lost.start < offset + buffer.len() as u64 {
+                return Err(io::Error::from_raw_os_error(self.error));
+            }
+            self.file.read_at(buffer, offset)
+        }
+
+        fn write_at(&self, buffer: &[u8], offset: u64) -> io::Result<usize> {
+            self.file.write_at(buffer, offset)
+        }
+    }
+
+    #[test]
+    fn a_lost_sector_hides_only_the_records_in_it() {
+        let mut bytes = Vec::new();
+        let mut file = tempfile::tempfile().unwrap();
+        (0..100).for_each(|epoch| bytes.extend(blob(&[epoch as u8; 928], epoch)));
+        file.write_all(&bytes).unwrap();
+        let scanned = |error| {
+            let file = Faulty { file: file.try_clone().unwrap(), lost: 40_961..40_970, error };
+            let mut found = Vec::new();
+            let visit = |_, header: &Header| {
+                found.push(header.epoch);
+                Ok::<(), io::Error>(())
+            };
+            scan(&file, &MAGIC, 0, bytes.len() as u64, visit).map(|end| (found, end))
+        };
+        // Records of 1000 bytes: the sector at 40,960 is in those from number 40 to 45.
+        let kept = (0..40).chain(46..100).collect::<Vec<u64>>();
+        assert_eq!(scanned(libc::EIO).unwrap(), (kept, bytes.len() as u64));
+        let other = scanned(libc::ENOMEM).unwrap_err();
+        assert_eq!(other.raw_os_error(), Some(libc::ENOMEM), "no fault of the disk");
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! 4. After an unclean stop, or without an index, the blob tree is walked: entries without a whole
 //!    file are dropped, files without an entry are removed, or taken in again after hashing them.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Read};
@@ -18,14 +19,15 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use super::catalog::{Catalog, Item, Loaded};
+use super::clock::Clock;
 use super::files::{Files, disk_bytes, remove_if_there};
 use super::gate::Gate;
 use super::lag::EpochAge;
-use super::maintenance::{Maintenance, sync_files};
+use super::maintenance::{Maintenance, has_index_room, sync_files};
 use super::map::{Found, Map, Place};
 use super::packs::{Closing, PACK_HEADER, Pack, Packs, VERSION, Written, pack_id, read_pack_header};
 use super::policy::Watermarks;
-use super::record::{self, Key, Kind, Magic, record_len};
+use super::record::{self, Key, Kind, Magic, is_lost, record_len};
 use super::space::{Space, Work};
 use super::state::{State, StateFile};
 use super::store::{Counters, Store};
@@ -75,7 +77,10 @@ fn find_packs(directory: &Path) -> Result<BTreeMap<u32, Pack>, OpenError> {
         let Some(id) = path.file_name().and_then(|name| name.to_str()).and_then(pack_id) else { continue };
         let opened = File::options().read(true).write(true).open(&path);
         let file = opened.map_err(|error| OpenError::io(&path, error))?;
-        let header = read_pack_header(&file).map_err(|error| OpenError::io(&path, error))?;
+        // Its records count without its head.
+        let header =
+            read_pack_header(&file).or_else(|error| if is_lost(&error) { Ok(None) } else { Err(error) });
+        let header = header.map_err(|error| OpenError::io(&path, error))?;
         if let Some((found, _)) = header.filter(|(version, _)| *version > VERSION) {
             return Err(OpenError::Newer { path, found, known: VERSION });
         }
@@ -103,7 +108,8 @@ struct Facts {
 struct Recovery {
     magic: Magic,
     facts: Facts,
-    now: u32,
+    /// The latest time any entry knows.
+    latest: Option<u32>,
     packs: BTreeMap<u32, Pack>,
     map: Map,
     tail: Tail,
@@ -175,7 +181,7 @@ impl Recovery {
         let mut recovery = Self {
             magic,
             facts,
-            now: config.host.now(),
+            latest: None,
             packs,
             map: new_map(config),
             tail: Tail::default(),
@@ -202,20 +208,21 @@ impl Recovery {
     /// be had, as on a full disk, the store runs without one.
     fn load(&mut self, config: &DiskConfig) -> Result<(Catalog, Loaded), OpenError> {
         let path = config.directory.join("index");
+        // The engine does not open on a full disk: this is what the reserve is for.
+        let reserve = config.directory.join(RESERVE);
+        if !has_index_room(&config.directory) {
+            remove_if_there(&reserve).map_err(|error| OpenError::io(&reserve, error))?;
+        }
+        if !has_index_room(&config.directory) {
+            tracing::error!("the disk is full: running without an index");
+            return Ok((Catalog::without_index(&path, config.index_cache), Loaded::default()));
+        }
         let error = match self.try_load(config, &path) {
             Ok(loaded) => return Ok(loaded),
             Err(error) => error,
         };
         if let IndexError::Newer { path, found } = error {
             return Err(OpenError::Newer { path, found: found.into(), known: VERSION });
-        }
-        // The engine does not open on a full disk: this is what the reserve is for.
-        let reserve = config.directory.join(RESERVE);
-        if reserve.exists() {
-            remove_if_there(&reserve).map_err(|error| OpenError::io(&reserve, error))?;
-            if let Ok(loaded) = self.try_load(config, &path) {
-                return Ok(loaded);
-            }
         }
         tracing::warn!(%error, "the index is moved aside");
         crate::index::set_aside(&path).map_err(|error| OpenError::io(&path, error))?;
@@ -236,23 +243,30 @@ impl Recovery {
     fn forget_loaded(&mut self, config: &DiskConfig) {
         self.map = new_map(config);
         self.tail = Tail::default();
+        self.latest = None;
         self.next_pack = 0;
     }
 
     fn fill(&mut self, catalog: &mut Catalog) -> Result<Loaded, IndexError> {
         self.map.reserve(catalog.expected_entries());
-        let (now, packs, map, tail) = (self.now, &self.packs, &self.map, &mut self.tail);
-        let entry = |mut item: Item| {
+        let (packs, map, tail) = (&self.packs, &self.map, &mut self.tail);
+        let latest = Cell::new(self.latest);
+        let entry = |item: Item| {
             let place = item.found.place;
             let end = u64::from(place.offset) + record_len(item.found.length);
             if packs.get(&place.pack).is_none_or(|pack| end > pack.end()) {
                 tail.dead.push(place);
                 return;
             }
-            item.found.last_use = item.found.last_use.min(now);
+            latest.set(latest.get().max(Some(item.found.last_use)));
             tail.dead.extend(map.insert(item.key, &item.found).map(|old| old.place));
         };
-        let loaded = catalog.load(entry, |key, time| map.restore_use(key, time.min(now)))?;
+        let used = |key: &Key, time| {
+            latest.set(latest.get().max(Some(time)));
+            map.restore_use(key, time);
+        };
+        let loaded = catalog.load(entry, used)?;
+        self.latest = latest.get();
         tail.gone = catalog.packs().filter(|id| !packs.contains_key(id)).collect();
         self.next_pack = loaded.last_pack + 1;
         Ok(loaded)
@@ -304,8 +318,9 @@ impl Recovery {
             length: header.length,
             kind: header.kind,
             twin: false,
-            last_use: header.written.min(self.now),
+            last_use: header.written,
         };
+        self.latest = self.latest.max(Some(header.written));
         let old = self.map.insert(header.key, &found);
         if header.kind == Kind::Note && header.epoch > self.facts.closed {
             self.tail.unsynced.push(header.key);
@@ -323,7 +338,7 @@ impl Recovery {
         files.walk(|path, name| {
             let key = Key::from(&name.digest);
             let entry = self.map.peek(&key).filter(|found| found.kind == Kind::Note);
-            let is_whole = std::fs::metadata(path)?.len() == name.digest.size();
+            let is_whole = std::fs::metadata(path).is_ok_and(|meta| meta.len() == name.digest.size());
             match (entry, name.is_twin) {
                 // Twins are never synced, and made again in a moment.
                 (Some(_), true) if is_whole && !self.facts.rebooted => twins.push(key),
@@ -333,7 +348,7 @@ impl Recovery {
                 (None, false) if is_whole && (self.rebuilt || !self.facts.rebooted) => {
                     self.orphans.push(name.digest);
                 }
-                _ => remove_if_there(path)?,
+                _ => remove(path),
             }
             Ok::<(), io::Error>(())
         })?;
@@ -346,7 +361,7 @@ impl Recovery {
         for key in lost {
             self.tail.dead.extend(self.map.remove_if(&key, |_| true).map(|found| found.place));
             if let Some(digest) = key.digest() {
-                files.remove(&digest)?;
+                [false, true].iter().for_each(|twin| remove(&files.path(&digest, *twin)));
             }
         }
         seen.keys().for_each(|key| {
@@ -372,6 +387,14 @@ impl Recovery {
             }
         }
         Ok(())
+    }
+}
+
+/// Removes a file that does not count. One that stays does no harm: it is looked at again at the next
+/// start.
+fn remove(path: &Path) {
+    if let Err(error) = remove_if_there(path) {
+        tracing::warn!(%error, path = %path.display(), "cannot remove a file that is of no use");
     }
 }
 
@@ -401,8 +424,10 @@ impl Recovery {
         let packs = self.packs.into_values().collect();
         let packs =
             Packs::new(config.directory.join("packs"), magic, marks.pack, packs, self.next_pack, closed + 1);
+        let clock = Clock::resume(config.host.clone(), self.latest);
         let store = Arc::new(Store {
             config,
+            clock,
             marks,
             map: self.map,
             packs,
@@ -425,9 +450,11 @@ impl Recovery {
             gone.into_iter().for_each(|pack| catalog.stage_drop(pack));
         }
         for digest in &self.orphans {
-            store
-                .take_in_orphan(digest)
-                .map_err(|error| OpenError::io(store.files.path(digest, false), error))?;
+            let path = store.files.path(digest, false);
+            match store.take_in_orphan(digest, &path) {
+                Err(error) if is_lost(&error) => remove(&path),
+                taken => taken.map_err(|error| OpenError::io(path, error))?,
+            }
         }
         let mut maintenance = Maintenance::new(store, catalog, state);
         if self.rebuilt && maintenance.catalog.index().is_some() {
@@ -459,9 +486,8 @@ impl Recovery {
 
 impl Store {
     /// A file of the right name and length without a note: hashed, it is as good as any.
-    fn take_in_orphan(&self, digest: &Digest) -> io::Result<()> {
-        let path = self.files.path(digest, false);
-        let mut file = File::open(&path)?;
+    fn take_in_orphan(&self, digest: &Digest, path: &Path) -> io::Result<()> {
+        let mut file = File::open(path)?;
         let (mut hasher, mut sums) = (Hasher::new(digest.function()), SumsBuilder::default());
         let mut buffer = vec![0; PIECE];
         loop {
@@ -474,7 +500,8 @@ impl Store {
         }
         if hasher.finish() != *digest {
             tracing::warn!(%digest, "a file is not what its name says: it is removed");
-            return remove_if_there(&path);
+            remove(path);
+            return Ok(());
         }
         let (key, now, sums) = (Key::from(digest), self.now(), sums.finish());
         let mut appender = self.packs.appender();

@@ -13,14 +13,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::DiskConfig;
+use super::clock::Clock;
 use super::files::{Files, TempFile, disk_bytes};
 use super::gate::Gate;
 use super::lag::{self, EpochAge};
 use super::large::Large;
 use super::map::{Found, Map, Place};
-use super::packs::{Packs, Wait};
+use super::packs::{Appender, Packs, Wait};
 use super::policy::Watermarks;
-use super::record::{Key, Kind, record_len};
+use super::record::{Key, Kind, is_lost, record_len};
 use super::space::{Reservation, Space, Work};
 use super::sums::Sums;
 use crate::cas::CasError;
@@ -28,6 +29,9 @@ use crate::digest::Digest;
 
 /// How often a read is tried again because its record was moved meanwhile.
 const RETRIES: usize = 5;
+
+/// How often an appender asks for the tail before it lets another thread wait for it.
+const SPINS: usize = 200;
 
 /// Eviction rounds a writer waits for.
 const ROUNDS: usize = 3;
@@ -39,6 +43,7 @@ const TWIN_MODE: u32 = 0o555;
 /// Everything the parts of a store share.
 pub(super) struct Store {
     pub(super) config: DiskConfig,
+    pub(super) clock: Clock,
     pub(super) marks: Watermarks,
     pub(super) map: Map,
     pub(super) packs: Packs,
@@ -111,7 +116,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Store {
     pub(super) fn now(&self) -> u32 {
-        self.config.host.now()
+        self.clock.now()
     }
 
     /// The largest blob that is taken.
@@ -218,16 +223,32 @@ impl Store {
 // === writing ===
 
 impl Store {
-    /// Puts a small, verified blob into a pack, unless it is there. Waits for nothing but the page
-    /// cache. Returns the epoch to settle.
+    /// Appends to the packs on this thread, in microseconds, unless somebody else is about it: he may
+    /// be waiting for a disk that stands still, and then this is done where waiting is allowed.
+    pub(super) async fn append<T: Send + 'static>(
+        self: &Arc<Self>,
+        append: impl FnOnce(&Self, Appender<'_>) -> Result<T, CasError> + Send + 'static,
+    ) -> Result<T, CasError> {
+        for _ in 0..SPINS {
+            if let Some(appender) = self.packs.try_appender() {
+                return append(self, appender);
+            }
+            std::hint::spin_loop();
+        }
+        let store = Arc::clone(self);
+        let appended = tokio::task::spawn_blocking(move || append(&store, store.packs.appender())).await;
+        appended.map_err(|error| self.pack_error(error.into()))?
+    }
+
+    /// Puts a small, verified blob into a pack, unless it is there. Returns the epoch to settle.
     pub(super) fn append_blob(
         &self,
+        mut appender: Appender<'_>,
         digest: &Digest,
         data: &[u8],
         reservation: Reservation,
     ) -> Result<u64, CasError> {
         let (key, now) = (Key::from(digest), self.now());
-        let mut appender = self.packs.appender();
         self.check_open()?;
         if self.map.touch(&key, now).is_some() {
             return Ok(appender.last_written_epoch());
@@ -246,12 +267,12 @@ impl Store {
     /// epoch to settle.
     pub(super) fn append_action(
         &self,
+        mut appender: Appender<'_>,
         key: Key,
         data: &[u8],
         reservation: Reservation,
     ) -> Result<(Place, u64), CasError> {
         let now = self.now();
-        let mut appender = self.packs.appender();
         self.check_open()?;
         let place = appender.append(Kind::Action, key, now, data).map_err(|error| self.pack_error(error))?;
         let found =
@@ -355,7 +376,8 @@ impl Store {
                 }
                 Ok(None) => return Ok(Lookup::WouldWait),
                 Ok(Some(_)) => self.drop_corrupt(&key, found.place),
-                Err(error) => self.drop_unreadable(&key, found.place, &error),
+                Err(error) if is_damage(&error) => self.drop_unreadable(&key, found.place, &error),
+                Err(error) => return Err(self.pack_error(error)),
             }
         }
         Err(CasError::NotFound(*digest))
@@ -475,9 +497,12 @@ impl Store {
         }
     }
 
+    /// Drops an entry that could not be read, if that is for good.
     fn drop_unreadable(&self, key: &Key, place: Place, error: &io::Error) {
         tracing::debug!(%error, "a record cannot be read");
-        self.drop_corrupt(key, place);
+        if is_damage(error) {
+            self.drop_corrupt(key, place);
+        }
     }
 
     /// Drops a large blob of which a piece could not be read whole.
@@ -506,8 +531,5 @@ impl Store {
 /// Whether an error of opening means that the bytes are lost, and not that the process lacks
 /// something.
 fn is_damage(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-    ) || error.raw_os_error() == Some(libc::EIO)
+    is_lost(error) || matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData)
 }

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use farmhand_proto::raw::WriteRequest;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tonic::Streaming;
 
+use super::incoming::Incoming;
 use crate::tasks::Tasks;
 
 /// Streams drained at once; beyond that, clients see their stream reset after the answer.
@@ -34,7 +33,7 @@ impl Drain {
     }
 
     /// Reads `stream`, which carries a blob of `size` bytes, to its end in the background.
-    pub(super) fn rest_of(&self, stream: Streaming<WriteRequest>, size: u64) {
+    pub(super) fn rest_of(&self, stream: Incoming, size: u64) {
         let Ok(permit) = Arc::clone(&self.streams).try_acquire_owned() else { return };
         let token = self.tasks.token().clone();
         self.tasks.spawn("drain upload", async move {
@@ -45,11 +44,11 @@ impl Drain {
     }
 }
 
-async fn discard(mut stream: Streaming<WriteRequest>, limit: u64) {
+async fn discard(mut stream: Incoming, limit: u64) {
     let mut seen = 0;
     while seen <= limit {
-        match timeout(SILENCE, stream.message()).await {
-            Ok(Ok(Some(message))) => seen += message.data.len() as u64,
+        match timeout(SILENCE, stream.discard()).await {
+            Ok(Ok(Some(bytes))) => seen += bytes as u64,
             _ => return,
         }
     }

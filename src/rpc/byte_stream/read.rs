@@ -5,7 +5,7 @@ use farmhand_proto::bytestream::ReadRequest;
 use futures_util::{Stream, StreamExt};
 use tonic::Status;
 
-use super::{Shared, signed};
+use super::{ByteStreamMethods, signed};
 use crate::cas::ByteRange;
 use crate::rpc::compression::{Compressor, compress_stream};
 use crate::rpc::resource_name::ReadName;
@@ -29,7 +29,7 @@ pub enum ReadError {
     LimitOfCompressed(i64),
 }
 
-impl Shared {
+impl ByteStreamMethods {
     /// The pieces that answer `request`. Offsets count uncompressed bytes.
     pub(super) async fn read(
         &self,

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use farmhand_proto::raw::WriteRequest;
+use bytes::{Buf, Bytes};
+use http::HeaderMap;
 use tokio::time::timeout;
-use tonic::{Request, Status, Streaming};
+use tonic::Status;
 
+use super::incoming::{Incoming, Message, Pieces};
 use super::partial::Session;
 use super::upload::Upload;
-use super::{Shared, counts_uncompressed, signed};
+use super::{ByteStreamMethods, counts_uncompressed, signed};
 use crate::rpc::compression::{Compressor, Decoder};
 use crate::rpc::metadata;
 use crate::rpc::resource_name::WriteName;
@@ -75,7 +76,7 @@ struct Answer {
 
 /// One call under way.
 struct Receiver<'a> {
-    shared: &'a Shared,
+    methods: &'a ByteStreamMethods,
     name: WriteName,
     sequence: Sequence,
     session: Session,
@@ -84,13 +85,12 @@ struct Receiver<'a> {
     looked_at: u64,
 }
 
-// === impl Shared ===
+// === impl ByteStreamMethods ===
 
-impl Shared {
+impl ByteStreamMethods {
     /// Receives an upload; gives the committed size.
-    pub(super) async fn write(&self, request: Request<Streaming<WriteRequest>>) -> Result<i64, Status> {
-        let tool = metadata::of(request.metadata()).tool_name;
-        let mut stream = request.into_inner();
+    pub(super) async fn write(&self, headers: &HeaderMap, mut stream: Incoming) -> Result<i64, Status> {
+        let tool = metadata::of_headers(headers).tool_name;
         let first = next_message(&mut stream, self.settings.idle).await?.ok_or(WriteError::NoMessage)?;
         let name = match self.parse_write_name(&first.resource_name) {
             Ok(name) => name,
@@ -112,8 +112,8 @@ impl Shared {
         &self,
         name: WriteName,
         tool: &str,
-        first: WriteRequest,
-        stream: &mut Streaming<WriteRequest>,
+        first: Message,
+        stream: &mut Incoming,
     ) -> Result<Answer, Status> {
         let counts_uncompressed = name.compressor == Compressor::Identity
             || counts_uncompressed(self.settings.committed_size, tool);
@@ -145,15 +145,12 @@ impl Shared {
     }
 }
 
-async fn next_message(
-    stream: &mut Streaming<WriteRequest>,
-    idle: Duration,
-) -> Result<Option<WriteRequest>, Status> {
+async fn next_message(stream: &mut Incoming, idle: Duration) -> Result<Option<Message>, Status> {
     timeout(idle, stream.message()).await.map_err(|_| WriteError::Idle)?
 }
 
 /// Waits until the client has closed its side. One that leaves it open gets its answer a little later.
-async fn expect_end(stream: &mut Streaming<WriteRequest>) -> Result<(), Status> {
+async fn expect_end(stream: &mut Incoming) -> Result<(), Status> {
     match timeout(CLOSING, stream.message()).await {
         Ok(Ok(None)) | Err(_) => Ok(()),
         Ok(Ok(Some(_))) => Err(WriteError::AfterFinish.into()),
@@ -164,26 +161,26 @@ async fn expect_end(stream: &mut Streaming<WriteRequest>) -> Result<(), Status> 
 // === impl Receiver ===
 
 impl<'a> Receiver<'a> {
-    fn new(shared: &'a Shared, name: WriteName, first: &WriteRequest) -> Result<Self, Status> {
+    fn new(methods: &'a ByteStreamMethods, name: WriteName, first: &Message) -> Result<Self, Status> {
         let sequence = Sequence::new(first)?;
         let digest = name.digest;
-        let fresh = || Upload::new(Arc::clone(&shared.cas), digest);
-        let session = shared.partials.begin(name.clone().into(), sequence.next, fresh)?;
+        let fresh = || Upload::new(Arc::clone(&methods.cas), digest);
+        let session = methods.partials.begin(name.clone().into(), sequence.next, fresh)?;
         let decoder = match name.compressor {
             Compressor::Identity => None,
             Compressor::Zstd => Some(Decoder::new(digest.size().saturating_sub(sequence.next))?),
         };
         let looked_at = session.written();
-        Ok(Self { shared, name, sequence, session, decoder, looked_at })
+        Ok(Self { methods, name, sequence, session, decoder, looked_at })
     }
 
-    async fn accept(&mut self, message: WriteRequest) -> Result<(), Status> {
+    async fn accept(&mut self, message: Message) -> Result<(), Status> {
         self.sequence.accept(&message)?;
         let is_last = message.finish_write;
         match &mut self.decoder {
-            None => self.session.write(message.data, is_last).await?,
+            None => write_all(&mut self.session, message.data, is_last).await?,
             Some(decoder) => {
-                let result = decompress(decoder, &mut self.session, message.data).await;
+                let result = decompress_all(decoder, &mut self.session, message.data).await;
                 if result.is_err() {
                     self.session.discard();
                 }
@@ -200,7 +197,7 @@ impl<'a> Receiver<'a> {
             return Ok(false);
         }
         self.looked_at = written;
-        self.shared.is_present(&self.name.digest).await
+        self.methods.is_present(&self.name.digest).await
     }
 
     async fn commit(mut self) -> Result<(), Status> {
@@ -210,6 +207,27 @@ impl<'a> Receiver<'a> {
         }
         Ok(self.session.commit().await?)
     }
+}
+
+async fn write_all(session: &mut Session, mut data: Pieces, is_last: bool) -> Result<(), Status> {
+    while let Some(piece) = data.pop() {
+        session.write(piece, is_last && !data.has_remaining()).await?;
+    }
+    Ok(())
+}
+
+async fn decompress_all(
+    decoder: &mut Decoder,
+    session: &mut Session,
+    mut data: Pieces,
+) -> Result<(), Status> {
+    // A message without data may still hold the end of what the decoder has taken in.
+    let mut next = Some(data.pop().unwrap_or_default());
+    while let Some(piece) = next {
+        decompress(decoder, session, piece).await?;
+        next = data.pop();
+    }
+    Ok(())
 }
 
 async fn decompress(decoder: &mut Decoder, session: &mut Session, mut data: Bytes) -> Result<(), Status> {
@@ -223,13 +241,13 @@ async fn decompress(decoder: &mut Decoder, session: &mut Session, mut data: Byte
 // === impl Sequence ===
 
 impl Sequence {
-    fn new(first: &WriteRequest) -> Result<Self, WriteError> {
+    fn new(first: &Message) -> Result<Self, WriteError> {
         let next = u64::try_from(first.write_offset)
             .map_err(|_| WriteError::Offset { expected: 0, actual: first.write_offset.unsigned_abs() })?;
         Ok(Self { name: first.resource_name.clone(), next, finished: false })
     }
 
-    fn accept(&mut self, message: &WriteRequest) -> Result<(), WriteError> {
+    fn accept(&mut self, message: &Message) -> Result<(), WriteError> {
         if self.finished {
             return Err(WriteError::AfterFinish);
         }
@@ -241,7 +259,7 @@ impl Sequence {
             let actual = message.write_offset.unsigned_abs();
             return Err(WriteError::Offset { expected: self.next, actual });
         }
-        self.next += message.data.len() as u64;
+        self.next += message.data.remaining() as u64;
         self.finished = message.finish_write;
         Ok(())
     }
@@ -253,13 +271,9 @@ mod tests {
 
     use super::*;
 
-    fn message(name: &str, offset: i64, len: usize, finish_write: bool) -> WriteRequest {
-        WriteRequest {
-            resource_name: name.into(),
-            write_offset: offset,
-            finish_write,
-            data: vec![0; len].into(),
-        }
+    fn message(name: &str, offset: i64, len: usize, finish_write: bool) -> Message {
+        let data = Pieces::from(Bytes::from(vec![0; len]));
+        Message { resource_name: name.into(), write_offset: offset, finish_write, data }
     }
 
     proptest! {

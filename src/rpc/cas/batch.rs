@@ -10,7 +10,7 @@ use futures_util::{StreamExt, stream};
 use prost::Message;
 use tonic::Status;
 
-use super::Shared;
+use super::CasMethods;
 use crate::digest::{Digest, DigestFunction};
 use crate::rpc::compression::{self, Compressor};
 use crate::rpc::errors::{self, StatusOf};
@@ -42,7 +42,7 @@ pub enum BatchError {
     },
 }
 
-impl Shared {
+impl CasMethods {
     pub(super) async fn batch_update(
         &self,
         request: raw::BatchUpdateBlobsRequest,

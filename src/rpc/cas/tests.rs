@@ -4,6 +4,7 @@ use prost::Message;
 use tonic::{Code, Status};
 
 use super::*;
+use crate::digest::{Digest, DigestFunction};
 use crate::rpc::compression::{compress, decompress};
 use crate::rpc::testing::{TestServer, blob};
 use crate::rpc::{InstanceSettings, MAX_BATCH, MAX_SENT_MESSAGE};

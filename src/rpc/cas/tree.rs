@@ -13,7 +13,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use prost::Message;
 use tonic::Status;
 
-use super::Shared;
+use super::CasMethods;
 use crate::cas::CasError;
 use crate::digest::{Digest, DigestFunction};
 use crate::rpc::MAX_SENT_MESSAGE;
@@ -51,7 +51,7 @@ pub enum TreeError {
 
 /// A walk under way.
 struct Walk {
-    shared: Arc<Shared>,
+    methods: Arc<CasMethods>,
     function: DigestFunction,
     queue: VecDeque<Digest>,
     seen: HashSet<Digest>,
@@ -63,7 +63,7 @@ struct Walk {
     ended: bool,
 }
 
-impl Shared {
+impl CasMethods {
     pub(super) async fn get_tree(
         self: &Arc<Self>,
         request: reapi::GetTreeRequest,
@@ -77,7 +77,7 @@ impl Shared {
             Err(_) => return Err(TreeError::PageSize(request.page_size).into()),
         };
         let mut walk = Walk {
-            shared: Arc::clone(self),
+            methods: Arc::clone(self),
             function,
             queue: VecDeque::new(),
             seen: HashSet::from([root]),
@@ -151,7 +151,7 @@ impl Walk {
         if digest.size() > MAX_DIRECTORY {
             return Err(malformed(format!("it is larger than {MAX_DIRECTORY} bytes")).into());
         }
-        let data = match self.shared.cas.get(digest).await {
+        let data = match self.methods.cas.get(digest).await {
             Ok(data) => data,
             Err(CasError::NotFound(_)) => return Ok(None),
             Err(error) => return Err(error.into()),

@@ -1,5 +1,7 @@
 //! [`Failure`]: why an action gave no result, and what the client is told.
 
+use std::io;
+
 use farmhand_proto::{reapi, rpc};
 
 use crate::cas::CasError;
@@ -51,17 +53,17 @@ impl Failure {
                 Self::Refused { code: Code::InvalidArgument, text, exit_code }
             }
             RunError::WorkingDirectory { .. } => Self::invalid(text),
-            RunError::Setup { .. } | RunError::SpawnerLost => Self::Lost(text),
+            RunError::Setup { .. } | RunError::SpawnerLost | RunError::MemoryFull => Self::Lost(text),
         }
     }
 
-    /// A store without room is nothing that running the action once more would change.
-    fn from_store(error: CasError) -> Self {
-        let text = error.to_string();
-        match error {
-            CasError::NoSpace { .. } => Self::Refused { code: Code::ResourceExhausted, text, exit_code: 0 },
-            _ => Self::Lost(text),
+    /// This machine is at fault. A full disk is no reason to try again at once: the client is told.
+    fn of_the_machine(error: &(dyn std::error::Error + 'static)) -> Self {
+        if !is_full(error) {
+            return Self::Lost(error.to_string());
         }
+        let text = format!("no room to run the action: {error}; free some room on the disk of data-dir");
+        Self::Refused { code: Code::ResourceExhausted, text, exit_code: 0 }
     }
 
     /// The answer to the client, or why this worker has none.
@@ -81,6 +83,25 @@ pub(super) fn status(code: Code, message: impl Into<String>) -> rpc::Status {
     rpc::Status { code: code as i32, message: message.into(), details: Vec::new() }
 }
 
+/// Whether an error comes of a disk without room.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        }
+        if matches!(
+            (error.downcast_ref(), error.downcast_ref()),
+            (Some(InputError::Cas(CasError::NoSpace { .. })), _)
+                | (_, Some(OutputError::Cas(CasError::NoSpace { .. })))
+        ) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 impl From<RequestError> for Failure {
     fn from(error: RequestError) -> Self {
         Self::invalid(error.to_string())
@@ -95,8 +116,7 @@ impl From<InputError> for Failure {
             | InputError::TooManyEntries { .. }
             | InputError::DirectoryTooLarge { .. }
             | InputError::Unstageable { .. } => Self::invalid(error.to_string()),
-            InputError::Cas(error) => Self::from_store(error),
-            InputError::Io { .. } => Self::Lost(error.to_string()),
+            InputError::Cas(_) | InputError::Io { .. } => Self::of_the_machine(&error),
         }
     }
 }
@@ -106,16 +126,18 @@ impl From<OutputError> for Failure {
         match error {
             OutputError::Missing(digests) => Self::Missing(digests),
             OutputError::Malformed { .. } => Self::invalid(error.to_string()),
-            OutputError::Cas(error @ CasError::NoSpace { .. }) => Self::from_store(error),
             _ if error.is_of_the_action() => Self::precondition(error.to_string()),
-            _ => Self::Lost(error.to_string()),
+            _ => Self::of_the_machine(&error),
         }
     }
 }
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        Self::Lost(format!("the scratch directory failed: {error}"))
+        match Self::of_the_machine(&error) {
+            Self::Lost(reason) => Self::Lost(format!("the scratch directory failed: {reason}")),
+            full => full,
+        }
     }
 }
 

@@ -1,5 +1,8 @@
 //! [`RunDirectory`]: the scratch space of one action, gone with it.
 //!
+//! It is on the disk, or in the memory that the seat of the action offers (see
+//! [`Memory`]): there it costs next to nothing to make and to remove.
+//!
 //! Every run gets new directories and new log files: an overlay cannot use a work directory twice,
 //! and who still reads the log of an ended action must not see that of the next one.
 
@@ -8,10 +11,12 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::worker::inputs::FIXED_MTIME;
-use crate::worker::scratch::{Cursor, Sweeper, set_mtime};
+use crate::worker::sandbox::Memory;
+use crate::worker::scratch::{Cursor, Sweeper, remove_tree, set_mtime};
 
 /// Where inputs are staged, below the scratch directory.
 pub(super) const INPUTS: &str = "inputs";
@@ -21,6 +26,9 @@ pub(super) const RUNS: &str = "runs";
 
 /// Begin of the names of what waits for its removal.
 const TRASH: &str = "trash-";
+
+/// Bytes and inodes in memory up to which they are removed at once, on whatever thread it is.
+const REMOVED_AT_ONCE: (u64, u64) = (256 << 10, 256);
 
 /// Makes run directories.
 #[derive(Debug)]
@@ -34,6 +42,8 @@ pub(super) struct RunDirectories {
 #[derive(Debug)]
 pub(super) struct RunDirectory {
     path: PathBuf,
+    /// Where it is, unless that is the disk.
+    memory: Option<Arc<Memory>>,
     sweeper: Sweeper,
 }
 
@@ -43,23 +53,46 @@ impl RunDirectories {
         Self { directory, made: AtomicU64::new(0), sweeper }
     }
 
-    /// Scratch space for one run: layers for a sandboxed one, else a plain root and a `tmp`.
-    pub(super) fn make(&self, sandboxed: bool) -> io::Result<RunDirectory> {
-        let path = self.directory.join(self.made.fetch_add(1, Ordering::Relaxed).to_string());
-        fs::create_dir(&path)?;
-        let run = RunDirectory { path, sweeper: self.sweeper.clone() };
-        if sandboxed {
-            make_root(&run.upper())?;
-            fs::create_dir(run.work())?;
-        } else {
-            make_root(&run.plain_root())?;
-            fs::create_dir(run.plain_tmp())?;
-        }
+    /// Layers for a sandboxed run, on the disk.
+    pub(super) fn make_layers(&self) -> io::Result<RunDirectory> {
+        let run = self.make(&self.directory, None)?;
+        run.add_layers()?;
         Ok(run)
+    }
+
+    /// Layers for a sandboxed run, in `memory`.
+    pub(super) fn make_layers_in(&self, memory: Arc<Memory>) -> io::Result<RunDirectory> {
+        let run = self.make(&memory.path(), Some(memory))?;
+        run.add_layers()?;
+        Ok(run)
+    }
+
+    /// A plain root and a `tmp`.
+    pub(super) fn make_plain(&self) -> io::Result<RunDirectory> {
+        let run = self.make(&self.directory, None)?;
+        make_root(&run.plain_root())?;
+        fs::create_dir(run.plain_tmp())?;
+        Ok(run)
+    }
+
+    fn make(&self, parent: &Path, memory: Option<Arc<Memory>>) -> io::Result<RunDirectory> {
+        let path = parent.join(self.made.fetch_add(1, Ordering::Relaxed).to_string());
+        fs::create_dir(&path)?;
+        Ok(RunDirectory { path, memory, sweeper: self.sweeper.clone() })
     }
 }
 
 impl RunDirectory {
+    fn add_layers(&self) -> io::Result<()> {
+        make_root(&self.upper())?;
+        fs::create_dir(self.work())
+    }
+
+    /// Whether working in it never waits for a disk.
+    pub(super) fn is_in_memory(&self) -> bool {
+        self.memory.is_some()
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -91,7 +124,14 @@ impl RunDirectory {
 
 impl Drop for RunDirectory {
     fn drop(&mut self) {
-        self.sweeper.remove(std::mem::take(&mut self.path));
+        let path = std::mem::take(&mut self.path);
+        let Some(memory) = self.memory.take() else { return self.sweeper.remove(path) };
+        let used = memory.used();
+        if used.bytes > REMOVED_AT_ONCE.0 || used.inodes > REMOVED_AT_ONCE.1 {
+            self.sweeper.remove_within(path, memory);
+        } else if let Err(error) = remove_tree(&path, || true) {
+            tracing::warn!(%error, "cannot remove the scratch directory of an action");
+        }
     }
 }
 

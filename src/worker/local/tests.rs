@@ -11,6 +11,7 @@ use super::*;
 use crate::cas::memory::MemoryCas;
 use crate::digest::DigestFunction;
 use crate::instance::InstanceName;
+use crate::worker::sandbox::Memory;
 use crate::worker::{RunError, Usage};
 
 const SHA256: DigestFunction = DigestFunction::Sha256;
@@ -20,21 +21,38 @@ type Behaviour = Box<dyn Fn(PreparedCommand) -> Result<Exit, RunError> + Send + 
 /// A runner that does what the test says.
 struct FakeRunner {
     sandboxed: bool,
-    behaviour: Behaviour,
+    behaviour: Arc<Behaviour>,
+    memory: Option<Arc<Memory>>,
+}
+
+struct FakeSeat {
+    behaviour: Arc<Behaviour>,
+    memory: Option<Arc<Memory>>,
 }
 
 #[async_trait]
 impl Runner for FakeRunner {
-    async fn run(&self, command: PreparedCommand, cancel: CancellationToken) -> Result<Exit, RunError> {
+    async fn seat(&self) -> Result<Box<dyn Seat>, RunError> {
+        Ok(Box::new(FakeSeat { behaviour: Arc::clone(&self.behaviour), memory: self.memory.clone() }))
+    }
+
+    fn is_sandboxed(&self) -> bool {
+        self.sandboxed
+    }
+}
+
+#[async_trait]
+impl Seat for FakeSeat {
+    fn memory(&self) -> Option<&Arc<Memory>> {
+        self.memory.as_ref()
+    }
+
+    async fn run(&mut self, command: PreparedCommand, cancel: CancellationToken) -> Result<Exit, RunError> {
         let exit = tokio::task::block_in_place(|| (self.behaviour)(command))?;
         if exit.outcome == Outcome::Cancelled {
             cancel.cancelled().await;
         }
         Ok(exit)
-    }
-
-    fn is_sandboxed(&self) -> bool {
-        self.sandboxed
     }
 }
 
@@ -61,13 +79,13 @@ fn shell() -> FakeRunner {
             Err(source) => Err(RunError::Program { program: "nosuch".into(), source }),
         }
     };
-    FakeRunner { sandboxed: false, behaviour: Box::new(behaviour) }
+    FakeRunner { sandboxed: false, behaviour: Arc::new(Box::new(behaviour)), memory: None }
 }
 
 fn sandbox(
     behaviour: impl Fn(PreparedCommand) -> Result<Exit, RunError> + Send + Sync + 'static,
 ) -> FakeRunner {
-    FakeRunner { sandboxed: true, behaviour: Box::new(behaviour) }
+    FakeRunner { sandboxed: true, behaviour: Arc::new(Box::new(behaviour)), memory: None }
 }
 
 fn ends(outcome: Outcome) -> FakeRunner {

@@ -101,6 +101,16 @@ impl OutputRequest {
         Ok(Self { working_directory, paths, properties })
     }
 
+    /// Whether no output is asked for.
+    pub fn is_empty(&self) -> bool {
+        self.paths.is_empty()
+    }
+
+    /// Whether the input root lacks nothing that has to be there before the command runs.
+    pub fn needs_no_parents(&self) -> bool {
+        self.parents().is_empty()
+    }
+
     /// The directories that have to be there before the command runs.
     pub(super) fn parents(&self) -> Vec<RootPath> {
         let mut seen = HashSet::from([RootPath::root()]);

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendFlags, recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
 };
 
 use super::wire::{HEADER, MAX_MESSAGE, Reply, Request};
@@ -40,12 +41,25 @@ impl Channel {
 
     /// Sends `reply`.
     pub(super) fn send(&self, reply: &Reply) -> Result<(), Errno> {
+        self.send_with(reply, None)
+    }
+
+    /// Sends `reply`, and a descriptor with it.
+    pub(super) fn send_with(&self, reply: &Reply, descriptor: Option<&OwnedFd>) -> Result<(), Errno> {
+        let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+        }
         let frame = reply.frame();
         let mut rest = frame.as_slice();
         while !rest.is_empty() {
-            let mut none = SendAncillaryBuffer::default();
-            match sendmsg(&self.0, &[IoSlice::new(rest)], &mut none, SendFlags::NOSIGNAL) {
-                Ok(sent) => rest = &rest[sent..],
+            match sendmsg(&self.0, &[IoSlice::new(rest)], &mut ancillary, SendFlags::NOSIGNAL) {
+                Ok(sent) => {
+                    rest = &rest[sent..];
+                    ancillary.clear();
+                }
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error),
             }

@@ -24,7 +24,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, setrlimit};
 use rustix::thread::UnshareFlags;
 
 use super::channel::Channel;
@@ -86,6 +86,13 @@ impl Guardian {
     }
 }
 
+/// Lowers the limit on open files to what the daemon had before it raised its own.
+fn limit_open_files(current: u64) {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // The limit it has is the only worse one.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum });
+}
+
 /// Runs this process as what `arguments` (those after [`WORD`](super::job::WORD)) say.
 pub(super) fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let word = arguments.next().unwrap_or_default();
@@ -97,6 +104,9 @@ pub(super) fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
 
 /// Serves the daemon at the other end of stdin.
 fn serve(job: &Job) -> ExitCode {
+    if let Some(limit) = job.open_files {
+        limit_open_files(limit);
+    }
     let Ok(channel) = take_channel() else { return ExitCode::from(2) };
     match guard(job) {
         Ok(Role::Guardian(spawner)) => {

@@ -22,6 +22,8 @@ pub(super) struct Job {
     pub(super) group: Option<PathBuf>,
     /// Bytes of `/tmp`, and of `/dev/shm`.
     pub(super) tmp_size: Option<u64>,
+    /// Files a command may have open until it asks for more; as many as the daemon if not set.
+    pub(super) open_files: Option<u64>,
     /// Directories of the host to show.
     pub(super) shown: Vec<PathBuf>,
 }
@@ -32,19 +34,21 @@ impl Job {
             mode: config.mode,
             group: config.group.as_ref().map(|group| group.directory().to_owned()),
             tmp_size: config.tmp_size,
+            open_files: config.open_files,
             shown: config.shown.clone(),
         }
     }
 
-    /// The command line: [`WORD`], mode, group and size (empty where there is none), directories.
+    /// The command line: [`WORD`], mode, group, size and limit (empty where there is none), directories.
     pub(super) fn arguments(&self) -> Vec<OsString> {
         let mode = match self.mode {
             Mode::Sandbox => SANDBOX,
             Mode::Plain => PLAIN,
         };
         let group = self.group.as_deref().map_or(OsStr::new(""), |group| group.as_os_str());
-        let size = self.tmp_size.map(|size| size.to_string()).unwrap_or_default();
-        let mut arguments = vec![WORD.into(), mode.into(), group.into(), size.into()];
+        let number = |number: Option<u64>| number.map(|number| number.to_string()).unwrap_or_default();
+        let (size, files) = (number(self.tmp_size), number(self.open_files));
+        let mut arguments = vec![WORD.into(), mode.into(), group.into(), size.into(), files.into()];
         arguments.extend(self.shown.iter().map(OsString::from));
         arguments
     }
@@ -57,10 +61,14 @@ impl Job {
             _ => return None,
         };
         let group = Some(rest.next()?).filter(|group| !group.is_empty()).map(PathBuf::from);
-        let size = rest.next()?.into_string().ok()?;
-        let tmp_size = if size.is_empty() { None } else { Some(size.parse().ok()?) };
-        Some(Self { mode, group, tmp_size, shown: rest.map(PathBuf::from).collect() })
+        let (tmp_size, open_files) = (number(&rest.next()?)?, number(&rest.next()?)?);
+        Some(Self { mode, group, tmp_size, open_files, shown: rest.map(PathBuf::from).collect() })
     }
+}
+
+/// A number or nothing; `None` for anything else.
+fn number(text: &OsStr) -> Option<Option<u64>> {
+    if text.is_empty() { Some(None) } else { text.to_str()?.parse().ok().map(Some) }
 }
 
 #[cfg(test)]
@@ -69,8 +77,10 @@ mod tests {
 
     #[test]
     fn the_command_line_tells_it_all() {
-        for (group, tmp_size) in [(None, None), (Some("/sys/fs/cgroup/x".into()), Some(1 << 30))] {
-            let job = Job { mode: Mode::Sandbox, group, tmp_size, shown: vec!["/opt/sdk".into()] };
+        let group = Some("/sys/fs/cgroup/x".into());
+        for (group, tmp_size, open_files) in [(None, None, Some(1024)), (group, Some(1 << 30), None)] {
+            let shown = vec!["/opt/sdk".into()];
+            let job = Job { mode: Mode::Sandbox, group, tmp_size, open_files, shown };
             let mut arguments = job.arguments().into_iter();
             assert_eq!(arguments.next().unwrap(), WORD);
             assert_eq!(Job::parse(&arguments.next().unwrap(), arguments), Some(job));
@@ -79,7 +89,7 @@ mod tests {
 
     #[test]
     fn other_words_are_no_job() {
-        for words in [&["dance", "", ""][..], &["plain"], &["plain", ""], &["plain", "", "lots"]] {
+        for words in [&["dance", "", "", ""][..], &["plain", "", ""], &["plain", "", "lots", ""]] {
             let mut words = words.iter().map(OsString::from);
             assert_eq!(Job::parse(&words.next().unwrap(), words), None);
         }

@@ -3,22 +3,26 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recv, recvmsg, sendmsg,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::cgroup::ActionGroup;
 use super::job::Job;
+use super::memory::{MEMORY, Memory};
 use super::wire::{Failure, HEADER, MAX_MESSAGE, Reply, Request};
-use crate::worker::{Exit, Outcome, PreparedCommand, RunError, Runner, Usage};
+use crate::worker::{Exit, Outcome, Overlay, PreparedCommand, RunError, Runner, Seat};
 
 /// The longest reply a spawner may send.
 const MAX_REPLY: usize = 64 << 10;
@@ -40,6 +44,9 @@ pub struct SpawnerConfig {
     pub tmp_size: Option<u64>,
     /// What bounds the memory of all commands together.
     pub group: Option<Arc<ActionGroup>>,
+    /// Files a command may have open until it asks for more, where this program has another limit
+    /// than commands should.
+    pub open_files: Option<u64>,
 }
 
 /// What keeps commands apart.
@@ -54,10 +61,23 @@ pub enum Mode {
 /// Runs commands in spawner processes that are started ahead of time.
 #[derive(Debug)]
 pub struct SpawnerPool {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
     config: SpawnerConfig,
     /// Closed when the pool stops. Whoever has a permit may take a spawner or start one.
-    slots: Semaphore,
+    slots: Arc<Semaphore>,
     idle: Mutex<Vec<Spawner>>,
+}
+
+/// A slot and the spawner in it, which goes back to the idle ones unless it was lost.
+struct SpawnerSeat {
+    spawner: Option<Spawner>,
+    memory: Option<Arc<Memory>>,
+    shared: Arc<Shared>,
+    _slot: OwnedSemaphorePermit,
 }
 
 /// A spawner process. Dropping it closes the socket, which ends it with all it runs.
@@ -65,6 +85,7 @@ pub struct SpawnerPool {
 struct Spawner {
     socket: UnixStream,
     process: Child,
+    memory: Option<Arc<Memory>>,
 }
 
 // === impl SpawnerConfig ===
@@ -79,6 +100,7 @@ impl SpawnerConfig {
             shown: Vec::new(),
             tmp_size: None,
             group: None,
+            open_files: None,
         }
     }
 }
@@ -96,32 +118,48 @@ impl SpawnerPool {
         for _ in 0..slots {
             idle.push(Spawner::start(&config).await?);
         }
-        Ok(Self { config, slots: Semaphore::new(slots), idle: Mutex::new(idle) })
+        let (slots, idle) = (Arc::new(Semaphore::new(slots)), Mutex::new(idle));
+        Ok(Self { shared: Arc::new(Shared { config, slots, idle }) })
     }
 
     /// Waits for the commands that run (cancel them first if they are not to finish), then ends all
     /// spawners. Commands that come later are refused.
     pub async fn stop(&self) {
-        let all = u32::try_from(self.config.slots.max(1)).unwrap_or(u32::MAX);
+        let all = u32::try_from(self.shared.config.slots.max(1)).unwrap_or(u32::MAX);
         // An error means that somebody else is stopping the pool.
-        let held = self.slots.acquire_many(all).await;
-        self.slots.close();
+        let held = self.shared.slots.acquire_many(all).await;
+        self.shared.slots.close();
         drop(held);
-        let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
+        let idle = std::mem::take(&mut *self.shared.idle());
         for spawner in idle {
             spawner.end().await;
         }
     }
+}
 
-    async fn slot(&self) -> Result<SemaphorePermit<'_>, RunError> {
+#[async_trait]
+impl Runner for SpawnerPool {
+    async fn seat(&self) -> Result<Box<dyn Seat>, RunError> {
+        let shared = Arc::clone(&self.shared);
         let closed = |_| setup("take a slot", io::Error::other("the runner is stopping"));
-        self.slots.acquire().await.map_err(closed)
+        let slot = Arc::clone(&shared.slots).acquire_owned().await.map_err(closed)?;
+        let spawner = shared.take().await?;
+        let memory = spawner.memory.clone();
+        Ok(Box::new(SpawnerSeat { spawner: Some(spawner), memory, shared, _slot: slot }))
     }
 
+    fn is_sandboxed(&self) -> bool {
+        self.shared.config.mode == Mode::Sandbox
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
     /// An idle spawner, or a new one if those that should be idle are gone.
     async fn take(&self) -> Result<Spawner, RunError> {
         loop {
-            let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let idle = self.idle().pop();
             match idle {
                 Some(spawner) if spawner.is_alive() => return Ok(spawner),
                 Some(spawner) => {
@@ -141,39 +179,48 @@ impl SpawnerPool {
         exit
     }
 
-    fn put_back(&self, spawner: Spawner) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(spawner);
+    fn idle(&self) -> MutexGuard<'_, Vec<Spawner>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+// === impl SpawnerSeat ===
+
 #[async_trait]
-impl Runner for SpawnerPool {
-    async fn run(&self, command: PreparedCommand, cancel: CancellationToken) -> Result<Exit, RunError> {
+impl Seat for SpawnerSeat {
+    fn memory(&self) -> Option<&Arc<Memory>> {
+        self.memory.as_ref()
+    }
+
+    async fn run(
+        &mut self,
+        mut command: PreparedCommand,
+        cancel: CancellationToken,
+    ) -> Result<Exit, RunError> {
+        if let (Some(memory), Some(overlay)) = (&self.memory, command.root.overlay_mut()) {
+            as_seen_by_the_spawner(overlay, &memory.path());
+        }
         let frame = Request::run_frame(&command);
         if frame.len() > MAX_MESSAGE {
             return Err(program(&command, io::Error::from_raw_os_error(libc::E2BIG)));
         }
-        let _slot = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return Ok(cancelled_before_start()),
-            slot = self.slot() => slot?,
-        };
-        let mut spawner = self.take().await?;
+        let mut spawner = self.spawner.take().ok_or(RunError::SpawnerLost)?;
         match spawner.run(&frame, &command, &cancel).await {
             Ok(Reply::Ended { exit, retiring: false }) => {
-                self.put_back(spawner);
-                Ok(self.explain(exit))
+                self.spawner = Some(spawner);
+                Ok(self.shared.explain(exit))
             }
             Ok(Reply::Ended { exit, retiring: true }) => {
                 tracing::warn!("an action changed its spawner process; starting another");
                 spawner.end().await;
-                Ok(self.explain(exit))
+                Ok(self.shared.explain(exit))
             }
             Ok(Reply::Failed(failure)) => {
-                self.put_back(spawner);
+                self.spawner = Some(spawner);
                 Err(match failure {
                     Failure::Program(errno) => program(&command, errno.into()),
                     Failure::WorkingDirectory(errno) => RunError::WorkingDirectory { source: errno.into() },
+                    Failure::MemoryFull => RunError::MemoryFull,
                     Failure::Setup { step, errno } => setup(step, errno.into()),
                 })
             }
@@ -183,9 +230,22 @@ impl Runner for SpawnerPool {
             }
         }
     }
+}
 
-    fn is_sandboxed(&self) -> bool {
-        self.config.mode == Mode::Sandbox
+impl Drop for SpawnerSeat {
+    fn drop(&mut self) {
+        if let Some(spawner) = self.spawner.take() {
+            self.shared.idle().push(spawner);
+        }
+    }
+}
+
+/// Layers in the directory in memory are elsewhere for the spawner.
+fn as_seen_by_the_spawner(overlay: &mut Overlay, memory: &Path) {
+    for layer in [&mut overlay.upper, &mut overlay.work] {
+        if let Ok(below) = layer.strip_prefix(memory) {
+            *layer = Path::new(MEMORY).join(below);
+        }
     }
 }
 
@@ -195,7 +255,7 @@ impl Spawner {
     async fn start(config: &SpawnerConfig) -> Result<Self, RunError> {
         let (mut spawner, reply) = async {
             let mut spawner = Self::launch(config)?;
-            let reply = read_reply(&mut spawner.socket).await?;
+            let reply = spawner.first_reply().await?;
             Ok((spawner, reply))
         }
         .await
@@ -206,7 +266,7 @@ impl Spawner {
                 spawner.end().await;
                 Err(setup(step, errno.into()))
             }
-            Reply::Failed(Failure::Program(_) | Failure::WorkingDirectory(_)) | Reply::Ended { .. } => {
+            Reply::Failed(_) | Reply::Ended { .. } => {
                 drop(spawner.process.start_kill());
                 Err(RunError::SpawnerLost)
             }
@@ -223,7 +283,14 @@ impl Spawner {
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .spawn()?;
-        Ok(Self { socket: UnixStream::from_std(ours)?, process })
+        Ok(Self { socket: UnixStream::from_std(ours)?, process, memory: None })
+    }
+
+    /// The reply of a spawner that was just started, with what came with it.
+    async fn first_reply(&mut self) -> io::Result<Reply> {
+        let (header, descriptor) = self.socket.async_io(Interest::READABLE, || receive(&self.socket)).await?;
+        self.memory = descriptor.map(|root| Arc::new(Memory::from_root(root)));
+        read_reply(&mut header.as_slice().chain(&mut self.socket)).await
     }
 
     /// Has the spawner run a command. An error means that the spawner is lost.
@@ -265,12 +332,29 @@ impl Spawner {
 
     /// Ends the spawner; returns when it and all it started are gone.
     async fn end(self) {
-        let Self { socket, mut process } = self;
+        let Self { socket, mut process, .. } = self;
         drop(socket);
         if let Err(error) = process.wait().await {
             tracing::warn!(%error, "cannot wait for a spawner process");
         }
     }
+}
+
+/// The first bytes that are there, and a descriptor if one came with them.
+fn receive(socket: &UnixStream) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
+    let mut bytes = vec![0; HEADER];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [io::IoSliceMut::new(&mut bytes)];
+    let received = recvmsg(socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?.bytes;
+    let mut descriptor = None;
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            descriptor = descriptors.last();
+        }
+    }
+    bytes.truncate(received);
+    Ok((bytes, descriptor))
 }
 
 async fn read_reply(socket: &mut (impl AsyncRead + Unpin)) -> io::Result<Reply> {
@@ -292,13 +376,4 @@ fn program(command: &PreparedCommand, source: io::Error) -> RunError {
 
 fn setup(step: impl Into<String>, source: io::Error) -> RunError {
     RunError::Setup { step: step.into(), source }
-}
-
-fn cancelled_before_start() -> Exit {
-    Exit {
-        outcome: Outcome::Cancelled,
-        wall: std::time::Duration::ZERO,
-        usage: Usage::default(),
-        memory_exceeded: None,
-    }
 }

@@ -207,6 +207,7 @@ fn words(errno: Errno) -> String {
 
 fn explain(failure: Failure) -> String {
     match failure {
+        Failure::MemoryFull => "memory is full".to_owned(),
         Failure::Setup { step, errno } => format!("{step}: {}", words(errno)),
         Failure::Program(errno) | Failure::WorkingDirectory(errno) => words(errno),
     }

@@ -27,6 +27,7 @@ use super::condition::Condition;
 use super::enter;
 use super::guardian::Guardian;
 use super::launch::{self, Launch, Ready};
+use super::memory::{MEMORY, Memory, Watch};
 use super::network::Loopback;
 use super::sys::{self, ChildStack, Reaped};
 use super::template::{Copy, Template};
@@ -70,6 +71,8 @@ struct Running {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Event {
     ChildEnded,
+    /// It is time to look at the directory in memory.
+    Look,
     TimeOver,
     Kill,
     DaemonGone,
@@ -105,7 +108,8 @@ impl Spawner {
 
     /// Takes requests until the daemon is gone or this spawner retires.
     pub(super) fn serve(&mut self, channel: &Channel) -> ExitCode {
-        if channel.send(&Reply::Ready).is_err() {
+        let memory = self.containment.memory().map(Memory::root);
+        if channel.send_with(&Reply::Ready, memory).is_err() {
             return ExitCode::FAILURE;
         }
         while let Some((request, streams)) = channel.receive() {
@@ -145,7 +149,8 @@ impl Spawner {
             }
         };
         let running = Running { main, started, ended: None, usage: Usage::default() };
-        self.supervise(running, order.limits.timeout, channel)
+        let watch = self.containment.watch(order);
+        self.supervise(running, order.limits.timeout, channel, watch.as_ref())
     }
 
     /// Starts the main process.
@@ -175,31 +180,45 @@ impl Spawner {
         mut running: Running,
         timeout: Option<Duration>,
         channel: &Channel,
+        watch: Option<&Watch<'_>>,
     ) -> Result<Option<Exit>, Failure> {
         let deadline = timeout.map(|timeout| running.started.saturating_add(timeout));
         let stopped = loop {
-            let event = self.next_event(channel, deadline).map_err(Failure::step("watch the action"))?;
+            let look = watch.map(|_| now().saturating_add(Watch::look_again(running.time())));
+            let event =
+                self.next_event(channel, deadline, look).map_err(Failure::step("watch the action"))?;
             self.reap(&mut |reaped| running.take_in(reaped));
             if let Some(outcome) = running.ended {
                 break Some(outcome);
             }
+            if watch.is_some_and(|watch| watch.is_over(running.time())) {
+                self.kill_rest(&mut |_| ());
+                return Err(Failure::MemoryFull);
+            }
             match event {
-                Event::ChildEnded => {}
+                Event::ChildEnded | Event::Look => {}
                 Event::TimeOver => break Some(Outcome::TimedOut),
                 Event::Kill => break Some(Outcome::Cancelled),
                 Event::DaemonGone => break None,
             }
         };
-        let wall = now().saturating_sub(running.started);
+        let wall = running.time();
         self.kill_rest(&mut |reaped| running.take_in(reaped));
         Ok(stopped.map(|outcome| Exit { outcome, wall, usage: running.usage, memory_exceeded: None }))
     }
 
-    fn next_event(&self, channel: &Channel, deadline: Option<Duration>) -> Result<Event, Errno> {
-        let timeout = deadline.and_then(|deadline| Timespec::try_from(deadline.saturating_sub(now())).ok());
+    fn next_event(
+        &self,
+        channel: &Channel,
+        deadline: Option<Duration>,
+        look: Option<Duration>,
+    ) -> Result<Event, Errno> {
+        let wake = deadline.into_iter().chain(look).min();
+        let timeout = wake.and_then(|wake| Timespec::try_from(wake.saturating_sub(now())).ok());
         let mut polled = [PollFd::new(&self.children, PollFlags::IN), PollFd::new(channel, PollFlags::IN)];
         match poll(&mut polled, timeout.as_ref()) {
-            Ok(0) => return Ok(Event::TimeOver),
+            Ok(0) if wake == deadline => return Ok(Event::TimeOver),
+            Ok(0) => return Ok(Event::Look),
             Ok(_) => {}
             Err(Errno::INTR) => return Ok(Event::ChildEnded),
             Err(error) => return Err(error),
@@ -292,6 +311,19 @@ impl Containment {
         Ok(Some(root))
     }
 
+    fn memory(&self) -> Option<&Memory> {
+        match self {
+            Self::Sandbox(sandbox) => sandbox.template.memory(),
+            Self::Plain => None,
+        }
+    }
+
+    /// Watches an action that writes into memory.
+    fn watch(&self, order: &Order) -> Option<Watch<'_>> {
+        let upper = &order.root.overlay()?.upper;
+        self.memory().filter(|_| upper.starts_with(MEMORY)).map(Memory::watch)
+    }
+
     /// In the child: all that comes before exec.
     fn contain(&self, order: &Order, root: Option<&OwnedFd>, ready: &Ready<'_>) -> Result<(), Failure> {
         launch::volunteer();
@@ -317,6 +349,11 @@ impl Containment {
 // === impl Running ===
 
 impl Running {
+    /// How long it runs.
+    fn time(&self) -> Duration {
+        now().saturating_sub(self.started)
+    }
+
     fn take_in(&mut self, reaped: Reaped) {
         if reaped.pid == self.main {
             self.ended = Some(reaped.outcome);

@@ -23,6 +23,7 @@ use rustix::mount::{MountFlags, MoveMountFlags, UnmountFlags, mount, move_mount,
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use super::etc::Etc;
+use super::memory::Memory;
 use super::processes::ProcessLimit;
 use super::sys::{self, attribute};
 use super::wire::{Failure, Order};
@@ -78,6 +79,7 @@ pub(super) struct Template {
     /// The directories made for it, the innermost first.
     made: Vec<PathBuf>,
     processes: ProcessLimit,
+    memory: Option<Memory>,
     home: OwnedFd,
     clean: OwnedFd,
     spare: Option<Copy>,
@@ -106,13 +108,19 @@ impl Template {
         let host_path = Path::new(OsStr::from_bytes(HOST.to_bytes()));
         let etc = Etc::build(host.as_fd(), host_path)?;
         make_skeleton(&host_path.join(SKELETON))?;
+        let memory = Memory::mount(host_path);
         let home = this_namespace()?;
         let clean = make_clean(&home)?;
         let scratch = scratch_options(tmp_size)?;
         let mut template =
-            Self { etc, at: None, made: Vec::new(), processes, home, clean, spare: None, scratch };
+            Self { etc, at: None, made: Vec::new(), processes, memory, home, clean, spare: None, scratch };
         template.stock()?;
         Ok(template)
+    }
+
+    /// Where actions that write little do so.
+    pub(super) fn memory(&self) -> Option<&Memory> {
+        self.memory.as_ref()
     }
 
     /// Makes what `order` needs of the shared part: its mount point, the right `/etc`, the limit on

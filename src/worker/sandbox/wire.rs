@@ -45,7 +45,8 @@ pub(super) struct Order {
 /// From a spawner to the daemon.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Reply {
-    /// The spawner is set up and takes requests.
+    /// The spawner is set up and takes requests. With it comes a descriptor of its directory in memory,
+    /// if it has one.
     Ready,
     /// The command ended and nothing of it is left.
     Ended {
@@ -65,6 +66,8 @@ pub(super) enum Failure {
     Program(Errno),
     /// The inputs have no directory where the command is to run.
     WorkingDirectory(Errno),
+    /// It was killed because it wrote more than the directory in memory is for.
+    MemoryFull,
     /// The machinery failed.
     Setup {
         /// What was being done.
@@ -158,6 +161,7 @@ impl Reply {
                 writer.byte(4);
                 writer.errno(*errno);
             }
+            Self::Failed(Failure::MemoryFull) => writer.byte(5),
         }
         writer.frame()
     }
@@ -174,6 +178,7 @@ impl Reply {
                 Self::Failed(Failure::Setup { step, errno: reader.errno()? })
             }
             4 => Self::Failed(Failure::WorkingDirectory(reader.errno()?)),
+            5 => Self::Failed(Failure::MemoryFull),
             _ => return Err(Malformed),
         };
         reader.end(reply)
@@ -524,6 +529,7 @@ mod tests {
         let errno = || (1..4096).prop_map(Errno::from_raw_os_error);
         prop_oneof![
             Just(Reply::Ready),
+            Just(Reply::Failed(Failure::MemoryFull)),
             ended,
             errno().prop_map(|errno| Reply::Failed(Failure::Program(errno))),
             errno().prop_map(|errno| Reply::Failed(Failure::WorkingDirectory(errno))),

@@ -44,6 +44,15 @@ impl Sweeper {
         self.tasks.spawn_blocking(move || this.sweep(&path));
     }
 
+    /// Removes the tree at `path`, which is in `place`, beside the work; `place` lives as long as that takes.
+    pub(in crate::worker) fn remove_within<T: Send + 'static>(&self, path: PathBuf, place: T) {
+        let this = self.clone();
+        self.tasks.spawn_blocking(move || {
+            this.sweep(&path);
+            drop(place);
+        });
+    }
+
     /// Puts `path` into the queue, and sees to it that somebody drains it. A full queue gives the
     /// path back.
     fn enqueue(&self, path: PathBuf) -> Option<PathBuf> {

@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard};
 use farmhand::digest::{Digest, DigestFunction};
 use farmhand_proto::reapi::{ActionResult, OutputFile};
 use tokio::time::Instant;
+use tonic::{Code, Status};
 
 use super::{Client, Dice};
 
@@ -80,6 +81,8 @@ pub(crate) struct Book {
 #[derive(Default)]
 struct Pages {
     blobs: Vec<Acknowledged>,
+    /// Those that were found missing where they may be.
+    lost: Vec<Acknowledged>,
     results: BTreeMap<u64, Vec<Version>>,
 }
 
@@ -100,11 +103,6 @@ impl Blob {
         };
         let len = from + dice.below(to - from);
         random_bytes(&mut dice, len as usize)
-    }
-
-    /// A random blob of exactly this size. Not one the book can hold.
-    pub(crate) fn sized(number: u64, len: usize) -> Vec<u8> {
-        random_bytes(&mut Dice::from_number(number), len)
     }
 }
 
@@ -157,10 +155,9 @@ impl Book {
         last.expect("it was sent").acknowledged = Some(Instant::now());
     }
 
-    /// Blobs and results in it.
-    pub(crate) fn len(&self) -> (usize, usize) {
-        let pages = self.pages();
-        (pages.blobs.len(), pages.results.len())
+    /// Blobs in it.
+    pub(crate) fn len(&self) -> usize {
+        self.pages().blobs.len()
     }
 }
 
@@ -187,7 +184,14 @@ impl Book {
             young.iter().chain(others).copied().collect::<Vec<_>>()
         };
         seen.read = chosen.len();
-        wrong.extend(read_all(client, &chosen).await);
+        let amiss = read_all(client, &chosen).await;
+        let may_go = matches!(demand, Demand::Right);
+        wrong.extend(
+            amiss
+                .into_iter()
+                .filter(|amiss| !(may_go && amiss.failure == Some(Code::NotFound)))
+                .map(|amiss| amiss.text),
+        );
         wrong.extend(self.check_results(client, demand, &mut seen).await);
         assert!(
             wrong.is_empty(),
@@ -211,8 +215,40 @@ impl Book {
         let wrong = amiss.map(|blob| format!("missing, {:?} old: {blob:?}", blob.at.elapsed())).collect();
         seen.blobs = kept.len();
         seen.gone += gone.len();
-        self.pages().blobs = kept;
+        let mut pages = self.pages();
+        pages.blobs = kept;
+        pages.lost.extend(gone);
         wrong
+    }
+
+    /// Reads everything and finds what is gone without leave. Panics if anything is wrong, or gone and
+    /// still said to be there. Returns what it saw, and how many blobs are lost.
+    pub(crate) async fn find_lost(&self, client: &Client) -> (Seen, usize) {
+        let all = self.pages().blobs.clone();
+        let mut wrong = read_all(client, &all).await;
+        // Where a blob breaks off in the middle is told only by the failure.
+        wrong.retain(|amiss| amiss.failure.is_none());
+        assert!(wrong.is_empty(), "{wrong:#?}");
+        // Reading found what was to be found: what is said to be there now is there.
+        let mut seen = Seen::default();
+        let wrong = self.check_presence(client, Demand::Right, &mut seen).await;
+        assert!(wrong.is_empty(), "{wrong:#?}");
+        let kept = self.pages().blobs.clone();
+        let wrong = read_all(client, &kept).await;
+        assert!(wrong.is_empty(), "said to be there: {wrong:#?}");
+        let results = self.check_results(client, Demand::Right, &mut seen).await;
+        assert!(results.is_empty(), "{results:#?}");
+        let lost = self.pages().lost.len();
+        (seen, lost)
+    }
+
+    /// Uploads again what is lost.
+    pub(crate) async fn upload_lost(&self, client: &Client) {
+        let lost = std::mem::take(&mut self.pages().lost);
+        for blob in lost {
+            client.put(&blob.blob.bytes()).await;
+            self.acknowledge(blob.blob, blob.digest);
+        }
     }
 
     async fn check_results(&self, client: &Client, demand: Demand, seen: &mut Seen) -> Vec<String> {
@@ -259,8 +295,27 @@ impl Demand {
     }
 }
 
+/// A blob that is not as it should be.
+#[derive(Debug)]
+pub(crate) struct Amiss {
+    text: String,
+    /// Why it cannot be read; `None` if what was read is wrong.
+    failure: Option<Code>,
+}
+
+impl Amiss {
+    fn new(blob: &Acknowledged, what: &str) -> Self {
+        Self { text: format!("{what}: {blob:?}"), failure: None }
+    }
+
+    fn unreadable(blob: &Acknowledged, status: &Status) -> Self {
+        let text = format!("not readable ({status}): {blob:?}");
+        Self { text, failure: Some(status.code()) }
+    }
+}
+
 /// Reads blobs, the small ones in batches. What is wrong with them.
-pub(crate) async fn read_all(client: &Client, blobs: &[Acknowledged]) -> Vec<String> {
+pub(crate) async fn read_all(client: &Client, blobs: &[Acknowledged]) -> Vec<Amiss> {
     let mut wrong = Vec::new();
     let mut batch: Vec<Acknowledged> = Vec::new();
     let mut bytes = 0;
@@ -268,8 +323,8 @@ pub(crate) async fn read_all(client: &Client, blobs: &[Acknowledged]) -> Vec<Str
         if blob.digest.size() > BATCH / 4 {
             match client.read(&blob.digest).await {
                 Ok(data) if data == blob.blob.bytes() => {}
-                Ok(_) => wrong.push(format!("wrong bytes: {blob:?}")),
-                Err(status) => wrong.push(format!("not readable ({status}): {blob:?}")),
+                Ok(_) => wrong.push(Amiss::new(blob, "wrong bytes")),
+                Err(status) => wrong.push(Amiss::unreadable(blob, &status)),
             }
             continue;
         }
@@ -285,20 +340,28 @@ pub(crate) async fn read_all(client: &Client, blobs: &[Acknowledged]) -> Vec<Str
     wrong
 }
 
-async fn read_batch(client: &Client, blobs: &[Acknowledged]) -> Vec<String> {
+async fn read_batch(client: &Client, blobs: &[Acknowledged]) -> Vec<Amiss> {
+    if blobs.is_empty() {
+        return Vec::new();
+    }
     let digests: Vec<Digest> = blobs.iter().map(|blob| blob.digest).collect();
     let response = client.batch_read(&digests).await.unwrap();
-    let mut answers: BTreeMap<Digest, Result<Vec<u8>, String>> = BTreeMap::new();
+    let mut answers: BTreeMap<Digest, Result<Vec<u8>, Status>> = BTreeMap::new();
     for answer in response.responses {
         let digest = Digest::from_field(client.function, answer.digest.as_ref()).unwrap();
         let status = answer.status.unwrap_or_default();
-        let data = if status.code == 0 { Ok(answer.data) } else { Err(status.message) };
+        let data = if status.code == 0 {
+            Ok(answer.data)
+        } else {
+            Err(Status::new(Code::from(status.code), status.message))
+        };
         answers.insert(digest, data);
     }
     let amiss = |blob: &Acknowledged| match answers.get(&blob.digest) {
         Some(Ok(data)) if *data == blob.blob.bytes() => None,
-        Some(Ok(_)) => Some(format!("wrong bytes: {blob:?}")),
-        other => Some(format!("not readable ({other:?}): {blob:?}")),
+        Some(Ok(_)) => Some(Amiss::new(blob, "wrong bytes")),
+        Some(Err(status)) => Some(Amiss::unreadable(blob, status)),
+        None => Some(Amiss::new(blob, "not answered")),
     };
     blobs.iter().filter_map(amiss).collect()
 }

@@ -62,6 +62,17 @@ impl Disk {
         output.stdout.is_empty()
     }
 
+    /// Fills it with a file of somebody else's, but for about `left` bytes.
+    pub(crate) fn fill(&self, left: u64) -> Filler {
+        let path = self.path().join("foreign");
+        let file = std::fs::File::create(&path).unwrap();
+        let room = rustix::fs::fstatvfs(&file).unwrap();
+        let len = (room.f_bavail * room.f_frsize).saturating_sub(left);
+        // What there is, if not all that was asked for.
+        let _ = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len.max(1));
+        Filler(path)
+    }
+
     /// Holds all writing up; reading what is in memory goes on.
     pub(crate) fn freeze(&self) -> Frozen<'_> {
         run("fsfreeze", &["--freeze"], &[&self.path()]).unwrap();
@@ -77,6 +88,15 @@ impl Drop for Disk {
     fn drop(&mut self) {
         // Lazily: a process may be dying on it still.
         let _ = run("umount", &["--lazy"], &[&self.path()]);
+    }
+}
+
+/// A file that takes all room until this is dropped.
+pub(crate) struct Filler(PathBuf);
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 

@@ -10,7 +10,7 @@ use farmhand::digest::Digest;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
-use super::book::{Blob, action_of, read_all};
+use super::book::{Blob, action_of};
 use super::{ActionBuilder, Book, Client, Dice};
 
 /// Tasks that put load on the node.
@@ -251,10 +251,4 @@ async fn last_response(
         }
     }
     Err(Status::unavailable("the stream ended before the operation"))
-}
-
-/// Reads blobs that must be whole.
-pub(crate) async fn assert_readable(client: &Client, book: &Book, dice: &mut Dice, count: usize) {
-    let wrong = read_all(client, &book.some_blobs(dice, count)).await;
-    assert!(wrong.is_empty(), "{wrong:#?}");
 }

@@ -247,6 +247,19 @@ async fn a_lost_state_or_format_file_loses_no_blob() {
     }
 }
 
+#[tokio::test]
+async fn a_damaged_state_or_format_file_loses_no_blob() {
+    let place = Place::new();
+    let cas = place.open();
+    fill(&cas, 0..20).await;
+    for (file, at) in [("FORMAT", 0), ("FORMAT", 20), ("FORMAT", 30), ("STATE", 3), ("STATE", 4100)] {
+        let killed = place.killed();
+        flip(&killed.path().join(file), at);
+        assert_all(&killed.open(), 0..20).await;
+        assert_all(&killed.killed().open(), 0..20).await;
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(6))]
     /// Whatever byte of whatever pack changes, with or without an index: what is served is right, and

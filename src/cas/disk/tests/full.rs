@@ -155,8 +155,8 @@ async fn recency_survives_a_restart() {
     assert!(cas.find_missing(&used).await.unwrap().is_empty());
     cas.close();
     drop(cas);
-    place.pass(2 * HOUR);
     let cas = open(place.config(BUDGET));
+    place.pass(2 * HOUR);
     for seed in 100..200 {
         put(&cas, seed, 100_000).await;
     }
@@ -204,9 +204,41 @@ async fn a_smaller_budget_is_kept_from_the_start() {
     }
     cas.close();
     drop(cas);
-    place.pass(4 * HOUR);
     let cas = open(place.config(BUDGET));
+    place.pass(4 * HOUR);
     put(&cas, 1000, 150_000).await;
     assert!(disk_use(&place.path()) <= BUDGET);
     assert_good(&cas, 1000, 150_000).await;
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_ends_no_lease_and_makes_none_last_for_ever() {
+    const YEAR: u64 = 365 * 24 * HOUR;
+    let place = Place::new();
+    place.pass(2 * YEAR);
+    let cas = open(place.config(BUDGET));
+    let mut young = Vec::new();
+    for seed in 0..60 {
+        young.push(put(&cas, seed, 100_000).await);
+    }
+    cas.close();
+    drop(cas);
+    for jump in [YEAR, 4 * YEAR, 2 * YEAR] {
+        place.clock.store(START + jump, Ordering::Relaxed);
+        let cas = open(place.config(BUDGET));
+        loop {
+            let (digest, data) = blob(1000 + young.len() as u64, 100_000);
+            if cas.put(&digest, data).await.is_err() {
+                break;
+            }
+            young.push(digest);
+        }
+        assert!(cas.find_missing(&young).await.unwrap().is_empty(), "leased, whatever the clock says");
+        assert_eq!(cas.stats().evicted, 0);
+        cas.close();
+    }
+    let cas = open(place.config(BUDGET));
+    place.pass(4 * HOUR);
+    put(&cas, 1, 300_000).await;
+    assert!(cas.stats().evicted > 0, "leases end in their time");
 }

@@ -1,0 +1,224 @@
+//! [`CountCalls`]: a layer that enters in the [`Ledger`](super::ledger::Ledger) what calls hold.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http_body::{Body as _, Frame, SizeHint};
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+use super::ledger::{Account, Call, Holding};
+
+/// Bytes in front of each gRPC message: a compression flag and the length.
+const PREFIX: usize = 5;
+
+/// Wraps the services of a server.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CountCalls;
+
+/// The services, wrapped.
+#[derive(Clone, Debug)]
+pub(super) struct Counted<S>(S);
+
+/// What a client sends: the parts of a message that is not complete yet are counted.
+struct RequestBody {
+    inner: Body,
+    framing: Framing,
+    holding: Holding,
+}
+
+/// What a client is sent: a frame is counted until the next is asked for, which is not before the client
+/// has taken most of it.
+struct ResponseBody {
+    inner: Body,
+    /// The first frame, read ahead: it stands for the answer while the client takes nothing.
+    first: Option<Result<Frame<Bytes>, Status>>,
+    holding: Holding,
+    _call: Call,
+}
+
+/// Finds where messages end in a stream of bytes.
+#[derive(Debug, Default)]
+struct Framing {
+    prefix: [u8; PREFIX],
+    prefix_len: usize,
+    /// Bytes of the message that have not come, once its prefix is complete.
+    missing: u64,
+    /// Bytes of the message that have come.
+    come: u64,
+}
+
+// === impl CountCalls ===
+
+impl<S> Layer<S> for CountCalls {
+    type Service = Counted<S>;
+
+    fn layer(&self, inner: S) -> Counted<S> {
+        Counted(inner)
+    }
+}
+
+impl<S> Service<http::Request<Body>> for Counted<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let Some(account) = request.extensions().get::<Account>() else {
+            return Box::pin(self.0.call(request));
+        };
+        let call = account.call();
+        let holding = call.holding();
+        let answer = self.0.call(
+            request.map(|inner| Body::new(RequestBody { inner, framing: Framing::default(), holding })),
+        );
+        Box::pin(async move {
+            let (parts, mut inner) = answer.await?.into_parts();
+            let mut holding = call.holding();
+            let first = if inner.is_end_stream() {
+                None
+            } else {
+                poll_fn(|context| Pin::new(&mut inner).poll_frame(context)).await
+            };
+            holding.set(size_of(first.as_ref()));
+            let body = ResponseBody { inner, first, holding, _call: call };
+            Ok(http::Response::from_parts(parts, Body::new(body)))
+        })
+    }
+}
+
+fn size_of(frame: Option<&Result<Frame<Bytes>, Status>>) -> u64 {
+    let data = frame.and_then(|frame| frame.as_ref().ok()).and_then(Frame::data_ref);
+    data.map_or(0, |data| data.len() as u64)
+}
+
+// === impl RequestBody ===
+
+impl http_body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
+        if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()).and_then(Frame::data_ref) {
+            let held = self.framing.feed(data);
+            self.holding.set(held);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+// === impl ResponseBody ===
+
+impl http_body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(first));
+        }
+        self.holding.set(0);
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
+        self.holding.set(size_of(frame.as_ref()));
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.first.is_some() { SizeHint::default() } else { self.inner.size_hint() }
+    }
+}
+
+// === impl Framing ===
+
+impl Framing {
+    /// Takes in what came next. Returns how much has come of a message that is not complete.
+    fn feed(&mut self, mut data: &[u8]) -> u64 {
+        while !data.is_empty() {
+            if self.prefix_len < PREFIX {
+                let taken = data.len().min(PREFIX - self.prefix_len);
+                self.prefix[self.prefix_len..][..taken].copy_from_slice(&data[..taken]);
+                self.prefix_len += taken;
+                data = &data[taken..];
+                if self.prefix_len < PREFIX {
+                    break;
+                }
+                let [_, length @ ..] = self.prefix;
+                self.missing = u32::from_be_bytes(length).into();
+            }
+            let taken = self.missing.min(data.len() as u64);
+            self.missing -= taken;
+            self.come += taken;
+            data = &data[taken as usize..];
+            if self.missing == 0 {
+                *self = Self::default();
+            }
+        }
+        self.come
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_held_is_what_came_of_the_last_message(
+            lengths in proptest::collection::vec(0usize..50, 0..8),
+            cuts in proptest::collection::vec(1usize..20, 1..40),
+        ) {
+            let mut bytes = Vec::new();
+            let mut held = Vec::new();
+            for length in lengths {
+                bytes.extend([0, 0, 0, 0, length as u8]);
+                bytes.extend(vec![7; length]);
+                held.extend([0; PREFIX]);
+                held.extend((0..length as u64).map(|at| (at + 1) % length as u64));
+            }
+            let mut framing = Framing::default();
+            let mut at = 0;
+            for cut in cuts.iter().cycle() {
+                if at == bytes.len() {
+                    break;
+                }
+                let end = (at + cut).min(bytes.len());
+                prop_assert_eq!(framing.feed(&bytes[at..end]), held[end - 1]);
+                at = end;
+            }
+        }
+    }
+}
