@@ -15,6 +15,10 @@ ci:
 test *ARGS:
     tests/run {{ARGS}}
 
+# What may happen to a machine, at length: kills, power cuts, full, slow and damaged disks (as root).
+faults *ARGS:
+    FARMHAND_FAULTS=long cargo test --release --test faults -- --test-threads 1 --nocapture {{ARGS}}
+
 # Formats and lints only.
 lint:
     cargo fmt --all

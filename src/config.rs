@@ -56,6 +56,8 @@ pub struct Config {
     pub sync: SyncMode,
     /// Most time between two syncs.
     pub epoch_interval: Duration,
+    /// Time in which everything stored is read once to find damage; zero for never.
+    pub scrub_interval: Duration,
     /// Committed size of compressed uploads.
     pub compressed_committed_size: CommittedSize,
     /// Actions that run at once; 1 at least.
@@ -323,6 +325,7 @@ impl Set {
             lease: required(raw.lease).0,
             sync: required(raw.sync),
             epoch_interval: check_epoch(required(raw.epoch_interval).0)?,
+            scrub_interval: required(raw.scrub_interval).0,
             compressed_committed_size: required(raw.compressed_committed_size),
             slots: at_least("slots", raw.slots.unwrap_or(host.cores), 1)?,
             sandbox: required(raw.sandbox),

@@ -21,13 +21,15 @@
 //! - The disk budget holds for everything together. The longest unused goes first, never what is
 //!   leased or pinned (`eviction`, `policy`).
 //!
-//! Whether a blob is there is answered by the `map` in memory alone. One thread does all maintenance.
+//! Whether a blob is there is answered by the `map` in memory alone. One thread does all maintenance,
+//! another one reads everything now and then to find damage (`scrub`).
 //! Reads and writes of small blobs happen on the caller's thread when the page cache has them:
 //! they take microseconds.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
@@ -39,6 +41,7 @@ use tokio::time::Instant;
 use self::large::{LargeWriter, SmallWriter};
 use self::packs::{Appender, Wait};
 use self::record::{Key, record_len};
+use self::scrub::Scrub;
 use self::space::Stop;
 use self::store::{Lookup, Store, lock};
 use super::{BlobStream, BlobWriter, ByteRange, CasError, ContentAddressableStorage};
@@ -63,6 +66,7 @@ mod packs;
 mod policy;
 mod record;
 mod recovery;
+mod scrub;
 mod space;
 mod state;
 mod store;
@@ -94,6 +98,8 @@ pub struct DiskConfig {
     pub sync: SyncMode,
     /// The longest time between a write and its sync.
     pub epoch_interval: Duration,
+    /// Time in which everything is read once to find damage; zero for never.
+    pub scrub_interval: Duration,
     /// Bytes up to which blobs are kept in packs.
     pub pack_threshold: u32,
     /// Larger blobs are refused.
@@ -170,7 +176,7 @@ pub enum OpenError {
 }
 
 /// Numbers for status and dashboard. Bytes are bytes of disk unless said otherwise.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct DiskStats {
     /// Blobs stored.
     pub blobs: u64,
@@ -200,6 +206,10 @@ pub struct DiskStats {
     pub youngest_victim: Option<Duration>,
     /// Entries dropped since the start because their bytes were damaged.
     pub corrupt: u64,
+    /// Share of the entries that the scrub has been through in this pass, 0 to 1.
+    pub scrub_progress: f64,
+    /// Passes it ended since the start.
+    pub scrub_passes: u64,
     /// Age of the oldest write that a power cut would take; `None` when everything is on the disk.
     pub unsynced: Option<Duration>,
     /// Grows whenever a blob vanishes.
@@ -216,7 +226,15 @@ pub struct DiskCas {
 struct Handle {
     store: Arc<Store>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    scrub: Mutex<Option<ScrubThread>>,
     _lock: std::fs::File,
+}
+
+/// The thread that scrubs.
+struct ScrubThread {
+    thread: JoinHandle<()>,
+    /// Ends it when dropped.
+    stop: SyncSender<()>,
 }
 
 // === impl DiskConfig ===
@@ -231,6 +249,7 @@ impl DiskConfig {
             lease: Duration::from_secs(3 * 3600),
             sync: SyncMode::Epoch,
             epoch_interval: Duration::from_secs(1),
+            scrub_interval: Duration::ZERO,
             pack_threshold: 32 * 1024,
             max_blob_size: u64::MAX,
             index_cache: 16 << 20,
@@ -291,7 +310,8 @@ impl DiskCas {
             .name("store".to_owned())
             .spawn(move || opened.maintenance.run())
             .map_err(|error| OpenError::io(directory, error))?;
-        let handle = Handle { store, thread: Mutex::new(Some(thread)), _lock: opened.lock };
+        let scrub = Mutex::new(start_scrub(&store)?);
+        let handle = Handle { store, thread: Mutex::new(Some(thread)), scrub, _lock: opened.lock };
         Ok(Self { handle: Arc::new(handle) })
     }
 
@@ -311,18 +331,10 @@ impl DiskCas {
     /// # Errors
     /// [`CasError::NotFound`] when it is not there, or was damaged.
     pub fn verify(&self, digest: &Digest) -> Result<(), CasError> {
-        if digest.is_empty_blob() {
-            return Ok(());
-        }
-        let store = self.inner();
-        let Lookup::Large(found) = store.read_small(digest, Wait::Yes)? else { return Ok(()) };
-        let mut hasher = crate::digest::Hasher::new(digest.function());
-        store.each_piece(digest, &found, |piece| hasher.update(piece))?;
-        if hasher.finish() != *digest {
-            store.drop_corrupt(&Key::from(digest), found.place);
-            return Err(CasError::NotFound(*digest));
-        }
-        Ok(())
+        let key = Key::from(digest);
+        self.inner().check(&key);
+        let is_there = digest.is_empty_blob() || self.inner().map.peek(&key).is_some();
+        is_there.then_some(()).ok_or(CasError::NotFound(*digest))
     }
 
     /// The numbers. Looks at every entry: some ten milliseconds for a million.
@@ -338,6 +350,8 @@ impl DiskCas {
             evicted: get(&counters.evicted),
             evicted_bytes: get(&counters.evicted_bytes),
             corrupt: get(&counters.corrupt),
+            scrub_progress: get(&counters.scrubbed_shards) as f64 / store.map.shards().len() as f64,
+            scrub_passes: get(&counters.scrub_passes),
             unsynced: store.packs.oldest_unsynced().map(|since| since.elapsed()),
             generation: get(&counters.generation),
             ..DiskStats::default()
@@ -371,9 +385,30 @@ impl DiskCas {
     }
 }
 
+/// The thread that scrubs, if that is wanted.
+fn start_scrub(store: &Arc<Store>) -> Result<Option<ScrubThread>, OpenError> {
+    let interval = store.config.scrub_interval;
+    if interval.is_zero() {
+        return Ok(None);
+    }
+    let (stop, stopped) = std::sync::mpsc::sync_channel(0);
+    let first = usize::from(uuid::Uuid::new_v4().as_bytes()[0]);
+    let scrub = Scrub::new(Arc::clone(store), first);
+    let thread = std::thread::Builder::new()
+        .name("scrub".to_owned())
+        .spawn(move || scrub.run(interval, &stopped))
+        .map_err(|error| OpenError::io(&store.config.directory, error))?;
+    Ok(Some(ScrubThread { thread, stop }))
+}
+
 impl Handle {
     fn stop(&self, how: Stop) {
         self.store.work.stop(how);
+        if let Some(ScrubThread { thread, stop }) = lock(&self.scrub).take() {
+            drop(stop);
+            // A panic there was logged.
+            let _ = thread.join();
+        }
         if let Some(thread) = lock(&self.thread).take() {
             // A panic there was logged, and ended the writers.
             let _ = thread.join();

@@ -103,6 +103,9 @@ struct StorageJson {
     /// Age of the oldest write that a power cut would take; null when everything is on the disk.
     unsynced_seconds: Option<f64>,
     damaged: u64,
+    /// Of this pass of the search for damage, 0 to 1.
+    scrub_progress: f64,
+    scrub_passes: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -205,6 +208,8 @@ fn storage_json(status: &GetStatusResponse) -> StorageJson {
         action_results: storage.action_results,
         unsynced_seconds: seconds(storage.unsynced.as_ref()),
         damaged: storage.damaged,
+        scrub_progress: storage.scrub_progress,
+        scrub_passes: storage.scrub_passes,
     }
 }
 

@@ -23,6 +23,7 @@ pub(super) fn disk(config: &Config) -> DiskConfig {
         lease: config.lease,
         sync: config.sync,
         epoch_interval: config.epoch_interval,
+        scrub_interval: config.scrub_interval,
         max_blob_size: config.max_blob_size,
         ..DiskConfig::new(&config.data_dir, 0)
     }

@@ -175,6 +175,8 @@ fn storage(stats: &DiskStats) -> control::Storage {
         action_results: stats.actions,
         unsynced: stats.unsynced.map(duration),
         damaged: stats.corrupt,
+        scrub_progress: stats.scrub_progress,
+        scrub_passes: stats.scrub_passes,
     }
 }
 

@@ -180,7 +180,7 @@ pub struct Execution {
     pub recent_lookups: u64,
 }
 /// The store of the node.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
 pub struct Storage {
     /// Bytes of blobs on disk.
     #[prost(uint64, tag = "1")]
@@ -210,6 +210,12 @@ pub struct Storage {
     /// Blobs and results dropped since the start because their bytes on the disk were damaged.
     #[prost(uint64, tag = "9")]
     pub damaged: u64,
+    /// Share of the entries that were read in this pass of the search for damage, 0 to 1.
+    #[prost(double, tag = "10")]
+    pub scrub_progress: f64,
+    /// Passes that ended since the start.
+    #[prost(uint64, tag = "11")]
+    pub scrub_passes: u64,
 }
 /// One thing a person should know.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -127,10 +127,7 @@ impl Maintenance {
             self.close_epoch();
         }
         if self.catalog.has_staged() && self.last_commit.elapsed() >= interval {
-            self.last_commit = Instant::now();
-            if has_index_room(&self.store.config.directory) {
-                self.commit_index();
-            }
+            self.commit_index();
         }
         if self.retry_index.is_some_and(|at| Instant::now() >= at) {
             self.renew_index();
@@ -223,7 +220,8 @@ impl Maintenance {
         }
         self.commit_index();
         self.note_uses();
-        if self.retry_index.is_some() {
+        // An index that was not told everything is not to be trusted alone.
+        if self.retry_index.is_some() || self.catalog.has_staged() {
             return;
         }
         let Some(index_generation) = self.catalog.close() else { return };
@@ -294,9 +292,12 @@ fn sync_batch(files: &Files, digests: &[Digest]) -> io::Result<()> {
 // === the index ===
 
 impl Maintenance {
-    /// Tells the index what is staged.
+    /// Tells the index what is staged, if the disk has room for that.
     pub(super) fn commit_index(&mut self) {
         self.last_commit = Instant::now();
+        if !has_index_room(&self.store.config.directory) {
+            return;
+        }
         match self.catalog.commit(&self.store.map) {
             Ok(epoch) => {
                 lock(&self.store.forgotten).retain(|_, left| *left > epoch);

@@ -25,7 +25,7 @@ use super::record::{Key, Kind, is_lost, record_len};
 use super::space::{Reservation, Space, Work};
 use super::sums::Sums;
 use crate::cas::CasError;
-use crate::digest::Digest;
+use crate::digest::{Digest, Hasher};
 
 /// How often a read is tried again because its record was moved meanwhile.
 const RETRIES: usize = 5;
@@ -83,6 +83,9 @@ pub(super) struct Counters {
     /// Bytes that could not be evicted at the last full round.
     pub(super) leased: AtomicU64,
     pub(super) index_bytes: AtomicU64,
+    /// Shards that the scrub has been through in this pass.
+    pub(super) scrubbed_shards: AtomicU64,
+    pub(super) scrub_passes: AtomicU64,
 }
 
 /// Where a small read ended.
@@ -451,6 +454,51 @@ impl Store {
             }
         }
         Ok(())
+    }
+}
+
+// === checking ===
+
+impl Store {
+    /// Whether the disk has more to do than it can.
+    pub(super) fn is_behind(&self) -> bool {
+        self.epoch_age.elapsed() > self.config.epoch_interval * 2 && self.packs.oldest_unsynced().is_some()
+    }
+
+    /// Reads an entry whole and drops it if it is damaged; its last use stays what it was. Returns the
+    /// bytes read.
+    pub(super) fn check(&self, key: &Key) -> u64 {
+        let Some(found) = self.map.peek(key) else { return 0 };
+        let checked = match (key.digest(), found.kind) {
+            (Some(digest), Kind::Note) => self.check_large(&digest, key, &found),
+            (digest, _) => self.check_record(digest.as_ref(), key, &found),
+        };
+        if let Err(error) = &checked {
+            self.drop_unreadable(key, found.place, error);
+        }
+        record_len(found.length) + key.digest().filter(|_| found.kind == Kind::Note).map_or(0, |d| d.size())
+    }
+
+    fn check_record(&self, digest: Option<&Digest>, key: &Key, found: &Found) -> io::Result<()> {
+        let data = self.packs.read_checked(found.place, key, found.length, Wait::Yes)?;
+        let is_right = match (digest, data) {
+            (Some(digest), Some(data)) => Digest::of(digest.function(), &data) == *digest,
+            (None, data) => data.is_some(),
+            (_, None) => false,
+        };
+        if is_right { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+    }
+
+    fn check_large(&self, digest: &Digest, key: &Key, found: &Found) -> io::Result<()> {
+        let large = self.try_open_large(digest, key, found)?;
+        let mut hasher = Hasher::new(digest.function());
+        for piece in 0..large.pieces() {
+            if self.stopped.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            hasher.update(&large.read(piece)?);
+        }
+        if hasher.finish() == *digest { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
     }
 }
 

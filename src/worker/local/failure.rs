@@ -57,12 +57,11 @@ impl Failure {
         }
     }
 
-    /// This machine is at fault. A full disk is no reason to try again at once: the client is told.
+    /// This machine is at fault. If it lacks something, trying again at once would not help: the client
+    /// is told.
     fn of_the_machine(error: &(dyn std::error::Error + 'static)) -> Self {
-        if !is_full(error) {
-            return Self::Lost(error.to_string());
-        }
-        let text = format!("no room to run the action: {error}; free some room on the disk of data-dir");
+        let Some(remedy) = remedy(error) else { return Self::Lost(error.to_string()) };
+        let text = format!("the machine cannot run the action now: {error}; {remedy}");
         Self::Refused { code: Code::ResourceExhausted, text, exit_code: 0 }
     }
 
@@ -83,23 +82,28 @@ pub(super) fn status(code: Code, message: impl Into<String>) -> rpc::Status {
     rpc::Status { code: code as i32, message: message.into(), details: Vec::new() }
 }
 
-/// Whether an error comes of a disk without room.
-fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+/// What helps, if an error comes of something that ran out.
+fn remedy(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    const ROOM: &str = "free some room on the disk of data-dir";
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<io::Error>() {
-            return matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+            return match (error.kind(), error.raw_os_error()) {
+                (io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded, _) => Some(ROOM),
+                (_, Some(libc::EMFILE | libc::ENFILE)) => Some("raise the limit of open files"),
+                _ => None,
+            };
         }
         if matches!(
             (error.downcast_ref(), error.downcast_ref()),
             (Some(InputError::Cas(CasError::NoSpace { .. })), _)
                 | (_, Some(OutputError::Cas(CasError::NoSpace { .. })))
         ) {
-            return true;
+            return Some(ROOM);
         }
         cause = error.source();
     }
-    false
+    None
 }
 
 impl From<RequestError> for Failure {

@@ -174,6 +174,40 @@ async fn a_flipped_bit_in_a_file_is_never_served() {
 }
 
 #[tokio::test]
+async fn a_scrub_finds_damage_nobody_asked_for_and_renews_no_lease() {
+    let place = Place::new();
+    let cas = place.open();
+    fill(&cas, 0..20).await;
+    let (small, large) = (blob(0, len_of(0)).0, blob(4, len_of(4)).0);
+    let generation = cas.generation();
+    flip(&place.packs()[0], super::super::packs::PACK_HEADER + 72 + 500);
+    flip(&place.blob_path(&large), 39_000);
+    place.pass(4 * 3600);
+    let leased = cas.stats().leased_bytes;
+    let mut scrub = super::super::scrub::Scrub::new(cas.inner().clone(), 7);
+    while scrub.step().is_some() {}
+    let stats = cas.stats();
+    assert_eq!((stats.corrupt, stats.scrub_passes, stats.leased_bytes), (2, 1, leased));
+    assert_eq!((leased, cas.generation()), (0, generation + 2));
+    assert!(!is_there(&cas, &small).await && !is_there(&cas, &large).await);
+    fill(&cas, 0..20).await;
+    assert_all(&cas, 0..20).await;
+    while scrub.step().is_some() {}
+    assert_eq!(cas.stats().corrupt, 2, "the rest is whole");
+}
+
+#[tokio::test]
+async fn a_scrub_ends_with_the_store() {
+    let place = Place::new();
+    let config = place.config(64 * MIB);
+    let cas = open(DiskConfig { scrub_interval: Duration::from_secs(3600), ..config });
+    fill(&cas, 0..3).await;
+    cas.close();
+    drop(cas);
+    assert_all(&place.open(), 0..3).await;
+}
+
+#[tokio::test]
 async fn a_truncated_or_lost_file_is_absent() {
     let place = Place::new();
     let cas = place.open();
