@@ -79,7 +79,8 @@ async fn paths_are_relative_to_the_working_directory_and_exactly_as_asked() {
 async fn more_than_memory_is_for_is_written_to_the_disk() {
     let node = Node::start();
     let client = node.client().await;
-    let script = "echo once; test ! -e left || exit 3; echo x > left; head -c 80000000 /dev/zero > out; cat left";
+    let script =
+        "echo once; test ! -e left || exit 3; echo x > left; head -c 80000000 /dev/zero > out; cat left";
     for run in 0..2 {
         let action = ActionBuilder::sh(&format!("{script} #{run}")).outputs(&["out"]);
         let outcome = action.run(&client).await;
