@@ -108,6 +108,11 @@ impl Directory {
         Self::from_wire(wire, function)
     }
 
+    /// Entries in it, not counting those below.
+    pub fn entries(&self) -> usize {
+        self.files.len() + self.directories.len() + self.symlinks.len()
+    }
+
     /// Checks a decoded Directory.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
 //! Staging: the input root of an action, put on disk.
 //!
-//! For a sandboxed action the root becomes a *tree*: a directory built once for each root digest,
-//! hardlinked out of the store, that serves as a read-only layer of an overlay and is shared by all
-//! actions with that root ([`Inputs::stage`]). No action ever gets such a directory in its own hands:
+//! For a sandboxed action the root becomes a *tree*, built once for each root digest out of the store
+//! and shared by all actions with that root ([`Inputs::stage`]): a directory of hard links that serves as
+//! the read-only layer of an overlay, or a thin layer over a tree that is there and differs little. No action ever gets such a directory in its own hands:
 //! a hardlink can be written through. Without a sandbox it gets private copies
 //! ([`Inputs::copy_into`]).
 //!
@@ -27,13 +27,15 @@ use crate::merkle::{MerkleError, NodeProperties};
 
 mod builder;
 mod closure;
+mod delta;
+mod directories;
 mod file_pool;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod sketch;
 mod tree_cache;
 
 use builder::Builder;
-use closure::Closure;
 use tree_cache::{Tree, TreeCache};
 
 use super::scratch::Sweeper;
@@ -182,12 +184,7 @@ impl Inputs {
     /// [`InputError`].
     pub async fn stage(&self, root: Digest) -> Result<StagedInputs, InputError> {
         let (tree, pins) = self.cache.acquire(root, self.max_entries).await?;
-        Ok(StagedInputs {
-            lower: vec![tree.path().to_owned()],
-            read_only: tree.read_only.clone(),
-            _tree: tree,
-            _pins: pins,
-        })
+        Ok(StagedInputs { lower: tree.lower(), read_only: tree.read_only.clone(), _tree: tree, _pins: pins })
     }
 
     /// Fills the empty directory `target` with private copies.
@@ -195,7 +192,7 @@ impl Inputs {
     /// # Errors
     /// [`InputError`]; the directory may then be half full.
     pub async fn copy_into(&self, root: Digest, target: PathBuf) -> Result<Pins, InputError> {
-        let closure = Closure::load(self.cache.cas(), root, self.max_entries).await?;
+        let closure = self.cache.closure(root, self.max_entries).await?;
         let blobs = Arc::clone(self.cache.blobs());
         blocking(move || {
             let pins = blobs.pin(&closure.digests);

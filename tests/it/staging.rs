@@ -48,6 +48,40 @@ async fn symlinks_are_made_unchanged() {
     assert_eq!(outcome.stdout(&client).await, "no/where\n../f\nd\nf\n/usr/bin/env\nF\nX\n");
 }
 
+/// Staged one after the other, such roots share what they have in common. Each has to be seen as if it
+/// were alone.
+#[tokio::test]
+async fn roots_that_are_much_alike_are_kept_apart() {
+    let node = Node::start();
+    let client = node.client().await;
+    let script = "find . -printf '%y %m %Ts %p %l\\n' | sort; find . -type f | sort | xargs cat";
+    let common = || {
+        let action = ActionBuilder::sh(script);
+        (0..200).fold(action, |action, n| action.file(&format!("common/{}/{n}", n % 10), format!("{n}\n")))
+    };
+    let roots = [
+        common().file("a", "1\n").file("d/e/f", "2\n").symlink("l", "a"),
+        common().executable("a", "1\n").file("d/e/g", "3\n").symlink("l", "d"),
+        common().file("a/b/c", "4\n").file("d/e", "5\n").directory("l"),
+        common().file("a", "6\n").directory("d/e").file("common/3/3", "other\n"),
+        common().file("d/e/f", "2\n").symlink("common/4/x", "4"),
+        ActionBuilder::sh(script).file("a", "1\n"),
+    ];
+    let mut together = Vec::new();
+    for action in roots.clone() {
+        let outcome = action.run(&client).await;
+        outcome.success();
+        together.push(outcome.stdout(&client).await);
+    }
+    for (action, seen) in roots.into_iter().zip(together) {
+        let node = Node::start();
+        let client = node.client().await;
+        let outcome = action.run(&client).await;
+        outcome.success();
+        assert_eq!(outcome.stdout(&client).await, seen);
+    }
+}
+
 #[tokio::test]
 async fn empty_directories_and_depth() {
     let node = Node::start();

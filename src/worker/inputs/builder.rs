@@ -1,4 +1,4 @@
-//! [`Builder`]: writes a [`Closure`] to disk.
+//! [`Builder`]: writes a [`Closure`] to disk, or the [`Patch`] that makes another tree into it.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, XattrFlags};
 use rustix::io::Errno;
 
 use super::closure::Closure;
+use super::delta::{Below, Patch};
 use super::file_pool::{FilePool, PoolKey};
 use super::{FIXED_MTIME, InputError, node_mtime};
 use crate::cas::{CasError, LocalBlobs};
@@ -21,6 +22,9 @@ use crate::worker::scratch::{Cursor, c_name, chmod, set_mtime};
 
 /// Mode of a directory without `unix_mode`.
 const DIRECTORY_MODE: u32 = 0o755;
+
+/// Marks a directory that hides those below it, in overlays of ordinary users.
+const OPAQUE: &CStr = c"user.overlay.opaque";
 
 /// Permission bits that are honoured.
 const PERMISSIONS: u32 = 0o777;
@@ -58,27 +62,66 @@ impl<'a> Builder<'a> {
     /// Fills the empty directory `at`. Gives the read-only paths in it.
     pub(super) fn build(&self, at: &Path) -> Result<Vec<PathBuf>, InputError> {
         let mut cursor = Cursor::open(at).map_err(|error| InputError::io(at, error))?;
+        let read_only = self.build_whole(&mut cursor, self.closure.root)?;
+        let properties = &self.closure.directory(&self.closure.root).properties;
+        finish(&cursor, c".", properties).map_err(|error| InputError::io(at, error))?;
+        Ok(read_only)
+    }
+
+    /// Fills the empty directory `at` with a layer that makes a tree below it the one of the closure.
+    pub(super) fn build_patch(&self, at: &Path, patch: &Patch) -> Result<(), InputError> {
+        let mut cursor = Cursor::open(at).map_err(|error| InputError::io(at, error))?;
+        self.build_changes(&mut cursor, patch)?;
+        finish(&cursor, c".", &patch.directory.properties).map_err(|error| InputError::io(at, error))
+    }
+
+    fn build_changes(&self, cursor: &mut Cursor, patch: &Patch) -> Result<(), InputError> {
+        for name in &patch.removed {
+            make_whiteout(cursor.fd(), name.as_str()).map_err(|error| failed(name.as_str(), error))?;
+        }
+        for index in &patch.files {
+            self.place(cursor.fd(), &patch.directory.files[*index])?;
+        }
+        for index in &patch.symlinks {
+            let link = &patch.directory.symlinks[*index];
+            self.place_symlink(cursor.fd(), link).map_err(|error| failed(link.name.as_str(), error))?;
+        }
+        for (index, below) in &patch.directories {
+            let child = &patch.directory.directories[*index];
+            let name = child.name.as_str();
+            enter_new(cursor, name).map_err(|error| failed(name, error))?;
+            match below {
+                Below::Patched(patch) => self.build_changes(cursor, patch)?,
+                Below::Whole(digest) => {
+                    hide_below(cursor.fd()).map_err(|error| failed(name, error))?;
+                    self.build_whole(cursor, *digest)?;
+                }
+            }
+            let properties = &self.closure.directory(&child.digest).properties;
+            leave(cursor, name, properties).map_err(|error| failed(name, error))?;
+        }
+        Ok(())
+    }
+
+    /// Makes all that is below `root` in the empty directory at `cursor`, which gets no attributes yet.
+    fn build_whole(&self, cursor: &mut Cursor, root: Digest) -> Result<Vec<PathBuf>, InputError> {
         let mut path = PathBuf::new();
-        let mut stack = vec![self.fill(&cursor, self.closure.root, false)?];
+        let mut stack = vec![self.fill(cursor, root, false)?];
         loop {
             let Some(frame) = stack.last_mut() else { return Ok(Vec::new()) };
             if let Some(child) = frame.directory.directories.get(frame.next) {
                 frame.next += 1;
                 let (digest, read_only) = (child.digest, frame.read_only);
                 let name = child.name.as_str();
-                enter_new(&mut cursor, name).map_err(|error| failed(name, error))?;
+                enter_new(cursor, name).map_err(|error| failed(name, error))?;
                 path.push(name);
-                stack.push(self.fill(&cursor, digest, read_only)?);
+                stack.push(self.fill(cursor, digest, read_only)?);
                 continue;
             }
             let frame = stack.pop().expect("invariant: it was there a moment ago");
-            let Some(parent) = stack.last_mut() else {
-                finish(&cursor, c".", &frame.directory.properties)
-                    .map_err(|error| InputError::io(at, error))?;
-                return Ok(frame.into_read_only(path));
-            };
+            let Some(parent) = stack.last_mut() else { return Ok(frame.into_read_only(path)) };
             let name = &parent.directory.directories[parent.next - 1].name;
-            leave(&mut cursor, name.as_str(), &frame.directory.properties)
+            leave(cursor, name.as_str(), &frame.directory.properties)
                 .map_err(|error| failed(name.as_str(), error))?;
             parent.has_writable |= !frame.read_only || frame.has_writable;
             parent.read_only_below.extend(frame.into_read_only(path.clone()));
@@ -153,7 +196,8 @@ impl Frame {
     }
 }
 
-fn subtree_read_only(properties: &NodeProperties) -> Option<bool> {
+/// What a directory says of the writability of all that is below it.
+pub(super) fn subtree_read_only(properties: &NodeProperties) -> Option<bool> {
     let (_, value) = properties.strings.iter().find(|(name, _)| name == "SubtreeReadOnly")?;
     Some(value.eq_ignore_ascii_case("true"))
 }
@@ -175,6 +219,17 @@ fn finish(cursor: &Cursor, name: &CStr, properties: &NodeProperties) -> io::Resu
     let mode = properties.unix_mode.map_or(DIRECTORY_MODE, |mode| mode & PERMISSIONS);
     set_mtime(cursor.fd(), name, node_mtime(properties))?;
     chmod(cursor.fd(), name, mode)
+}
+
+/// Makes the mark of overlayfs for a name that is to vanish.
+fn make_whiteout(dir: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    let name = c_name(name)?;
+    Ok(rustix::fs::mknodat(dir, name.as_c_str(), FileType::CharacterDevice, Mode::empty(), 0)?)
+}
+
+/// Makes a directory hide what has its name in the layers below.
+fn hide_below(directory: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(rustix::fs::fsetxattr(directory, OPAQUE, b"y", XattrFlags::empty())?)
 }
 
 fn make_symlink(dir: BorrowedFd<'_>, link: &SymlinkNode, name: &CStr) -> io::Result<()> {

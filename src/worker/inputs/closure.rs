@@ -6,12 +6,11 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 
 use super::InputError;
-use crate::cas::{CasError, ContentAddressableStorage};
+use super::builder::subtree_read_only;
+use super::directories::Directories;
+use crate::cas::ContentAddressableStorage;
 use crate::digest::Digest;
 use crate::merkle::Directory;
-
-/// Bytes a Directory message may have: some 300,000 entries.
-const MAX_DIRECTORY: u64 = 32 << 20;
 
 /// Directory messages read at once.
 const READS_AT_ONCE: usize = 8;
@@ -30,9 +29,11 @@ pub(super) struct Closure {
 }
 
 impl Closure {
-    /// Reads the whole Merkle tree of `root` and makes sure that every file in it is stored.
+    /// Reads the whole Merkle tree of `root`, as far as it is not in `known`, and makes sure that
+    /// every blob in it is stored.
     pub(super) async fn load(
         cas: &dyn ContentAddressableStorage,
+        known: &Directories,
         root: Digest,
         max_entries: u64,
     ) -> Result<Self, InputError> {
@@ -45,7 +46,7 @@ impl Closure {
         let mut distinct = 0;
         while !level.is_empty() {
             let mut reads = futures_util::stream::iter(std::mem::take(&mut level))
-                .map(|digest| read_directory(cas, digest, root))
+                .map(async |digest| (digest, known.load(cas, digest).await))
                 .buffer_unordered(READS_AT_ONCE);
             while let Some((digest, directory)) = reads.next().await {
                 let directory = match directory {
@@ -53,27 +54,30 @@ impl Closure {
                         missing.push(digest);
                         continue;
                     }
+                    Err(InputError::Malformed { digest, source, .. }) if digest == root => {
+                        return Err(InputError::Malformed { digest, source, role: "input root" });
+                    }
                     other => other?,
                 };
-                distinct += entries_of(&directory);
+                distinct += directory.entries() as u64;
                 if distinct > max_entries {
                     return Err(too_many);
                 }
                 files.extend(directory.files.iter().map(|file| file.digest));
                 let children = directory.directories.iter().map(|child| child.digest);
                 level.extend(children.filter(|child| seen.insert(*child)));
-                directories.insert(digest, Arc::new(directory));
+                directories.insert(digest, directory);
             }
         }
         let bytes = files.iter().map(Digest::size).fold(0, u64::saturating_add);
         let mut digests: Vec<Digest> = files.into_iter().collect();
+        digests.extend(seen);
         missing.extend(cas.find_missing(&digests).await?);
         if !missing.is_empty() {
             missing.sort_unstable();
             missing.dedup();
             return Err(InputError::Missing(missing));
         }
-        digests.extend(seen);
         let entries = count_entries(root, &directories);
         if entries > max_entries {
             return Err(too_many);
@@ -81,35 +85,15 @@ impl Closure {
         Ok(Self { root, directories, digests, entries, bytes })
     }
 
+    /// Whether a directory in it is marked `SubtreeReadOnly`.
+    pub(super) fn has_read_only(&self) -> bool {
+        self.directories.values().any(|directory| subtree_read_only(&directory.properties).is_some())
+    }
+
     /// A Directory of this closure.
     pub(super) fn directory(&self, digest: &Digest) -> &Arc<Directory> {
         self.directories.get(digest).expect("invariant: a closure holds every Directory it names")
     }
-}
-
-async fn read_directory(
-    cas: &dyn ContentAddressableStorage,
-    digest: Digest,
-    root: Digest,
-) -> (Digest, Result<Directory, InputError>) {
-    if digest.size() > MAX_DIRECTORY {
-        return (digest, Err(InputError::DirectoryTooLarge { digest, limit: MAX_DIRECTORY }));
-    }
-    let role = if digest == root { "input root" } else { "input directory" };
-    let parsed = match cas.get(&digest).await {
-        Ok(data) => Directory::parse(&data, digest.function()).map_err(|source| InputError::Malformed {
-            digest,
-            role,
-            source,
-        }),
-        Err(CasError::NotFound(_)) => Err(InputError::Missing(vec![digest])),
-        Err(error) => Err(InputError::Cas(error)),
-    };
-    (digest, parsed)
-}
-
-fn entries_of(directory: &Directory) -> u64 {
-    (directory.files.len() + directory.directories.len() + directory.symlinks.len()) as u64
 }
 
 /// Entries of the tree that `root` unfolds to. A Directory named twice counts twice, so 30 small
@@ -123,7 +107,7 @@ fn count_entries(root: Digest, directories: &HashMap<Digest, Arc<Directory>>) ->
             continue;
         };
         let Some(child) = directory.directories.get(next) else {
-            totals.insert(digest, entries_of(directory).saturating_add(total));
+            totals.insert(digest, (directory.entries() as u64).saturating_add(total));
             continue;
         };
         match totals.get(&child.digest) {

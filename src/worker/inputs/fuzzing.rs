@@ -2,6 +2,7 @@
 
 use super::InputError;
 use super::closure::Closure;
+use super::directories::Directories;
 use crate::cas::ContentAddressableStorage;
 use crate::digest::Digest;
 
@@ -11,7 +12,7 @@ pub(crate) async fn entries(
     root: Digest,
     limit: u64,
 ) -> Result<Option<u64>, InputError> {
-    match Closure::load(cas, root, limit).await {
+    match Closure::load(cas, &Directories::default(), root, limit).await {
         Ok(closure) => Ok(Some(closure.entries)),
         Err(InputError::TooManyEntries { .. }) => Ok(None),
         Err(error) => Err(error),

@@ -221,6 +221,45 @@ async fn unused_trees_go_least_recently_used_first() {
     assert_eq!(fs::read(again.lower[0].join("f")).unwrap(), [1]);
 }
 
+/// A root of 100 files, of which one is different.
+fn nearly(stage: &Stage, number: u8) -> Digest {
+    let files = (0..100_u8).map(|i| {
+        let content = if i == 50 { [number, 1] } else { [i, 0] };
+        file(&format!("f{i}"), stage.put(&content))
+    });
+    stage.put_directory(&reapi::Directory { files: files.collect(), ..Default::default() })
+}
+
+#[tokio::test]
+async fn a_root_like_another_is_a_layer_over_it() {
+    let stage = Stage::new(InputLimits::default());
+    for number in 0..20 {
+        let staged = stage.inputs.stage(nearly(&stage, number)).await.unwrap();
+        let layers = if number == 0 { 1..=1 } else { 2..=8 };
+        assert!(layers.contains(&staged.lower.len()), "{number}: {:?}", staged.lower);
+        assert_eq!(fs::read(staged.lower[0].join("f50")).unwrap(), [number, 1]);
+        let entries = fs::read_dir(&staged.lower[0]).unwrap().count();
+        assert_eq!(entries, if number == 0 { 100 } else { 1 });
+    }
+}
+
+#[tokio::test]
+async fn layers_stay_while_a_tree_has_them() {
+    let stage = Stage::new(InputLimits { trees: 1, ..InputLimits::default() });
+    let first = stage.inputs.stage(nearly(&stage, 0)).await.unwrap().lower;
+    let second = stage.inputs.stage(nearly(&stage, 1)).await.unwrap();
+    assert_eq!(second.lower[1], first[0]);
+    stage.tasks.idle().await;
+    assert!(first[0].exists(), "its own tree is evicted, the one over it is not");
+    let lower = second.lower.clone();
+    drop(second);
+    let other = stage.put_directory(&reapi::Directory::default());
+    stage.inputs.stage(other).await.unwrap();
+    stage.tasks.idle().await;
+    assert!(lower.iter().all(|layer| !layer.exists()));
+    assert_eq!(stage.trees(), 1);
+}
+
 #[tokio::test]
 async fn all_missing_blobs_are_named_at_once() {
     let stage = Stage::new(InputLimits::default());

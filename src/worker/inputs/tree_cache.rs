@@ -1,4 +1,7 @@
 //! [`TreeCache`]: built trees by root digest, kept while there is room.
+//!
+//! A tree is a stack of layers. The lowest is a whole tree; a root that is much like one that is there
+//! gets a thin layer over the layers of that one. A layer stays on the disk as long as a tree has it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,11 +14,26 @@ use tokio::sync::OnceCell;
 
 use super::builder::Builder;
 use super::closure::Closure;
+use super::delta::Patch;
+use super::directories::Directories;
 use super::file_pool::FilePool;
+use super::sketch::Sketch;
 use super::{InputError, InputLimits, blocking};
 use crate::cas::{ContentAddressableStorage, LocalBlobs, Pins};
 use crate::digest::Digest;
-use crate::worker::scratch::Sweeper;
+use crate::worker::scratch::{Sweeper, spread};
+
+/// Layers of a tree at most. Each costs every look at a name a little.
+const MAX_LAYERS: usize = 8;
+
+/// Entries from which a tree is worth a look for one like it.
+const WORTH_PATCHING: u64 = 64;
+
+/// How much alike two roots have to be for one to be made out of the other.
+const ALIKE: f64 = 0.6;
+
+/// A layer has at most this part of the entries of its tree; others are built whole.
+const MAX_PART: u64 = 4;
 
 /// The trees of one staging area.
 pub(super) struct TreeCache {
@@ -30,6 +48,7 @@ struct Shared {
     directory: PathBuf,
     pool: FilePool,
     blobs: Arc<dyn LocalBlobs>,
+    directories: Directories,
     sweeper: Sweeper,
     made: AtomicU64,
 }
@@ -46,18 +65,23 @@ struct Slot {
     used: u64,
 }
 
-/// A finished tree. Removed from the disk, beside the work, when nobody holds it any more.
+/// A finished tree.
 pub(super) struct Tree {
-    directory: TreeDirectory,
+    /// The uppermost first.
+    layers: Vec<Arc<Layer>>,
     pub(super) read_only: Vec<PathBuf>,
     digests: Vec<Digest>,
     entries: u64,
-    bytes: u64,
+    sketch: Sketch,
     pins: Mutex<Weak<Pins>>,
 }
 
-struct TreeDirectory {
+/// A directory of a tree. Removed from the disk, beside the work, when no tree has it any more.
+struct Layer {
     path: PathBuf,
+    /// What it makes, with those that were below it when it was built.
+    root: Digest,
+    bytes: u64,
     sweeper: Sweeper,
 }
 
@@ -74,13 +98,16 @@ impl TreeCache {
     ) -> io::Result<Self> {
         let trees = directory.join("trees");
         std::fs::create_dir(&trees)?;
+        spread(&trees);
         let pool = FilePool::open(&directory.join("files"), limits.pooled_files, sweeper.clone())?;
-        let shared = Shared { directory: trees, pool, blobs, sweeper, made: AtomicU64::new(0) };
+        let (directories, made) = (Directories::default(), AtomicU64::new(0));
+        let shared = Shared { directory: trees, pool, blobs, directories, sweeper, made };
         Ok(Self { shared: Arc::new(shared), limits, cas, state: Mutex::default() })
     }
 
-    pub(super) fn cas(&self) -> &dyn ContentAddressableStorage {
-        &*self.cas
+    /// All that `root` names, read and checked.
+    pub(super) async fn closure(&self, root: Digest, max_entries: u64) -> Result<Closure, InputError> {
+        Closure::load(&*self.cas, &self.shared.directories, root, max_entries).await
     }
 
     pub(super) fn blobs(&self) -> &Arc<dyn LocalBlobs> {
@@ -100,9 +127,11 @@ impl TreeCache {
             .get_or_try_init(|| {
                 building = true;
                 async {
-                    let closure = Closure::load(&*self.cas, root, max_entries).await?;
+                    let closure = self.closure(root, max_entries).await?;
+                    let sketch = Sketch::of(&closure.digests);
+                    let base = self.most_like(&sketch, &closure);
                     let shared = Arc::clone(&self.shared);
-                    blocking(move || shared.build(closure).map(Arc::new)).await
+                    blocking(move || shared.build(closure, sketch, base).map(Arc::new)).await
                 }
             })
             .await
@@ -115,6 +144,20 @@ impl TreeCache {
         let tree = built?;
         let pins = tree.pin(&*self.shared.blobs);
         Ok((tree, pins))
+    }
+
+    /// The tree that is most like what `sketch` is of, if it is worth while.
+    fn most_like(&self, sketch: &Sketch, closure: &Closure) -> Option<Arc<Tree>> {
+        if closure.entries < WORTH_PATCHING || closure.has_read_only() {
+            return None;
+        }
+        let state = self.state();
+        let trees = state.slots.values().filter_map(|slot| Some((slot.used, slot.cell.get()?)));
+        trees
+            .map(|(used, tree)| (tree.sketch.likeness(sketch), used, tree))
+            .filter(|(likeness, ..)| *likeness >= ALIKE)
+            .max_by(|(a, used_a, _), (b, used_b, _)| a.total_cmp(b).then(used_a.cmp(used_b)))
+            .map(|(.., tree)| Arc::clone(tree))
     }
 
     fn slot(&self, root: Digest) -> Arc<OnceCell<Arc<Tree>>> {
@@ -169,29 +212,67 @@ impl fmt::Debug for TreeCache {
 // === impl Shared ===
 
 impl Shared {
-    /// Builds beside the final place and moves the whole tree there when it is complete. The number
-    /// in the name keeps a tree apart from an evicted one of the same root that is being removed.
-    fn build(&self, closure: Closure) -> Result<Tree, InputError> {
+    /// Builds the tree over `base`, or whole if that is not possible or not much less.
+    fn build(&self, closure: Closure, sketch: Sketch, base: Option<Arc<Tree>>) -> Result<Tree, InputError> {
+        let patched = base.and_then(|base| self.patch(&closure, &base));
+        let (layers, read_only) = match patched {
+            Some(layers) => (layers, Vec::new()),
+            None => {
+                let mut read_only = Vec::new();
+                let layer = self.layer(closure.root, closure.bytes, |at| {
+                    read_only = Builder::shared(&*self.blobs, &closure, &self.pool).build(at)?;
+                    Ok(())
+                })?;
+                (vec![layer], read_only)
+            }
+        };
+        let Closure { digests, entries, .. } = closure;
+        Ok(Tree { layers, read_only, digests, entries, sketch, pins: Mutex::default() })
+    }
+
+    /// The layers of `base` with one over them that makes it the tree of `closure`. If it has too many,
+    /// the new layer lies over the lowest alone.
+    fn patch(&self, closure: &Closure, base: &Tree) -> Option<Vec<Arc<Layer>>> {
+        let lowest = base.layers.len() - 1;
+        let below = if base.layers.len() < MAX_LAYERS { &base.layers[..] } else { &base.layers[lowest..] };
+        let max_entries = closure.entries / MAX_PART;
+        let known = |digest: &Digest| self.directories.get(digest);
+        let (patch, size) = Patch::plan(below[0].root, closure, max_entries, &known)?;
+        let made = self.layer(closure.root, size.bytes, |at| {
+            Builder::shared(&*self.blobs, closure, &self.pool).build_patch(at, &patch)
+        });
+        match made {
+            Ok(layer) => Some([layer].into_iter().chain(below.iter().cloned()).collect()),
+            Err(error) => {
+                tracing::debug!(%error, "cannot make a layer over a staged tree; it is built whole");
+                None
+            }
+        }
+    }
+
+    /// Has a layer built in a new directory, which is removed if that fails.
+    fn layer(
+        &self,
+        root: Digest,
+        bytes: u64,
+        build: impl FnOnce(&Path) -> Result<(), InputError>,
+    ) -> Result<Arc<Layer>, InputError> {
+        // The number keeps it apart from an evicted one of the same root that is being removed.
         let number = self.made.fetch_add(1, Ordering::Relaxed);
-        let building = self.directory.join(format!("building-{number}"));
-        let io = |error| InputError::io(&self.directory, error);
-        std::fs::create_dir(&building).map_err(io)?;
-        let mut directory = TreeDirectory { path: building, sweeper: self.sweeper.clone() };
-        let read_only = Builder::shared(&*self.blobs, &closure, &self.pool).build(&directory.path)?;
-        let (function, hash) = (closure.root.function(), closure.root.hash_hex());
-        let done = self.directory.join(format!("{function}-{hash}.{number}"));
-        std::fs::rename(&directory.path, &done).map_err(io)?;
-        directory.path = done;
-        let Closure { digests, entries, bytes, .. } = closure;
-        Ok(Tree { directory, read_only, digests, entries, bytes, pins: Mutex::default() })
+        let path = self.directory.join(format!("{}-{}.{number}", root.function(), root.hash_hex()));
+        std::fs::create_dir(&path).map_err(|error| InputError::io(&self.directory, error))?;
+        let layer = Layer { path, root, bytes, sweeper: self.sweeper.clone() };
+        build(&layer.path)?;
+        Ok(Arc::new(layer))
     }
 }
 
 // === impl Tree ===
 
 impl Tree {
-    pub(super) fn path(&self) -> &Path {
-        &self.directory.path
+    /// Its layers, the uppermost first.
+    pub(super) fn lower(&self) -> Vec<PathBuf> {
+        self.layers.iter().map(|layer| layer.path.clone()).collect()
     }
 
     /// Pins the blobs of the tree; all its users at a time share one pin.
@@ -207,11 +288,11 @@ impl Tree {
 
 impl fmt::Debug for Tree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tree").field("path", &self.path()).finish_non_exhaustive()
+        f.debug_struct("Tree").field("lower", &self.lower()).finish_non_exhaustive()
     }
 }
 
-impl Drop for TreeDirectory {
+impl Drop for Layer {
     fn drop(&mut self) {
         self.sweeper.remove(std::mem::take(&mut self.path));
     }
@@ -230,19 +311,34 @@ struct Totals {
     trees: usize,
     entries: u64,
     bytes: u64,
+    /// In how many of the trees each layer is.
+    layers: HashMap<*const Layer, usize>,
 }
 
 impl Totals {
     fn add(&mut self, tree: &Tree) {
         self.trees += 1;
         self.entries = self.entries.saturating_add(tree.entries);
-        self.bytes = self.bytes.saturating_add(tree.bytes);
+        for layer in &tree.layers {
+            let users = self.layers.entry(Arc::as_ptr(layer)).or_default();
+            if *users == 0 {
+                self.bytes = self.bytes.saturating_add(layer.bytes);
+            }
+            *users += 1;
+        }
     }
 
     fn remove(&mut self, tree: &Tree) {
         self.trees -= 1;
         self.entries = self.entries.saturating_sub(tree.entries);
-        self.bytes = self.bytes.saturating_sub(tree.bytes);
+        for layer in &tree.layers {
+            if let Some(users) = self.layers.get_mut(&Arc::as_ptr(layer)) {
+                *users -= 1;
+                if *users == 0 {
+                    self.bytes = self.bytes.saturating_sub(layer.bytes);
+                }
+            }
+        }
     }
 
     fn fit(&self, limits: &InputLimits) -> bool {

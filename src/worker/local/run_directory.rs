@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::worker::inputs::FIXED_MTIME;
 use crate::worker::sandbox::Memory;
-use crate::worker::scratch::{Cursor, Sweeper, remove_tree, set_mtime};
+use crate::worker::scratch::{Cursor, Sweeper, remove_tree, set_mtime, spread};
 
 /// Where inputs are staged, below the scratch directory.
 pub(super) const INPUTS: &str = "inputs";
@@ -158,6 +158,7 @@ pub(super) fn clear(scratch: &Path, sweeper: &Sweeper) -> io::Result<()> {
     for own in [INPUTS, RUNS] {
         // Inputs and outputs are no business of other users of the machine.
         fs::DirBuilder::new().mode(0o700).create(scratch.join(own))?;
+        spread(&scratch.join(own));
     }
     Ok(())
 }
