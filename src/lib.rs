@@ -12,7 +12,7 @@
 //! - [`rpc`]: one file for each gRPC service, and the only mapping of errors to statuses;
 //! - [`node`]: the composition root: what runs in this process;
 //! - [`cli`]: the command line;
-//! - [`fuzzing`]: targets for fuzzers, in builds for them and for tests only.
+//! - `fuzzing`: targets for fuzzers, in builds for them and for tests only.
 //!
 //! [`tasks`], [`telemetry`] and [`config`] are visible to all.
 

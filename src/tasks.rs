@@ -3,12 +3,16 @@
 //! Every background task has a name in logs and ends when the node ends: [`Tasks::stop`] fires the
 //! token that all of them were given and waits for them.
 
+mod heartbeat;
+
 use std::future::Future;
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
+
+pub use heartbeat::{Heartbeat, runtime};
 
 /// The tasks of a node.
 #[derive(Clone, Debug, Default)]

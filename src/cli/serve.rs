@@ -13,6 +13,7 @@ use super::output::print;
 use crate::cas::disk::OpenError;
 use crate::config::{Config, Host, RawConfig};
 use crate::node::{Endpoints, Node, NodeError, StartProgress};
+use crate::tasks::{self, Heartbeat};
 use crate::telemetry;
 
 /// How long threads that wait for a disk may hold up the end of the process.
@@ -46,8 +47,8 @@ pub(super) struct ServeArgs {
 pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
     let config = load(args.config, args.settings)?;
     telemetry::init(&config.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.explain("cannot start the runtime")?;
+    let runtime = tasks::runtime().explain("cannot start the runtime")?;
+    let _heartbeat = Heartbeat::start(runtime.handle().clone()).explain("cannot start the runtime")?;
     let outcome = runtime.block_on(serve(config));
     runtime.shutdown_timeout(LAST_THREADS);
     outcome

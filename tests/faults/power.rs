@@ -52,10 +52,11 @@ async fn cut_power(sync: &str, cycles: usize) {
             assert!(node.stop().success());
             return;
         }
+        let begin = Instant::now();
         let load =
             Load::start(node.address, &book, &mut dice, Mix { actions: false, ..Mix::default() }).await;
         let time = dice.between(300, 3000);
-        let durable = tokio::task::block_in_place(|| watch(&node, time));
+        let durable = tokio::task::block_in_place(|| watch(&node, begin, time));
         demand = if sync == "always" { Demand::All } else { Demand::Until(durable) };
         load.expect_end();
         disk.cut_power();
@@ -66,9 +67,8 @@ async fn cut_power(sync: &str, cycles: usize) {
 }
 
 /// Asks the node for as long as `time`. Returns the latest moment up to which everything was on the
-/// disk.
-fn watch(node: &Node, time: Duration) -> Instant {
-    let begin = Instant::now();
+/// disk: `begin`, when the load had not begun, or what the node said later.
+fn watch(node: &Node, begin: Instant, time: Duration) -> Instant {
     let mut durable = begin;
     while begin.elapsed() < time {
         durable = durable.max(node.durable_until().expect("the node answers"));
