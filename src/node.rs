@@ -209,7 +209,7 @@ impl Doors {
         Ok(Self { reapi, reapi_socket, control, sockets: [control_file, reapi_file], endpoints })
     }
 
-    /// Lets callers in. A server that fails ends the node. The sockets stay while their files do.
+    /// Lets callers in. A control server that fails ends the node. The sockets stay while their files do.
     fn serve(
         self,
         routes: Routes,
@@ -220,10 +220,7 @@ impl Doors {
         let listeners = vec![self.reapi.into(), self.reapi_socket.into()];
         let stop = tasks.token().clone();
         tasks.spawn("reapi", async move {
-            if let Err(error) = server::serve(listeners, routes, limits, stop.clone()).await {
-                tracing::error!(%error, "the Remote Execution API failed");
-            }
-            stop.cancel();
+            server::serve(listeners, routes, limits, stop).await;
         });
         let (listener, stop) = (self.control, tasks.token().clone());
         tasks.spawn("control", async move {

@@ -7,29 +7,37 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use futures_util::{Stream, stream};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Response, StatusCode, Uri};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::service::Routes;
-use tonic::transport::Server;
-use tower::layer::util::{Identity, Stack};
 
+use calls::Calls;
 use connection::Connection;
-use counted::CountCalls;
+use corked::Corked;
+use counted::Counted;
+use in_place::InPlace;
 use ledger::{Account, Ledger};
 
+mod calls;
 mod connection;
+mod corked;
 mod counted;
+mod in_place;
 mod ledger;
 
 /// Flow-control window of a stream and of a connection, in bytes.
@@ -165,30 +173,46 @@ impl Listener {
 // === impl Door ===
 
 impl Door {
-    /// The connections of `listener`, without an end. Failures to accept one are waited out.
-    fn connections(self, listener: Listener) -> impl Stream<Item = io::Result<Connection<Box<dyn Socket>>>> {
-        stream::unfold((self, listener, None), |(door, listener, mut told)| async move {
+    /// Serves the connections of `listener` until `token` fires, and those that are open then to their
+    /// end. Failures to accept one are waited out.
+    async fn serve(self, listener: Listener, services: &Counted<Routes>, token: &CancellationToken) {
+        let open = TaskTracker::new();
+        let accept_all = async {
+            let mut told = None;
             loop {
-                match listener.accept().await {
-                    Ok((socket, address)) => {
-                        door.room().await;
-                        if let Some(connection) = door.admit(socket, address) {
-                            return Some((Ok(connection), (door, listener, told)));
-                        }
-                    }
-                    Err(error) => {
-                        if told.is_none_or(|told: Instant| told.elapsed() > TELL_AGAIN) {
-                            tracing::warn!(%error, "cannot accept connections; trying on");
-                            told = Some(Instant::now());
-                        }
-                        // With all descriptors in use the next try would fail at once. Quiet
-                        // connections have some.
-                        door.ledger.close_quietest();
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
+                let (socket, address) = self.accept(&listener, &mut told).await;
+                self.room().await;
+                if let Some((connection, account)) = self.admit(socket, address) {
+                    let calls = Calls::new(account, services.clone());
+                    open.spawn(serve_connection(connection, calls, token.clone()));
                 }
             }
-        })
+        };
+        token.run_until_cancelled(accept_all).await;
+        drop(listener);
+        open.close();
+        open.wait().await;
+    }
+
+    /// The next socket of `listener`; `told` is when a failure was last told.
+    async fn accept(
+        &self,
+        listener: &Listener,
+        told: &mut Option<Instant>,
+    ) -> (Box<dyn Socket>, Option<IpAddr>) {
+        loop {
+            let error = match listener.accept().await {
+                Ok(accepted) => return accepted,
+                Err(error) => error,
+            };
+            if told.is_none_or(|told| told.elapsed() > TELL_AGAIN) {
+                tracing::warn!(%error, "cannot accept connections; trying on");
+                *told = Some(Instant::now());
+            }
+            // With all descriptors in use the next try would fail at once. Quiet connections have some.
+            self.ledger.close_quietest();
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
     }
 
     /// Returns when there is room for one more connection, which it makes where it can.
@@ -201,60 +225,70 @@ impl Door {
         }
     }
 
-    fn admit<S>(&self, socket: S, address: Option<IpAddr>) -> Option<Connection<S>> {
+    fn admit<S>(&self, socket: S, address: Option<IpAddr>) -> Option<(Connection<S>, Account)> {
         if let Some(address) = address.filter(|address| self.ledger.from(*address) >= self.limits.per_address)
         {
             tracing::debug!(%address, "refused: too many connections from there");
             return None;
         }
-        Some(Connection::new(socket, self.ledger.enter(address), self.limits.handshake))
+        let account = self.ledger.enter(address);
+        Some((Connection::new(socket, account.clone(), self.limits.handshake), account))
     }
 }
 
 /// Serves `routes` on all `listeners` until `token` fires. Calls under way then get a few seconds
 /// to end; connections that stay open longer are left to their fate.
-///
-/// # Errors
-/// The first failure of a listener's server.
-pub async fn serve(
-    listeners: Vec<Listener>,
-    routes: Routes,
-    limits: Limits,
-    token: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
-    let routes = with_fallback(routes).prepare();
+pub async fn serve(listeners: Vec<Listener>, routes: Routes, limits: Limits, token: CancellationToken) {
+    let services = Counted::new(with_fallback(routes).prepare());
     let door = Door { limits, ledger: Ledger::new(limits.message_memory) };
-    let servers = listeners.into_iter().map(|listener| {
-        let connections = door.clone().connections(listener);
-        http2().serve_with_incoming_shutdown(routes.clone(), connections, token.clone().cancelled_owned())
-    });
-    let all = async { join_all(servers).await.into_iter().collect() };
+    let all = listeners.into_iter().map(|listener| door.clone().serve(listener, &services, &token));
     let too_long = async {
         token.cancelled().await;
         tokio::time::sleep(GRACE).await;
     };
     tokio::select! {
-        result = all => result,
-        () = too_long => {
-            tracing::debug!("connections were still open at the end");
-            Ok(())
-        }
+        _ = join_all(all) => {}
+        () = too_long => tracing::debug!("connections were still open at the end"),
     }
 }
 
-fn http2() -> Server<Stack<CountCalls, Identity>> {
-    Server::builder()
-        .layer(CountCalls)
-        .accept_http1(true)
+/// Serves one connection until its client closes it, or until the calls have ended that are under way
+/// when `token` fires.
+async fn serve_connection<S: Socket>(connection: Connection<S>, calls: Calls, token: CancellationToken) {
+    let executor = InPlace::default();
+    let http = http(executor.clone());
+    let socket = Corked::new(connection);
+    let connection = http.serve_connection(TokioIo::new(socket.clone()), TowerToHyperService::new(calls));
+    let mut connection = pin!(connection);
+    let served = tokio::select! {
+        served = executor.run(connection.as_mut(), &socket) => served,
+        () = token.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            executor.run(connection, &socket).await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(error, "a connection failed");
+    }
+}
+
+fn http(executor: InPlace) -> auto::Builder<InPlace> {
+    let mut builder = auto::Builder::new(executor);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(KEEPALIVE);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
         .max_frame_size(FRAME)
         .max_concurrent_streams(STREAMS)
-        .http2_max_header_list_size(HEADERS)
-        .http2_max_pending_accept_reset_streams(Some(RESETS))
-        .http2_max_local_error_reset_streams(Some(RESETS))
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
+        .max_header_list_size(HEADERS)
+        .max_pending_accept_reset_streams(RESETS)
+        .max_local_error_reset_streams(RESETS)
+        .keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE_ANSWER)
+        .auto_date_header(false);
+    builder
 }
 
 /// Answers what no service has: gRPC calls with `UNIMPLEMENTED`, plain HTTP with 404.
@@ -327,8 +361,7 @@ mod tests {
             assert!(answer.get_ref().low_api_version.is_some());
             token.cancel();
         };
-        let (served, ()) = tokio::join!(server, client);
-        served.unwrap();
+        tokio::join!(server, client);
     }
 
     #[tokio::test]

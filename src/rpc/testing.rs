@@ -38,7 +38,7 @@ pub(super) struct TestServer {
     tasks: Tasks,
     address: SocketAddr,
     channel: Channel,
-    serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    serving: JoinHandle<()>,
 }
 
 impl TestServer {
@@ -119,7 +119,7 @@ impl TestServer {
 
     pub(super) async fn stop(self) {
         self.tasks.stop().await;
-        self.serving.await.unwrap().unwrap();
+        self.serving.await.unwrap();
     }
 }
 

@@ -1,4 +1,4 @@
-//! [`CountCalls`]: a layer that enters in the [`Ledger`](super::ledger::Ledger) what calls hold.
+//! [`Counted`]: services whose calls are entered in the [`Ledger`](super::ledger::Ledger), with what they hold.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -10,18 +10,14 @@ use futures_util::future::BoxFuture;
 use http_body::{Body as _, Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
-use tower::{Layer, Service};
+use tower::Service;
 
 use super::ledger::{Account, Call, Holding};
 
 /// Bytes in front of each gRPC message: a compression flag and the length.
 const PREFIX: usize = 5;
 
-/// Wraps the services of a server.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct CountCalls;
-
-/// The services, wrapped.
+/// The services, wrapped. A call must have the [`Account`] of its connection among its extensions.
 #[derive(Clone, Debug)]
 pub(super) struct Counted<S>(S);
 
@@ -55,13 +51,11 @@ struct Framing {
     come: u64,
 }
 
-// === impl CountCalls ===
+// === impl Counted ===
 
-impl<S> Layer<S> for CountCalls {
-    type Service = Counted<S>;
-
-    fn layer(&self, inner: S) -> Counted<S> {
-        Counted(inner)
+impl<S> Counted<S> {
+    pub(super) fn new(services: S) -> Self {
+        Self(services)
     }
 }
 
