@@ -38,7 +38,8 @@ struct Prepared {
 impl Spawners {
     /// One for each core.
     pub(super) async fn start() -> Result<Self, CliError> {
-        let scratch = Scratch::new()?;
+        // A node has what actions write in memory first, too.
+        let scratch = Scratch::in_memory()?;
         let program = Path::new("/proc/self/exe");
         let support = probe(program, scratch.path()).await.explain("cannot try the sandbox")?;
         let mode = if support.is_complete() { Mode::Sandbox } else { Mode::Plain };
