@@ -15,6 +15,7 @@ use crate::config::{Config, Host, RawConfig};
 use crate::node::{Endpoints, Node, NodeError, StartProgress};
 use crate::tasks::{self, Heartbeat};
 use crate::telemetry;
+use crate::worker::RunError;
 
 /// How long threads that wait for a disk may hold up the end of the process.
 const LAST_THREADS: Duration = Duration::from_secs(5);
@@ -131,11 +132,20 @@ fn remedy(error: &NodeError) -> Option<String> {
             let first = remedies.first().map_or("farmhand doctor says more", String::as_str);
             Some(format!("{first}; or set --sandbox auto"))
         }
+        NodeError::Spawners(RunError::Setup { source, .. }) if !is_want(source) => {
+            Some("farmhand doctor says more".to_owned())
+        }
         NodeError::Spawners(_) => {
-            Some("lower --slots, or raise the limit of open files (ulimit -n)".to_owned())
+            Some("lower --slots, or raise the limits of open files and processes (ulimit -n, -u)".to_owned())
         }
         NodeError::Listen { .. } | NodeError::Io { .. } => None,
     }
+}
+
+/// Whether it is for want of descriptors, processes or memory.
+fn is_want(error: &io::Error) -> bool {
+    let wants = [libc::EMFILE, libc::ENFILE, libc::EAGAIN, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|code| wants.contains(&code))
 }
 
 fn store_remedy(error: &OpenError) -> Option<&'static str> {
@@ -249,5 +259,15 @@ mod tests {
         };
         assert!(socket(io::ErrorKind::AddrInUse).contains("another node is running"));
         assert!(socket(io::ErrorKind::ReadOnlyFilesystem).contains("directory of this user's own"));
+    }
+
+    #[test]
+    fn spawners_that_do_not_start_have_the_remedy_that_fits() {
+        let remedy = |code| {
+            let source = io::Error::from_raw_os_error(code);
+            remedy(&NodeError::Spawners(RunError::Setup { step: "fork".to_owned(), source })).unwrap()
+        };
+        assert!(remedy(libc::EMFILE).contains("--slots"));
+        assert!(remedy(libc::ENOENT).contains("doctor"));
     }
 }

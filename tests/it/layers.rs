@@ -66,7 +66,9 @@ impl Map {
             let parts = line.split("[`").skip(1);
             parts.filter_map(|part| part.split_once("`]")).map(|(name, _)| name.to_owned()).collect()
         };
-        let layers = text.lines().filter(|line| line.starts_with("//! - ")).flat_map(links).collect();
+        // Modules that are in some builds only have no link.
+        let linked = text.replace("- `", "- [`").replace("`:", "`]:");
+        let layers = linked.lines().filter(|line| line.starts_with("//! - ")).flat_map(links).collect();
         let shared = text.lines().filter(|line| line.contains("visible to all")).flat_map(links).collect();
         Self { layers, shared }
     }

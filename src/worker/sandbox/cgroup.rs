@@ -167,13 +167,20 @@ fn ignore_existing(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) }
 }
 
-/// Removes the groups whose processes are all gone: the kernel refuses the others.
+/// Removes the groups of daemons that are gone. The kernel refuses those that still have processes.
 fn remove_abandoned(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+        if is_abandoned(&entry.file_name().to_string_lossy()) {
             let _ = fs::remove_dir(entry.path());
         }
     }
+}
+
+/// Whether this is the name of a group whose daemon is gone. One that is starting has nothing in its
+/// group yet.
+fn is_abandoned(name: &str) -> bool {
+    let daemon = name.strip_prefix(PREFIX).and_then(|id| id.parse::<u32>().ok());
+    daemon.is_some_and(|daemon| !Path::new("/proc").join(daemon.to_string()).exists())
 }
 
 fn own_place() -> Result<Place, GroupError> {
@@ -235,6 +242,18 @@ mod tests {
                       42 30 0:33 /jail /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
         let groups = "5:cpu:/\n4:memory:/jail/me\n0::/\n";
         assert_eq!(found(mounts, groups), Some((Version::One, "/sys/fs/cgroup/memory/me".to_owned())));
+    }
+
+    #[test]
+    fn groups_of_running_daemons_stay() {
+        assert!(!is_abandoned(&format!("{PREFIX}{}", std::process::id())));
+        let mut gone = std::process::Command::new("true").spawn().unwrap();
+        let id = gone.id();
+        gone.wait().unwrap();
+        assert!(is_abandoned(&format!("{PREFIX}{id}")));
+        for foreign in ["farmhand-", "farmhand-x", "other-1", "1"] {
+            assert!(!is_abandoned(foreign), "{foreign}");
+        }
     }
 
     #[test]

@@ -24,6 +24,13 @@ DEBIAN = {
 }
 
 
+# The same, for what the tests of the workspace use to harm a node.
+TOOLS = {
+    "faketime": "faketime",
+    "mkfs.ext4": "e2fsprogs",
+    "strace": "strace",
+}
+
 # The Debian packages that the tests build from source.
 SOURCES = ("lua5.4",)
 
@@ -43,7 +50,18 @@ def missing_debian() -> list[str]:
     wanted = dict(DEBIAN)
     if NPM_BAZEL.exists():
         del wanted["npm"]
-    return [package for command, package in wanted.items() if not shutil.which(command)]
+    return absent(wanted)
+
+
+def missing_tools() -> list[str]:
+    """The Debian packages that the tests of the workspace need and that are absent."""
+    return absent(TOOLS)
+
+
+def absent(wanted: dict[str, str]) -> list[str]:
+    """The packages whose commands are not there."""
+    path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+    return [package for command, package in wanted.items() if not shutil.which(command, path=path)]
 
 
 def debian_version(package: str) -> str:
