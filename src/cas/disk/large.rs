@@ -71,6 +71,12 @@ impl Large {
         (0..self.pieces()).try_for_each(|piece| target.write_all(&self.read(piece)?))
     }
 
+    /// Whether the content of another file is that of this blob.
+    pub(super) fn is_same(&self, file: File) -> bool {
+        let other = Self { file, sums: self.sums.clone(), size: self.size };
+        (0..other.pieces()).all(|piece| other.read(piece).is_ok())
+    }
+
     fn check(&self, piece: u64, data: Bytes) -> io::Result<Bytes> {
         if self.sums.hold(piece, &data) { Ok(data) } else { Err(io::ErrorKind::InvalidData.into()) }
     }

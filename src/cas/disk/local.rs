@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::DiskCas;
 use super::files::TempFile;
+use super::map::LargeFile;
 use super::record::{Key, Kind};
 use super::store::Store;
 use super::sums::{PIECE, Sums, SumsBuilder};
@@ -16,8 +17,8 @@ use crate::cas::{CasError, LocalBlobs, Pins};
 use crate::digest::Digest;
 
 impl LocalBlobs for DiskCas {
-    /// Checks the length of the file. Its content was checked when it came in, and is checked
-    /// again by reads and by [`DiskCas::verify`].
+    /// Checks the length of the file, and its content once after each start; what came in later was
+    /// checked on its way.
     fn file(&self, digest: &Digest, executable: bool) -> Result<Option<PathBuf>, CasError> {
         if digest.is_empty_blob() {
             return Ok(None);
@@ -32,11 +33,15 @@ impl LocalBlobs for DiskCas {
             return store.make_twin(digest, &found).map(Some);
         }
         let path = store.files.path(digest, false);
-        if std::fs::metadata(&path).is_ok_and(|meta| meta.len() == digest.size()) {
-            return Ok(Some(path));
+        if !std::fs::metadata(&path).is_ok_and(|meta| meta.len() == digest.size()) {
+            store.drop_corrupt(&key, found.place);
+            return Err(CasError::NotFound(*digest));
         }
-        store.drop_corrupt(&key, found.place);
-        Err(CasError::NotFound(*digest))
+        if !store.map.is_right(&key, LargeFile::Plain) {
+            store.each_piece(digest, &found, |_| {})?;
+            store.map.set_right(&key, LargeFile::Plain);
+        }
+        Ok(Some(path))
     }
 
     fn load(&self, digest: &Digest) -> Result<Bytes, CasError> {

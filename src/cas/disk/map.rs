@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::record::{Key, Kind};
@@ -42,6 +42,17 @@ struct Entry {
     twin: bool,
     /// The last use was renewed since [`Map::take_uses`] looked.
     renewed: AtomicBool,
+    /// [`LargeFile`]s known to be right, as bits.
+    right: AtomicU8,
+}
+
+/// The files of a large blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LargeFile {
+    /// The one that is read.
+    Plain = 1,
+    /// Its executable twin.
+    Twin = 2,
 }
 
 type Shard = HashMap<Key, Entry, BuildHasherDefault<Spread>>;
@@ -84,6 +95,7 @@ impl Entry {
             kind,
             twin,
             renewed: AtomicBool::new(false),
+            right: AtomicU8::new(0),
         }
     }
 
@@ -169,6 +181,18 @@ impl Map {
             }
             _ => false,
         }
+    }
+
+    /// Notes that a file of a large blob was written, or read whole and found right.
+    pub(super) fn set_right(&self, key: &Key, file: LargeFile) {
+        if let Some(entry) = self.read(key).get(key) {
+            entry.right.fetch_or(file as u8, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether that was noted since the start.
+    pub(super) fn is_right(&self, key: &Key, file: LargeFile) -> bool {
+        self.read(key).get(key).is_some_and(|entry| entry.right.load(Ordering::Relaxed) & file as u8 != 0)
     }
 
     /// Sets a last use read from the journal, if it is later than the known one.
@@ -259,6 +283,18 @@ mod tests {
         assert!(map.remove_if(&key(1), |found| found.place == old).is_none());
         assert!(map.remove_if(&key(1), |found| found.place == new).is_some());
         assert!(map.peek(&key(1)).is_none());
+    }
+
+    #[test]
+    fn a_new_entry_has_no_file_that_is_known_to_be_right() {
+        let map = Map::new(10);
+        map.set_right(&key(1), LargeFile::Plain);
+        map.insert(key(1), &found(0, 1));
+        assert!(!map.is_right(&key(1), LargeFile::Plain));
+        map.set_right(&key(1), LargeFile::Twin);
+        assert!(map.is_right(&key(1), LargeFile::Twin) && !map.is_right(&key(1), LargeFile::Plain));
+        map.insert(key(1), &found(8, 1));
+        assert!(!map.is_right(&key(1), LargeFile::Twin));
     }
 
     #[test]

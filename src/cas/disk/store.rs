@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,7 +18,7 @@ use super::files::{Files, TempFile, disk_bytes};
 use super::gate::Gate;
 use super::lag::{self, EpochAge};
 use super::large::Large;
-use super::map::{Found, Map, Place};
+use super::map::{Found, LargeFile, Map, Place};
 use super::packs::{Appender, Packs, Wait};
 use super::policy::Watermarks;
 use super::record::{Key, Kind, is_lost, record_len};
@@ -325,6 +325,7 @@ impl Store {
         };
         let length = sums.encode().len() as u32;
         self.map.insert(key, &Found { place, length, kind: Kind::Note, twin: false, last_use: now });
+        self.map.set_right(&key, LargeFile::Plain);
         let epoch = appender.epoch();
         drop(appender);
         reservation.keep();
@@ -336,20 +337,17 @@ impl Store {
     /// Makes the executable twin of a large blob.
     pub(super) fn make_twin(&self, digest: &Digest, found: &Found) -> Result<PathBuf, CasError> {
         let twin = self.files.path(digest, true);
-        let is_whole = || std::fs::metadata(&twin).is_ok_and(|meta| meta.len() == digest.size());
-        if found.twin && is_whole() {
+        if found.twin && self.is_twin_right(digest, found, &twin) {
             return Ok(twin);
         }
         let reservation = self.admit_blocking(disk_bytes(digest.size()))?;
-        let _files = self.files.lock(digest);
-        let key = Key::from(digest);
-        let found = self.map.peek(&key).ok_or(CasError::NotFound(*digest))?;
-        if found.twin && is_whole() {
-            return Ok(twin);
-        }
-        let large = self.open_large(digest, &found)?;
+        // Before the files are locked: what turns out to be damaged is dropped, which locks them too.
+        let large = self.open_large(digest, found)?;
         let temp = self.files.temporary().map_err(|(path, error)| CasError::io(path, error))?;
-        large.copy_to(&temp.file).map_err(|error| CasError::io(&twin, error))?;
+        large.copy_to(&temp.file).map_err(|error| self.copy_error(digest, &twin, error))?;
+        let key = Key::from(digest);
+        let _files = self.files.lock(digest);
+        let found = self.map.peek(&key).ok_or(CasError::NotFound(*digest))?;
         temp.persist(&twin, TWIN_MODE).map_err(|error| CasError::io(&twin, error))?;
         let mut appender = self.packs.appender();
         if self.map.set_twin(&key, true) {
@@ -357,8 +355,31 @@ impl Store {
             reservation.keep();
         }
         drop(appender);
+        self.map.set_right(&key, LargeFile::Twin);
         self.work.mark_dirty();
         Ok(twin)
+    }
+
+    /// Why a large blob could not be copied to `target`. Damage makes it absent.
+    fn copy_error(&self, digest: &Digest, target: &Path, error: io::Error) -> CasError {
+        if is_damage(&error) {
+            self.drop_large_piece(digest, &error);
+            return CasError::NotFound(*digest);
+        }
+        CasError::io(target, error)
+    }
+
+    /// Whether the twin is whole; its content is looked at once after each start.
+    fn is_twin_right(&self, digest: &Digest, found: &Found, twin: &Path) -> bool {
+        let key = Key::from(digest);
+        if !std::fs::metadata(twin).is_ok_and(|meta| meta.len() == digest.size()) {
+            return false;
+        }
+        let is_right = || {
+            let large = self.open_large(digest, found).ok()?;
+            large.is_same(File::open(twin).ok()?).then(|| self.map.set_right(&key, LargeFile::Twin))
+        };
+        self.map.is_right(&key, LargeFile::Twin) || is_right().is_some()
     }
 }
 

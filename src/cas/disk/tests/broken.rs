@@ -327,3 +327,26 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn a_damaged_file_is_not_staged() {
+    let place = Place::new();
+    let cas = place.open();
+    let (plain, for_twin, with_twin) =
+        (put(&cas, 1, 50_000).await, put(&cas, 2, 50_000).await, put(&cas, 3, 50_000).await);
+    let twin = cas.file(&with_twin, true).unwrap().unwrap();
+    cas.close();
+    drop(cas);
+    flip(&place.blob_path(&plain), 20_000);
+    flip(&place.blob_path(&for_twin), 20_000);
+    flip(&twin, 20_000);
+    let cas = place.open();
+    assert!(matches!(cas.file(&plain, false), Err(CasError::NotFound(_))));
+    assert!(matches!(cas.file(&for_twin, true), Err(CasError::NotFound(_))));
+    assert_eq!(cas.stats().corrupt, 2);
+    assert!(!is_there(&cas, &plain).await && !is_there(&cas, &for_twin).await);
+    let mended = cas.file(&with_twin, true).unwrap().unwrap();
+    assert_eq!(std::fs::read(mended).unwrap(), blob(3, 50_000).1, "the twin is made anew");
+    put(&cas, 1, 50_000).await;
+    assert!(cas.file(&plain, false).unwrap().is_some(), "an upload heals it");
+}
