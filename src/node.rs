@@ -330,7 +330,7 @@ fn open_worker(
     spawners: Arc<SpawnerPool>,
     tasks: &Tasks,
 ) -> Result<LocalWorker, NodeError> {
-    let settings = settings::worker(config, scratch(config));
+    let settings = settings::worker(config, scratch(config), store.stats().budget_bytes);
     let scratch = settings.scratch.clone();
     let (cas, blobs) = (Arc::new(store.clone()), Arc::new(store.clone()));
     LocalWorker::open(settings, facts, cas, blobs, spawners, tasks)

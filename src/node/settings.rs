@@ -13,6 +13,7 @@ use crate::rpc::byte_stream::ByteStreamSettings;
 use crate::rpc::server::Limits;
 use crate::rpc::{InstanceSettings, InstancesConfig};
 use crate::worker;
+use crate::worker::inputs::InputLimits;
 use crate::worker::local::WorkerConfig;
 use crate::worker::sandbox::{ActionGroup, GroupError, Mode, SpawnerConfig};
 
@@ -29,13 +30,14 @@ pub(super) fn disk(config: &Config) -> DiskConfig {
     }
 }
 
-/// The worker of this machine.
-pub(super) fn worker(config: &Config, scratch: PathBuf) -> WorkerConfig {
+/// The worker of this machine, whose store has `budget` bytes.
+pub(super) fn worker(config: &Config, scratch: PathBuf, budget: u64) -> WorkerConfig {
     let limits = worker::Limits { processes: Some(config.action_processes), ..Default::default() };
     WorkerConfig {
         slots: config.slots,
         limits,
         disk_reserve: config.disk_reserve,
+        inputs: InputLimits::beside(budget),
         ..WorkerConfig::new(&config.name, scratch)
     }
 }

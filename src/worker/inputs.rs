@@ -131,6 +131,16 @@ pub struct StagedInputs {
 
 // === impl InputLimits ===
 
+impl InputLimits {
+    /// Limits that fit beside a store of `budget` bytes, on the same disk.
+    pub fn beside(budget: u64) -> Self {
+        let default = Self::default();
+        // A small file takes a block of 4 KiB at least, and 32 KiB at most.
+        let pooled_files = (budget / 16 / (8 << 10)).clamp(2_000, default.pooled_files);
+        Self { tree_bytes: (budget / 2).clamp(64 << 20, default.tree_bytes), pooled_files, ..default }
+    }
+}
+
 impl Default for InputLimits {
     fn default() -> Self {
         Self {

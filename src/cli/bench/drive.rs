@@ -65,6 +65,11 @@ enum Job {
         #[arg(long, value_name = "BYTES")]
         bytes: u64,
     },
+    /// Run a shell script as an action; report its exit code and what the server says of it
+    Run {
+        /// The script
+        script: String,
+    },
     /// Do a bit of everything for some time; report every second
     Mix {
         /// How long
@@ -85,6 +90,7 @@ pub(in crate::cli) async fn run(args: DriveArgs) -> Result<(), CliError> {
         Job::Fill { blobs, size } => fill(&client, blobs, size).await?,
         Job::Large { bytes } => large(&client, bytes).await?,
         Job::Stdout { bytes } => stdout(&client, bytes).await?,
+        Job::Run { script } => return run_script(&client, &script).await,
         Job::Mix { seconds, seed } => return mix::run(&client, seconds, seed).await,
     }
     print_line(&json!({ "seconds": start.elapsed().as_secs_f64() }))
@@ -138,6 +144,22 @@ async fn stdout(client: &Client, bytes: u64) -> Result<(), CliError> {
         return Ok(());
     }
     Err(CliError::new(format!("{written} bytes of {bytes} are in stdout")))
+}
+
+async fn run_script(client: &Client, script: &str) -> Result<(), CliError> {
+    let (request, blobs) = action(client, script, &[], &[]);
+    client.store(&blobs).await?;
+    let request = reapi::ExecuteRequest { skip_cache_lookup: true, ..request };
+    let start = Instant::now();
+    let response = client.execute(request.encode_to_vec().into()).await?;
+    let status = response.status.unwrap_or_default();
+    let message = format!("{}{}", status.message, response.message);
+    print_line(&json!({
+        "seconds": start.elapsed().as_secs_f64(),
+        "code": status.code,
+        "exit_code": response.result.map(|result| result.exit_code),
+        "message": message,
+    }))
 }
 
 /// The request that runs a shell script on these inputs, and all blobs it needs.

@@ -14,8 +14,11 @@ use crate::merkle::Directory;
 /// Bytes a Directory message may have: some 300,000 entries.
 const MAX_DIRECTORY: u64 = 32 << 20;
 
-/// Entries of all directories kept: some 30 megabytes.
-const MAX_ENTRIES: usize = 150_000;
+/// Entries of all directories kept: some 20 megabytes.
+const MAX_ENTRIES: usize = 100_000;
+
+/// What a directory costs besides its entries, in entries.
+const OWN_COST: usize = 3;
 
 /// Parsed messages in two generations: when the young one is full it becomes the old one, and what
 /// was not asked for since is forgotten.
@@ -83,7 +86,7 @@ impl Generations {
     }
 
     fn insert(&mut self, digest: Digest, directory: Arc<Directory>) {
-        let entries = directory.entries() + 1;
+        let entries = directory.entries() + OWN_COST;
         if entries > MAX_ENTRIES / 8 {
             return;
         }

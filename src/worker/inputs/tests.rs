@@ -396,3 +396,11 @@ async fn the_pool_forgets_by_generations() {
     stage.tasks.idle().await;
     assert!(fs::read_dir(stage.scratch.path().join("files")).unwrap().count() <= 2);
 }
+
+#[test]
+fn staging_takes_its_share_of_a_small_disk_and_no_more_than_it_needs_of_a_large_one() {
+    let small = InputLimits::beside(200 << 20);
+    assert_eq!((small.tree_bytes, small.pooled_files), (100 << 20, 2_000));
+    assert_eq!(InputLimits::beside(0).pooled_files, 2_000);
+    assert_eq!(InputLimits::beside(1 << 50), InputLimits::default());
+}
