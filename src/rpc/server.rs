@@ -31,6 +31,7 @@ use connection::Connection;
 use corked::Corked;
 use counted::Counted;
 use in_place::InPlace;
+pub(super) use in_place::leave_connection;
 use ledger::{Account, Ledger};
 
 mod calls;

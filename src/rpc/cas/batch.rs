@@ -14,6 +14,7 @@ use super::CasMethods;
 use crate::digest::{Digest, DigestFunction};
 use crate::rpc::compression::{self, Compressor};
 use crate::rpc::errors::{self, StatusOf};
+use crate::rpc::server::leave_connection;
 use crate::rpc::{MAX_BATCH, MAX_SENT_MESSAGE};
 
 /// Entries worked on at once.
@@ -47,6 +48,7 @@ impl CasMethods {
         &self,
         request: raw::BatchUpdateBlobsRequest,
     ) -> Result<reapi::BatchUpdateBlobsResponse, Status> {
+        leave_connection().await;
         let function = self.instances.find(&request.instance_name)?.function(request.digest_function)?;
         check_total(request.requests.iter().map(update_size))?;
         let entries = request.requests.into_iter().map(|entry| async move {
@@ -77,6 +79,7 @@ impl CasMethods {
         &self,
         request: reapi::BatchReadBlobsRequest,
     ) -> Result<raw::BatchReadBlobsResponse, Status> {
+        leave_connection().await;
         let function = self.instances.find(&request.instance_name)?.function(request.digest_function)?;
         check_total(request.digests.iter().map(wire_size))?;
         let count = request.digests.len();

@@ -17,6 +17,7 @@ use super::CasMethods;
 use crate::cas::CasError;
 use crate::digest::{Digest, DigestFunction};
 use crate::rpc::MAX_SENT_MESSAGE;
+use crate::rpc::server::leave_connection;
 
 /// Directories in a page when the client does not say.
 const PAGE: usize = 1000;
@@ -68,6 +69,7 @@ impl CasMethods {
         self: &Arc<Self>,
         request: reapi::GetTreeRequest,
     ) -> Result<BoxStream<'static, Result<raw::GetTreeResponse, Status>>, Status> {
+        leave_connection().await;
         let function = self.instances.find(&request.instance_name)?.function(request.digest_function)?;
         let root = Digest::from_field(function, request.root_digest.as_ref())?;
         let resume_after = parse_token(&request.page_token, function)?;

@@ -4,7 +4,8 @@
 //! most often two more of threads. Most calls need none of that: by the time the connection has read
 //! what was there, the whole request is, and the answer is in memory. So new calls are polled once by
 //! their connection after it has read, and what they answered goes out with one write (`corked`). Those that have
-//! to wait become tasks: for the rest of a large request, for an action, for a disk.
+//! to wait become tasks: for the rest of a large request, for an action, for a disk. Those with much to
+//! do become one at once ([`leave_connection`]).
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,6 +20,12 @@ use tokio::io::AsyncWrite;
 use super::corked::Corked;
 
 type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Leaves the task of the connection: what follows would hold up its other calls. Without effect in a
+/// task of a call's own.
+pub(in crate::rpc) async fn leave_connection() {
+    tokio::task::yield_now().await;
+}
 
 /// The executor of one connection.
 #[derive(Clone, Default)]
@@ -103,6 +110,14 @@ mod tests {
         };
         let (first, second, third) = (end(), end(), end());
         let (open, opened) = oneshot::channel();
+        let leaves: Call = {
+            let end = end();
+            Box::pin(async move {
+                leave_connection().await;
+                assert!(tokio::task::try_id().is_some());
+                end();
+            })
+        };
         let in_place: Call = Box::pin(async move {
             assert_eq!(tokio::task::try_id(), None, "the connection of this test is no task");
             first();
@@ -118,6 +133,6 @@ mod tests {
             open.send(()).unwrap();
             third();
         });
-        run(vec![in_place, panics, waits, opens], ended, 3).await;
+        run(vec![in_place, panics, waits, leaves, opens], ended, 4).await;
     }
 }
