@@ -239,8 +239,10 @@ impl World {
                     let known = &self.operations[operation];
                     let alone = self.bench.now.instant - known.alone_since.expect("nobody waited");
                     assert_eq!(known.waiters, 0);
-                    // Without a worker it gave its place in the queue up, in favour of a run that is new.
-                    match &state.timeline.worker {
+                    // One that did not run gave its place in the queue up, in favour of a run that is new; it
+                    // may have lost a worker before.
+                    let worker = state.timeline.worker.as_ref();
+                    match worker.filter(|_| known.stage == Some(Stage::Executing)) {
                         Some(worker) => assert!(alone >= queue.orphan_yield && self.is_needed(worker)),
                         None => assert!(queue.runs.values().any(|run| queue.orphan_since(run).is_none())),
                     }
