@@ -1,4 +1,4 @@
-//! Tasks by name: the only place that spawns.
+//! Tasks by name: the only place that spawns, but for the connections and calls of the server.
 //!
 //! Every background task has a name in logs and ends when the node ends: [`Tasks::stop`] fires the
 //! token that all of them were given and waits for them.
