@@ -4,13 +4,13 @@
 //! rest of the code uses. [`raw`] holds what that crate cannot give: messages whose byte fields
 //! are [`bytes::Bytes`], so that a blob is not copied between socket and disk, and the error
 //! details of `google.rpc` that REAPI clients look for. [`control`] is Farmhand's own API, generated
-//! from `farmhand/v1/control.proto` and checked in.
+//! from `farmhand/v1/control.proto` and `farm.proto`, and checked in.
 
 pub mod any;
 pub mod raw;
 pub mod time;
 
-/// The control API, `farmhand.v1`: see `farmhand/v1/control.proto`.
+/// The control API, `farmhand.v1`: see `farmhand/v1/control.proto` and `farm.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
 pub mod control {
     include!("generated/farmhand.v1.rs");

@@ -1,5 +1,5 @@
-//! Holds the checked-in code of the control API against its `.proto` file, so that nobody needs a
-//! generator to build. After a change of the file run this test once with
+//! Holds the checked-in code of the control API against its `.proto` files, so that nobody needs a
+//! generator to build. After a change of them run this test once with
 //! `FARMHAND_REGENERATE=1` and commit what it writes.
 
 use std::fs;
@@ -9,8 +9,8 @@ use std::path::Path;
 const REGENERATE: &str = "FARMHAND_REGENERATE";
 
 fn generate(root: &Path, out: &Path) {
-    let descriptors =
-        protox::compile(["farmhand/v1/control.proto"], [root]).expect("the .proto file is valid");
+    let descriptors = protox::compile(["farmhand/v1/control.proto", "farmhand/v1/farm.proto"], [root])
+        .expect("the .proto file is valid");
     tonic_prost_build::configure()
         .out_dir(out)
         .compile_well_known_types(true)

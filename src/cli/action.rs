@@ -282,7 +282,7 @@ struct OperationJson<'a> {
 /// Lists operations.
 pub(super) async fn list(args: ActionsArgs) -> Result<(), CliError> {
     let mut control = args.target.connect().await?;
-    let request = ListActionsRequest { limit: args.limit };
+    let request = ListActionsRequest { limit: args.limit, ..Default::default() };
     let operations = control.list_actions(request).await?.into_inner().operations;
     if args.json {
         return print_json(&operations.iter().map(operation_json).collect::<Vec<_>>());

@@ -377,6 +377,7 @@ mod tests {
                 }),
                 data_dir: "/data".into(),
                 sandbox: "namespaces and overlay".into(),
+                farm: String::new(),
             }),
             machines: vec![Machine {
                 name: "attic".into(),
@@ -386,6 +387,7 @@ mod tests {
                 busy: 1,
                 last_heard: None,
                 version: "0.1.0".into(),
+                ..Default::default()
             }],
             execution: Some(Execution {
                 running: 1,

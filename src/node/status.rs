@@ -50,6 +50,7 @@ impl StatusSource {
             }),
             data_dir: self.config.data_dir.display().to_string(),
             sandbox: if self.sandboxed { "namespaces" } else { "none" }.into(),
+            farm: String::new(),
         }
     }
 
@@ -62,6 +63,7 @@ impl StatusSource {
             busy: u32::try_from(snapshot.running.len()).unwrap_or(u32::MAX),
             last_heard: None,
             version: env!("CARGO_PKG_VERSION").into(),
+            ..Default::default()
         }
     }
 
@@ -161,6 +163,7 @@ fn execution(snapshot: &Snapshot, now: SystemTime) -> control::Execution {
         errors: counters.errors + counters.cancelled,
         recent_hits,
         recent_lookups,
+        ..Default::default()
     }
 }
 
@@ -177,6 +180,7 @@ fn storage(stats: &DiskStats) -> control::Storage {
         damaged: stats.corrupt,
         scrub_progress: stats.scrub_progress,
         scrub_passes: stats.scrub_passes,
+        ..Default::default()
     }
 }
 
