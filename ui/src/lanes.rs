@@ -4,9 +4,11 @@
 //! lowest lane of its machine that is free all through it, and keeps it for as long as it is known:
 //! a bar never jumps. Times are microseconds since 1970, so that arithmetic is plain.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+
+use crate::model::OpKey;
 
 /// Microseconds since 1970.
 pub(crate) type Micros = i64;
@@ -14,8 +16,8 @@ pub(crate) type Micros = i64;
 /// One run on a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run<'a> {
-    /// Name of the operation.
-    pub(crate) name: &'a str,
+    /// The operation.
+    pub(crate) key: OpKey,
     /// Machine that ran it.
     pub(crate) machine: &'a str,
     /// When it began there.
@@ -38,13 +40,13 @@ pub(crate) struct Place {
 /// The lanes of all machines.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Lanes {
-    machines: BTreeMap<String, Vec<Lane>>,
-    places: HashMap<String, (String, Place)>,
+    machines: BTreeMap<Arc<str>, Vec<Lane>>,
+    places: HashMap<OpKey, (Arc<str>, Place)>,
 }
 
 /// Runs of one lane by their start; none overlaps another.
 #[derive(Clone, Debug, Default)]
-struct Lane(BTreeMap<Micros, (Option<Micros>, String)>);
+struct Lane(BTreeMap<Micros, (Option<Micros>, OpKey)>);
 
 /// The part of time that is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,27 +55,14 @@ pub(crate) struct Window {
     span: Micros,
 }
 
-/// The present time as [`Micros`].
-pub(crate) fn micros(time: SystemTime) -> Micros {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(since) => Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX),
-        Err(before) => -Micros::try_from(before.duration().as_micros()).unwrap_or(Micros::MAX),
-    }
-}
-
-/// The time `at` stands for.
-pub(crate) fn system_time(at: Micros) -> SystemTime {
-    UNIX_EPOCH + Duration::from_micros(u64::try_from(at).unwrap_or(0))
-}
-
 // === impl Lanes ===
 
 impl Lanes {
     /// Takes in what is known of a run now. Runs are best told in the order of their start.
     pub(crate) fn place(&mut self, run: Run<'_>) -> Place {
         let end = run.end.map(|end| end.max(run.start));
-        if let Some((machine, place)) = self.places.get_mut(run.name) {
-            if machine == run.machine && place.start == run.start {
+        if let Some((machine, place)) = self.places.get_mut(&run.key) {
+            if &**machine == run.machine && place.start == run.start {
                 if place.end != end {
                     place.end = end;
                     let lane = self.machines.get_mut(run.machine).and_then(|lanes| lanes.get_mut(place.lane));
@@ -83,26 +72,27 @@ impl Lanes {
                 }
                 return *place;
             }
-            self.forget(run.name);
+            self.forget(run.key);
         }
-        let lanes = self.machines.entry(run.machine.to_owned()).or_default();
+        let machine = self
+            .machines
+            .get_key_value(run.machine)
+            .map_or_else(|| run.machine.into(), |(name, _)| name.clone());
+        let lanes = self.machines.entry(Arc::clone(&machine)).or_default();
         let lane = lanes.iter().position(|lane| lane.is_free(run.start, end)).unwrap_or_else(|| {
             lanes.push(Lane::default());
             lanes.len() - 1
         });
-        lanes[lane].0.insert(run.start, (end, run.name.to_owned()));
+        lanes[lane].0.insert(run.start, (end, run.key));
         let place = Place { lane, start: run.start, end };
-        self.places.insert(run.name.to_owned(), (run.machine.to_owned(), place));
+        self.places.insert(run.key, (machine, place));
         place
     }
 
-    /// Forgets every run whose name is not in `known`.
-    pub(crate) fn retain(&mut self, known: &HashSet<&str>) {
-        let gone: Vec<String> =
-            self.places.keys().filter(|name| !known.contains(name.as_str())).cloned().collect();
-        for name in &gone {
-            self.forget(name);
-        }
+    /// Forgets every run that `is_known` does not know.
+    pub(crate) fn retain(&mut self, is_known: impl Fn(OpKey) -> bool) {
+        let gone: Vec<OpKey> = self.places.keys().copied().filter(|key| !is_known(*key)).collect();
+        gone.into_iter().for_each(|key| self.forget(key));
         self.machines.retain(|_, lanes| {
             while lanes.last().is_some_and(|lane| lane.0.is_empty()) {
                 lanes.pop();
@@ -113,11 +103,16 @@ impl Lanes {
 
     /// Machines that ran something, by name, each with the number of its lanes.
     pub(crate) fn machines(&self) -> impl Iterator<Item = (&str, usize)> {
-        self.machines.iter().map(|(name, lanes)| (name.as_str(), lanes.len()))
+        self.machines.iter().map(|(name, lanes)| (&**name, lanes.len()))
+    }
+
+    /// How many lanes a machine has.
+    pub(crate) fn count(&self, machine: &str) -> usize {
+        self.machines.get(machine).map_or(0, Vec::len)
     }
 
     /// The runs of a lane that touch `window`, by their start.
-    pub(crate) fn runs(&self, machine: &str, lane: usize, window: Window) -> Vec<(&str, Place)> {
+    pub(crate) fn runs(&self, machine: &str, lane: usize, window: Window) -> Vec<(OpKey, Place)> {
         let Some(Lane(runs)) = self.machines.get(machine).and_then(|lanes| lanes.get(lane)) else {
             return Vec::new();
         };
@@ -126,17 +121,33 @@ impl Lanes {
             .into_iter()
             .chain(runs.range(window.start..window.end()))
             .filter(|(_, (end, _))| end.is_none_or(|end| end >= window.start))
-            .map(|(&start, (end, name))| (name.as_str(), Place { lane, start, end: *end }))
+            .map(|(&start, (end, key))| (*key, Place { lane, start, end: *end }))
             .collect()
     }
 
-    /// Where a run is drawn, with its machine.
-    pub(crate) fn find(&self, name: &str) -> Option<(&str, Place)> {
-        self.places.get(name).map(|(machine, place)| (machine.as_str(), *place))
+    /// The run of a lane before `at`, or after it.
+    pub(crate) fn neighbour(
+        &self,
+        machine: &str,
+        lane: usize,
+        at: Micros,
+        later: bool,
+    ) -> Option<(OpKey, Place)> {
+        let Lane(runs) = self.machines.get(machine)?.get(lane)?;
+        let found = match later {
+            true => runs.range(at.saturating_add(1)..).next(),
+            false => runs.range(..at).next_back(),
+        };
+        found.map(|(&start, (end, key))| (*key, Place { lane, start, end: *end }))
     }
 
-    fn forget(&mut self, name: &str) {
-        let Some((machine, place)) = self.places.remove(name) else { return };
+    /// Where a run is drawn, with its machine.
+    pub(crate) fn find(&self, key: OpKey) -> Option<(&str, Place)> {
+        self.places.get(&key).map(|(machine, place)| (&**machine, *place))
+    }
+
+    fn forget(&mut self, key: OpKey) {
+        let Some((machine, place)) = self.places.remove(&key) else { return };
         if let Some(lane) = self.machines.get_mut(&machine).and_then(|lanes| lanes.get_mut(place.lane)) {
             lane.0.remove(&place.start);
         }
@@ -249,7 +260,7 @@ pub(crate) struct Cover {
 }
 
 /// What each of `width` cells shows of the runs of one lane; those that run still reach to `now`.
-pub(crate) fn cover(runs: &[(&str, Place)], window: Window, width: u16, now: Micros) -> Vec<Cover> {
+pub(crate) fn cover(runs: &[(OpKey, Place)], window: Window, width: u16, now: Micros) -> Vec<Cover> {
     let mut cells = vec![Cover::default(); usize::from(width)];
     let mut most = vec![0.0_f32; usize::from(width)];
     let per_cell = window.span as f64 / f64::from(width.max(1));
@@ -278,54 +289,59 @@ mod tests {
 
     use super::*;
 
-    fn run<'a>(name: &'a str, machine: &'a str, start: Micros, end: Option<Micros>) -> Run<'a> {
-        Run { name, machine, start, end }
+    const A: OpKey = OpKey(1);
+    const B: OpKey = OpKey(2);
+    const C: OpKey = OpKey(3);
+    const D: OpKey = OpKey(4);
+
+    fn run(key: OpKey, machine: &str, start: Micros, end: Option<Micros>) -> Run<'_> {
+        Run { key, machine, start, end }
     }
 
     #[test]
     fn the_lowest_free_lane_and_for_good() {
         let mut lanes = Lanes::default();
-        assert_eq!(lanes.place(run("a", "m", 0, None)).lane, 0);
-        assert_eq!(lanes.place(run("b", "m", 1, None)).lane, 1);
-        assert_eq!(lanes.place(run("a", "m", 0, Some(5))).lane, 0);
-        assert_eq!(lanes.place(run("c", "m", 5, None)).lane, 0);
-        assert_eq!(lanes.place(run("d", "n", 5, None)).lane, 0);
-        assert_eq!(lanes.place(run("b", "m", 1, Some(9))), Place { lane: 1, start: 1, end: Some(9) });
+        assert_eq!(lanes.place(run(A, "m", 0, None)).lane, 0);
+        assert_eq!(lanes.place(run(B, "m", 1, None)).lane, 1);
+        assert_eq!(lanes.place(run(A, "m", 0, Some(5))).lane, 0);
+        assert_eq!(lanes.place(run(C, "m", 5, None)).lane, 0);
+        assert_eq!(lanes.place(run(D, "n", 5, None)).lane, 0);
+        assert_eq!(lanes.place(run(B, "m", 1, Some(9))), Place { lane: 1, start: 1, end: Some(9) });
         assert_eq!(lanes.machines().collect::<Vec<_>>(), [("m", 2), ("n", 1)]);
-        assert_eq!(lanes.find("b").unwrap(), ("m", Place { lane: 1, start: 1, end: Some(9) }));
+        assert_eq!(lanes.find(B).unwrap(), ("m", Place { lane: 1, start: 1, end: Some(9) }));
     }
 
     #[test]
     fn one_that_begins_anew_elsewhere_moves() {
         let mut lanes = Lanes::default();
-        lanes.place(run("a", "m", 0, None));
-        assert_eq!(lanes.place(run("a", "n", 7, None)).start, 7);
-        assert_eq!(lanes.find("a").unwrap().0, "n");
+        lanes.place(run(A, "m", 0, None));
+        assert_eq!(lanes.place(run(A, "n", 7, None)).start, 7);
+        assert_eq!(lanes.find(A).unwrap().0, "n");
         assert!(lanes.runs("m", 0, Window::new(0, 100_000)).is_empty());
     }
 
     #[test]
     fn what_is_forgotten_leaves_no_lane() {
         let mut lanes = Lanes::default();
-        lanes.place(run("a", "m", 0, None));
-        lanes.place(run("b", "m", 0, None));
-        lanes.retain(&HashSet::from(["a"]));
+        lanes.place(run(A, "m", 0, None));
+        lanes.place(run(B, "m", 0, None));
+        lanes.retain(|key| key == A);
         assert_eq!(lanes.machines().collect::<Vec<_>>(), [("m", 1)]);
-        lanes.retain(&HashSet::new());
+        lanes.retain(|_| false);
         assert_eq!(lanes.machines().count(), 0);
-        assert_eq!(lanes.find("a"), None);
+        assert_eq!(lanes.find(A), None);
     }
 
     #[test]
     fn only_what_touches_the_window_is_drawn() {
         let mut lanes = Lanes::default();
-        for (name, start, end) in [("a", 0, Some(10)), ("b", 10, Some(60_000)), ("c", 60_000, None)] {
-            lanes.place(run(name, "m", start, end));
+        for (key, start, end) in [(A, 0, Some(10)), (B, 10, Some(60_000)), (C, 60_000, None)] {
+            lanes.place(run(key, "m", start, end));
         }
-        let names = |window| lanes.runs("m", 0, window).into_iter().map(|(name, _)| name).collect::<String>();
-        assert_eq!(names(Window::new(20_000, 10_000)), "b");
-        assert_eq!(names(Window::new(0, 100_000)), "abc");
-        assert_eq!(names(Window::new(200_000, 10_000)), "c");
+        let keys = |window| lanes.runs("m", 0, window).into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+        assert_eq!(keys(Window::new(20_000, 10_000)), [B]);
+        assert_eq!(keys(Window::new(0, 100_000)), [A, B, C]);
+        assert_eq!(keys(Window::new(200_000, 10_000)), [C]);
         assert_eq!(lanes.runs("m", 7, Window::new(0, 100_000)), []);
     }
 
@@ -357,8 +373,7 @@ mod tests {
     fn a_cell_shows_the_longest_and_how_full_it_is() {
         let window = Window::new(0, 100_000);
         let place = |start, end| Place { lane: 0, start, end };
-        let runs =
-            [("a", place(0, Some(2_500))), ("b", place(2_500, Some(15_000))), ("c", place(30_000, None))];
+        let runs = [(A, place(0, Some(2_500))), (B, place(2_500, Some(15_000))), (C, place(30_000, None))];
         let cells = cover(&runs, window, 10, 40_000);
         assert_eq!(cells[0], Cover { run: Some(1), share: 1.0 });
         assert_eq!(cells[1], Cover { run: Some(1), share: 0.5 });
@@ -367,15 +382,28 @@ mod tests {
         assert_eq!(cells[4].run, None);
     }
 
+    #[test]
+    fn neighbours_in_a_lane() {
+        let mut lanes = Lanes::default();
+        for (key, start, end) in [(A, 0, Some(10)), (B, 10, Some(20)), (C, 30, None)] {
+            lanes.place(run(key, "m", start, end));
+        }
+        let neighbour = |at, later| lanes.neighbour("m", 0, at, later).map(|(key, _)| key);
+        assert_eq!(
+            [neighbour(10, true), neighbour(10, false), neighbour(0, false)],
+            [Some(C), Some(A), None]
+        );
+        assert_eq!(lanes.neighbour("n", 0, 5, true), None);
+    }
+
     proptest! {
         #[test]
-        fn lanes_never_overlap(told in prop::collection::vec((0_usize..12, 0_usize..2, 0_i64..50, 0_i64..20), 0..60)) {
+        fn lanes_never_overlap(told in prop::collection::vec((0_u64..12, 0_usize..2, 0_i64..50, 0_i64..20), 0..60)) {
             let mut lanes = Lanes::default();
-            let mut known: HashMap<usize, (usize, Micros, Micros)> = HashMap::new();
+            let mut known: HashMap<u64, (usize, Micros, Micros)> = HashMap::new();
             for (name, machine, start, length) in told {
                 let (machine, start, length) = *known.entry(name).or_insert((machine, start, length));
-                let text = name.to_string();
-                lanes.place(run(&text, ["m", "n"][machine], start, Some(start + length)));
+                lanes.place(run(OpKey(name), ["m", "n"][machine], start, Some(start + length)));
             }
             for lanes in lanes.machines.values() {
                 for Lane(runs) in lanes {
@@ -394,7 +422,7 @@ mod tests {
             let window = Window::new(start, span).zoomed(anchor, factor).panned(at);
             let _ = (window.cell_of(at, width), window.cells_of(at, anchor, width), window.step(width));
             prop_assert!(window.end() >= window.start());
-            let bars = [("a", Place { lane: 0, start: at, end: Some(anchor.max(at)) })];
+            let bars = [(A, Place { lane: 0, start: at, end: Some(anchor.max(at)) })];
             prop_assert_eq!(cover(&bars, window, width, at).len(), usize::from(width));
         }
     }

@@ -19,17 +19,25 @@
 
 mod app;
 mod canvas;
+mod clipboard;
 mod feed;
 mod format;
 mod glyphs;
 mod keymap;
+mod lanes;
+mod logtext;
 mod message;
 mod model;
 mod once;
 mod options;
+mod rawtext;
 mod sanitize;
+mod shell;
+mod stages;
+mod svg;
 mod terminal;
 mod theme;
+mod trace;
 mod update;
 mod view;
 

@@ -7,6 +7,8 @@ use std::fmt::Write as _;
 
 use farmhand_proto::reapi;
 
+use crate::sanitize;
+
 /// `command` as `cd … && env -i NAME=value … argument …`, to be run in its input root at `root`.
 /// Without a root the line starts where the inputs are.
 pub(crate) fn line(command: &reapi::Command, root: Option<&str>) -> String {
@@ -45,18 +47,10 @@ pub(crate) fn word(word: &str) -> String {
     if !word.is_empty() && word.chars().all(is_plain) {
         return word.to_owned();
     }
-    if word.chars().any(is_hidden) {
+    if word.chars().any(sanitize::is_hostile) {
         return escaped(word);
     }
     format!("'{}'", word.replace('\'', r"'\''"))
-}
-
-/// Whether a terminal acts on `c`, draws nothing for it, or turns the text around it.
-fn is_hidden(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
-        || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
-        || matches!(c, '\u{e0000}'..='\u{e007f}')
 }
 
 /// The dollar quotes of POSIX 2024, known to bash, zsh, ksh and busybox: bytes in octal, always
@@ -69,7 +63,7 @@ fn escaped(word: &str) -> String {
             '\t' => text.push_str("\\t"),
             '\'' => text.push_str("\\'"),
             '\\' => text.push_str("\\\\"),
-            c if is_hidden(c) => {
+            c if sanitize::is_hostile(c) => {
                 for byte in c.encode_utf8(&mut [0; 4]).bytes() {
                     let _ = write!(text, "\\{byte:03o}");
                 }
@@ -122,7 +116,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_word_is_hostile(text in "\\PC{0,8}[\\x00-\\xff\\u{200b}-\\u{2070}]{0,8}") {
-            prop_assert!(!word(&text).chars().any(is_hidden));
+            prop_assert!(!word(&text).chars().any(sanitize::is_hostile));
         }
     }
 

@@ -7,13 +7,12 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use farmhand_proto::control::Operation;
-use farmhand_proto::control::operation::Stage as Progress;
 use farmhand_proto::protobuf::Timestamp;
 use farmhand_proto::reapi::ExecutedActionMetadata;
-use farmhand_proto::time;
 
-use crate::lanes::{Micros, micros};
+use crate::lanes::Micros;
+use crate::model::op::{Op, Status};
+use crate::model::time::Stamp;
 
 /// A stage of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,37 +65,33 @@ impl Span {
     }
 }
 
-/// A time on the wire, where it is one.
-pub(crate) fn at(wire: Option<&Timestamp>) -> Option<Micros> {
-    wire.and_then(time::system_time).map(micros)
-}
-
 /// The stages of an operation, as far as it is.
-pub(crate) fn of_operation(operation: &Operation) -> Vec<Span> {
-    let finished = at(operation.finished.as_ref());
-    let begun = |wire: &Option<Timestamp>| at(wire.as_ref());
-    if operation.cached || operation.started.is_none() && finished.is_some() {
-        let queued = begun(&operation.queued);
-        let span = |start| Span { stage: Stage::Lookup, start, end: finished.map(|end| end.max(start)) };
-        return queued.map(span).into_iter().collect();
+pub(crate) fn of_op(op: &Op) -> Vec<Span> {
+    let finished = op.finished.map(|end| end.0);
+    if matches!(op.status, Status::Hit | Status::Upload) || op.started.is_none() && op.status.is_over() {
+        let span = |start: Stamp| Span {
+            stage: Stage::Lookup,
+            start: start.0,
+            end: finished.map(|end| end.max(start.0)),
+        };
+        return op.queued.map(span).into_iter().collect();
     }
     let marks = [
-        (Stage::Queue, begun(&operation.queued)),
-        (Stage::Inputs, begun(&operation.started)),
-        (Stage::Command, begun(&operation.command_started)),
-        (Stage::Outputs, begun(&operation.command_ended)),
+        (Stage::Queue, op.queued),
+        (Stage::Inputs, op.started),
+        (Stage::Command, op.command_started),
+        (Stage::Outputs, op.command_ended),
     ];
-    let is_over = operation.stage() == Progress::Done;
     let mut spans: Vec<Span> = Vec::with_capacity(4);
     for (stage, start) in marks {
-        let Some(start) = start else { continue };
+        let Some(Stamp(start)) = start else { continue };
         let start = spans.last().map_or(start, |before| start.max(before.start));
         if let Some(before) = spans.last_mut() {
             before.end = Some(start);
         }
         spans.push(Span { stage, start, end: None });
     }
-    if let (Some(last), true) = (spans.last_mut(), is_over) {
+    if let (Some(last), true) = (spans.last_mut(), op.status.is_over()) {
         last.end = Some(finished.map_or(last.start, |end| end.max(last.start)));
     }
     spans
@@ -115,7 +110,7 @@ pub(crate) fn of_metadata(metadata: &ExecutedActionMetadata) -> Vec<Span> {
         ),
     ];
     let span = |(stage, start, end): (Stage, &Option<Timestamp>, &Option<Timestamp>)| {
-        let (start, end) = (at(start.as_ref())?, at(end.as_ref())?);
+        let (Stamp(start), Stamp(end)) = (Stamp::of(start.as_ref())?, Stamp::of(end.as_ref())?);
         Some(Span { stage, start, end: Some(end.max(start)) })
     };
     stages.into_iter().filter_map(span).collect()
@@ -144,6 +139,8 @@ pub(crate) fn cells(span: Span, whole: &Range<Micros>, width: u16, now: Micros) 
 
 #[cfg(test)]
 mod tests {
+    use farmhand_proto::control::Operation;
+    use farmhand_proto::control::operation::Stage as Progress;
     use proptest::prelude::*;
 
     use super::*;
@@ -157,51 +154,52 @@ mod tests {
         spans.iter().map(|span| (span.stage.name(), second(span.start), span.end.map(second))).collect()
     }
 
-    fn running() -> Operation {
-        Operation {
-            stage: Progress::Running.into(),
+    fn op(stage: Progress, change: impl FnOnce(&mut Operation)) -> Op {
+        let mut wire = Operation {
+            stage: stage.into(),
             queued: stamp(10),
             started: stamp(12),
             command_started: stamp(13),
             ..Default::default()
-        }
+        };
+        change(&mut wire);
+        Op::of(&wire, &mut |text| text.into())
+    }
+
+    fn running() -> Op {
+        op(Progress::Running, |_| {})
     }
 
     #[test]
     fn a_run_in_its_middle_and_at_its_end() {
         assert_eq!(
-            told(&of_operation(&running())),
+            told(&of_op(&running())),
             [("queue", 10, Some(12)), ("inputs", 12, Some(13)), ("command", 13, None)]
         );
-        let over = Operation {
-            stage: Progress::Done.into(),
-            command_ended: stamp(20),
-            finished: stamp(21),
-            ..running()
-        };
-        assert_eq!(told(&of_operation(&over))[2..], [("command", 13, Some(20)), ("outputs", 20, Some(21))]);
+        let over = op(Progress::Done, |wire| {
+            wire.command_ended = stamp(20);
+            wire.finished = stamp(21);
+        });
+        assert_eq!(told(&of_op(&over))[2..], [("command", 13, Some(20)), ("outputs", 20, Some(21))]);
     }
 
     #[test]
     fn what_was_cut_short_or_answered_at_once() {
-        let killed = Operation { stage: Progress::Done.into(), finished: stamp(15), ..running() };
-        assert_eq!(told(&of_operation(&killed)).last(), Some(&("command", 13, Some(15))));
-        let cached = Operation {
-            stage: Progress::Done.into(),
-            cached: true,
-            queued: stamp(10),
-            finished: stamp(9),
-            ..Default::default()
-        };
-        assert_eq!(told(&of_operation(&cached)), [("look-up", 10, Some(10))]);
-        assert_eq!(of_operation(&Operation::default()), []);
+        let killed = op(Progress::Done, |wire| wire.finished = stamp(15));
+        assert_eq!(told(&of_op(&killed)).last(), Some(&("command", 13, Some(15))));
+        let cached = op(Progress::Done, |wire| {
+            wire.cached = true;
+            wire.finished = stamp(9);
+        });
+        assert_eq!(told(&of_op(&cached)), [("look-up", 10, Some(10))]);
+        assert_eq!(of_op(&Op::of(&Operation::default(), &mut |text| text.into())), []);
     }
 
     #[test]
     fn clocks_that_disagree_do_not_turn_time_round() {
-        let odd = Operation { started: stamp(8), ..running() };
+        let odd = op(Progress::Running, |wire| wire.started = stamp(8));
         assert_eq!(
-            told(&of_operation(&odd)),
+            told(&of_op(&odd)),
             [("queue", 10, Some(10)), ("inputs", 10, Some(13)), ("command", 13, None)]
         );
     }
@@ -221,7 +219,7 @@ mod tests {
 
     #[test]
     fn bars_share_the_width() {
-        let spans = of_operation(&running());
+        let spans = of_op(&running());
         let now = 20_000_000;
         let whole = whole(&spans, now).unwrap();
         let cells: Vec<_> = spans.iter().map(|&span| cells(span, &whole, 20, now)).collect();

@@ -3,10 +3,12 @@
 //! A process is a machine and a thread is a lane, as on the screen. A run is one complete event with
 //! its stages inside of it. Times count from the beginning of the window.
 
-use farmhand_proto::control::{Operation, Sample};
+use farmhand_proto::control::Sample;
 use serde::Serialize;
 
 use crate::lanes::{Lanes, Micros, Window};
+use crate::model::time::Stamp;
+use crate::model::{Op, OpKey};
 use crate::stages::{self, Stage};
 
 /// The file.
@@ -62,11 +64,11 @@ struct RunArgs<'a> {
     queued_us: Option<Micros>,
 }
 
-/// The trace of those of `operations` that have a lane and touch `window`, as JSON. What still runs
+/// The trace of those of `ops` that have a lane and touch `window`, as JSON. What still runs
 /// reaches to `now`.
 pub(crate) fn json<'a>(
-    operations: impl IntoIterator<Item = &'a Operation>,
-    samples: &[Sample],
+    ops: impl IntoIterator<Item = (OpKey, &'a Op)>,
+    samples: impl IntoIterator<Item = &'a Sample>,
     lanes: &Lanes,
     window: Window,
     now: Micros,
@@ -79,16 +81,16 @@ pub(crate) fn json<'a>(
         events.push(name("process_name", 0, machine));
         events.extend((0..count).map(|lane| name("thread_name", lane + 1, "slot")));
     }
-    for operation in operations {
-        let Some((machine, place)) = lanes.find(&operation.name) else { continue };
+    for (key, op) in ops {
+        let Some((machine, place)) = lanes.find(key) else { continue };
         let end = place.end.unwrap_or(now).max(place.start);
         if end < window.start() || place.start >= window.end() {
             continue;
         }
         let Some(pid) = machines.iter().position(|(name, _)| *name == machine) else { continue };
-        run_events(&mut events, operation, (pid, place.lane + 1), window.start(), place.start..end);
+        run_events(&mut events, op, (pid, place.lane + 1), window.start(), place.start..end);
     }
-    events.extend(samples.iter().filter_map(|sample| counts(sample, machines.len(), window)));
+    events.extend(samples.into_iter().filter_map(|sample| counts(sample, machines.len(), window)));
     let trace = Trace {
         display_time_unit: "ms",
         other_data: OtherData { made_by: "farmhand", start: window.start() },
@@ -100,34 +102,31 @@ pub(crate) fn json<'a>(
 /// The run, then its stages, which viewers nest because they lie inside of it.
 fn run_events<'a>(
     events: &mut Vec<Event<'a>>,
-    operation: &'a Operation,
+    op: &'a Op,
     (pid, tid): (usize, usize),
     zero: Micros,
     time: std::ops::Range<Micros>,
 ) {
-    let name = [&operation.target, &operation.first_output, &operation.mnemonic, &operation.name]
-        .into_iter()
-        .find(|name| !name.is_empty());
-    let spans = stages::of_operation(operation);
+    let spans = stages::of_op(op);
     let queued = spans.iter().find(|span| span.stage == Stage::Queue);
     events.push(Event {
-        cat: &operation.mnemonic,
+        cat: &op.mnemonic,
         tid,
         ts: time.start - zero,
         dur: Some(time.end - time.start),
         args: Some(Args::Run(Box::new(RunArgs {
-            operation: &operation.name,
-            action: &operation.action_digest,
-            target: &operation.target,
-            output: &operation.first_output,
-            invocation: &operation.invocation,
-            tool: &operation.tool,
-            exit_code: operation.exit_code,
-            status_code: operation.status_code,
-            attempts: operation.attempts,
+            operation: &op.name,
+            action: &op.digest,
+            target: &op.target,
+            output: &op.first_output,
+            invocation: &op.invocation,
+            tool: &op.tool,
+            exit_code: op.exit_code,
+            status_code: op.status_code,
+            attempts: op.attempts,
             queued_us: queued.and_then(|span| Some(span.end? - span.start)),
         }))),
-        ..event("X", name.map_or("action", String::as_str), pid)
+        ..event("X", op.label(), pid)
     });
     for span in spans.iter().filter(|span| span.stage != Stage::Queue) {
         let start = span.start.clamp(time.start, time.end);
@@ -143,7 +142,7 @@ fn run_events<'a>(
 }
 
 fn counts<'a>(sample: &Sample, pid: usize, window: Window) -> Option<Event<'a>> {
-    let at = stages::at(sample.at.as_ref())?;
+    let Stamp(at) = Stamp::of(sample.at.as_ref())?;
     let is_seen = at >= window.start() && at < window.end();
     let args = Args::Counts { queued: sample.queued, running: sample.running };
     is_seen.then(|| Event { ts: at - window.start(), args: Some(args), ..event("C", "actions", pid) })
@@ -155,6 +154,7 @@ fn event<'a>(ph: &'static str, name: &'a str, pid: usize) -> Event<'a> {
 
 #[cfg(test)]
 mod tests {
+    use farmhand_proto::control::Operation;
     use farmhand_proto::control::operation::Stage as Progress;
     use farmhand_proto::protobuf::Timestamp;
     use serde_json::{Value, json};
@@ -168,8 +168,8 @@ mod tests {
         Some(Timestamp { seconds, nanos: 0 })
     }
 
-    fn operation(name: &str, start: i64) -> Operation {
-        Operation {
+    fn op(name: &str, start: i64) -> Op {
+        let wire = Operation {
             name: name.into(),
             action_digest: "ab/12".into(),
             target: format!("//x:\"{name}\""),
@@ -181,23 +181,24 @@ mod tests {
             command_ended: stamp(start + 3),
             finished: stamp(start + 4),
             ..Default::default()
-        }
+        };
+        Op::of(&wire, &mut |text| text.into())
     }
 
-    fn trace(operations: &[Operation], window: Window) -> Value {
+    fn trace(ops: &[Op], window: Window) -> Value {
         let mut lanes = Lanes::default();
-        for operation in operations {
-            let (start, end) =
-                (stages::at(operation.started.as_ref()).unwrap(), stages::at(operation.finished.as_ref()));
-            lanes.place(Run { name: &operation.name, machine: "attic", start, end });
+        let keyed = || ops.iter().enumerate().map(|(number, op)| (OpKey(number as u64), op));
+        for (key, op) in keyed() {
+            let (start, end) = (op.started.unwrap().0, op.finished.map(|end| end.0));
+            lanes.place(Run { key, machine: "attic", start, end });
         }
         let samples = [Sample { at: stamp(12), queued: 3, running: 2, ..Default::default() }];
-        serde_json::from_str(&super::json(operations, &samples, &lanes, window, 100 * SECOND)).unwrap()
+        serde_json::from_str(&super::json(keyed(), &samples, &lanes, window, 100 * SECOND)).unwrap()
     }
 
     #[test]
     fn a_run_holds_its_stages() {
-        let trace = trace(&[operation("a", 10)], Window::new(5 * SECOND, 60 * SECOND));
+        let trace = trace(&[op("a", 10)], Window::new(5 * SECOND, 60 * SECOND));
         let events = trace["traceEvents"].as_array().unwrap();
         assert_eq!(events[0]["args"], json!({"name": "attic"}));
         let run = &events[2];
@@ -218,7 +219,7 @@ mod tests {
 
     #[test]
     fn only_the_window_is_told() {
-        let trace = trace(&[operation("a", 10), operation("b", 80)], Window::new(70 * SECOND, 60 * SECOND));
+        let trace = trace(&[op("a", 10), op("b", 80)], Window::new(70 * SECOND, 60 * SECOND));
         let runs = trace["traceEvents"].as_array().unwrap().iter();
         let names: Vec<_> =
             runs.filter(|event| event["cat"] == "CppCompile").map(|event| &event["name"]).collect();
