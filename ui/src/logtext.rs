@@ -15,7 +15,7 @@ mod parser;
 mod scroll;
 
 pub(crate) use ink::Ink;
-pub(crate) use scroll::{Row, Scroll};
+pub(crate) use scroll::{Row, Scroll, Size, first_cells};
 
 use parser::{Parser, Piece};
 
@@ -157,7 +157,16 @@ impl LogText {
         if needle.is_empty() || count == 0 {
             return None;
         }
-        let start = from.clamp(first, first + count - 1) - first;
+        let start = match from.saturating_sub(first) {
+            beyond if beyond >= count => {
+                if forward {
+                    0
+                } else {
+                    count - 1
+                }
+            }
+            at => at,
+        };
         (0..count)
             .map(|step| if forward { start + step } else { start + count - step })
             .map(|at| first + at % count)
@@ -304,7 +313,7 @@ mod tests {
         assert_eq!(text.find("alpha", 0, true), Some(0));
         assert_eq!(text.find("alpha", 1, true), Some(2));
         assert_eq!(text.find("beta", 0, false), Some(2));
-        assert_eq!(text.find("beta", 99, true), Some(2));
+        assert_eq!((text.find("beta", 99, true), text.find("beta", 99, false)), (Some(1), Some(2)));
         assert_eq!((text.find("gamma", 0, true), text.find("", 0, true)), (None, None));
         assert_eq!(LogText::default().find("a", 0, true), None);
     }

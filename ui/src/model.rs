@@ -18,6 +18,7 @@ pub(crate) mod navigation;
 pub(crate) mod op;
 pub(crate) mod operations;
 pub(crate) mod overview;
+pub(crate) mod pager;
 pub(crate) mod senders;
 pub(crate) mod time;
 pub(crate) mod timeline;

@@ -21,6 +21,7 @@ mod logs;
 mod machines;
 mod modals;
 mod mouse;
+mod on_action;
 mod overview;
 mod timeline;
 

@@ -14,7 +14,9 @@ mod logs;
 mod machines;
 mod modal;
 mod overview;
+mod pager;
 mod table;
+mod tabs;
 mod timeline;
 
 use ratatui::layout::Rect;

@@ -116,6 +116,12 @@ impl Scroll {
         self.follow = true;
     }
 
+    /// Stays at the end from now on, or stays where it is.
+    pub(crate) fn toggle_follow(&mut self, text: &LogText, size: Size) {
+        self.top = self.present_top(text, size);
+        self.follow = !self.follow;
+    }
+
     /// Shows the line of that number, a few rows below the top.
     pub(crate) fn show(&mut self, number: usize, text: &LogText, size: Size) {
         self.follow = false;
@@ -179,7 +185,7 @@ impl Scroll {
 }
 
 /// Bytes of `text` that fit into `cells`.
-fn first_cells(text: &str, cells: usize) -> usize {
+pub(crate) fn first_cells(text: &str, cells: usize) -> usize {
     if text.len() <= cells {
         return text.len();
     }

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use farmhand_proto::control;
 
 use crate::message::{Answer, Call, Command, Slot, Todo};
+use crate::model::action::Loaded;
 use crate::model::modal::{Confirm, Deed, Modal, Text};
 use crate::model::{ListId, Model};
 use crate::options::{Fetched, Outcome};
-use crate::{format, sanitize};
+use crate::{clipboard, format, sanitize};
 
 /// Asks whether it shall be done.
 pub(crate) fn confirm(model: &mut Model, title: &str, text: String, deed: Deed) {
@@ -34,7 +35,7 @@ pub(super) fn ask_to_quit(model: &mut Model, todo: &mut Todo) {
 pub(crate) fn perform(model: &mut Model, deed: Deed, todo: &mut Todo) {
     match deed {
         Deed::Quit => todo.push(Command::Quit(Outcome::Quit)),
-        Deed::Copy(text) => todo.push(Command::Copy(text)),
+        Deed::Copy(text) => copy(model, text, todo),
         Deed::Fetch(request) => {
             model.tell("fetching the inputs");
             todo.push(Command::Fetch(request));
@@ -65,6 +66,10 @@ pub(crate) fn perform(model: &mut Model, deed: Deed, todo: &mut Todo) {
 /// The call of a deed that is one.
 fn call(deed: Deed) -> Option<Call> {
     let call = match deed {
+        Deed::CopyCommand(subject) => Call::Action(control::GetActionRequest {
+            digest: subject.key.to_string(),
+            instance_name: subject.instance.to_string(),
+        }),
         Deed::Kill(operation) => Call::Kill(control::KillActionRequest { operation: operation.to_string() }),
         Deed::Pin { digest, instance, unpin } => Call::Pin(control::PinActionRequest {
             digest: digest.to_string(),
@@ -81,8 +86,21 @@ fn call(deed: Deed) -> Option<Call> {
     Some(call)
 }
 
+/// Puts text into the clipboard of the person's terminal. Whether the terminal took it, it does not
+/// say.
+fn copy(model: &mut Model, text: String, todo: &mut Todo) {
+    let bytes = format::bytes(text.len() as u64);
+    if text.len() > clipboard::MOST_BYTES {
+        let most = format::bytes(clipboard::MOST_BYTES as u64);
+        return model
+            .complain(format!("{bytes} are too much for the clipboard of a terminal: {most} at most"));
+    }
+    model.tell(format!("gave {bytes} to the clipboard of this terminal"));
+    todo.push(Command::Copy(text));
+}
+
 /// The node answered to a deed.
-pub(super) fn answer(model: &mut Model, answer: Answer, _todo: &mut Todo) {
+pub(super) fn answer(model: &mut Model, answer: Answer, todo: &mut Todo) {
     match answer {
         Answer::Killed(done) => {
             model.tell(format!("ended {}", format::plural(done.killed.into(), "operation")))
@@ -96,6 +114,10 @@ pub(super) fn answer(model: &mut Model, answer: Answer, _todo: &mut Todo) {
             model.tell(format!("{name} is {state}, {}", format::plural(machine.slots.into(), "slot")));
         }
         Answer::Rerun(run) => rerun(model, &run),
+        Answer::Action(action) => match Loaded::of(*action).shell_line() {
+            Some(line) => copy(model, line, todo),
+            None => model.complain("its command is not stored any more"),
+        },
         Answer::Failed(failure) => model.complain(failure.text),
         _ => {}
     }

@@ -17,6 +17,9 @@ pub(super) fn begin(model: &mut Model, argument: Option<&str>, todo: &mut Todo) 
 
 /// The filter of the view, as it was typed.
 pub(crate) fn text(model: &Model) -> String {
+    if model.view() == View::Action {
+        return super::action::filter_text(model);
+    }
     let filter = match model.view() {
         View::Builds => model.builds.filter.as_ref(),
         View::Actions => model.actions.filter.as_ref(),
@@ -27,6 +30,9 @@ pub(crate) fn text(model: &Model) -> String {
 
 /// Filters the view by `text`.
 pub(super) fn set(model: &mut Model, text: &str, todo: &mut Todo) {
+    if model.view() == View::Action {
+        return super::action::set_filter(model, text);
+    }
     let filter = match Filter::parse(text) {
         Ok(filter) => filter,
         // A regular expression is no expression while it is typed.

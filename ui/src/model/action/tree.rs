@@ -17,6 +17,9 @@ const PAGE: u32 = 500;
 /// Nodes that are kept; a tree that is larger is told so.
 const MOST: usize = 100_000;
 
+/// What stands for the name of the input root.
+pub(crate) const INPUT_ROOT: &str = "(input root)";
+
 /// A node within its tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct NodeId(usize);
@@ -68,8 +71,9 @@ pub(crate) struct Node {
     pub(crate) is_open: bool,
     /// How far it is read.
     pub(crate) progress: Progress,
-    source: Option<Source>,
-    children: Vec<NodeId>,
+    pub(super) source: Option<Source>,
+    pub(super) parent: Option<NodeId>,
+    pub(super) children: Vec<NodeId>,
 }
 
 /// One row of the list a tree is shown as.
@@ -110,6 +114,7 @@ impl Node {
             is_open: false,
             progress: Progress::Unread,
             source,
+            parent: None,
             children: Vec::new(),
         }
     }
@@ -119,12 +124,10 @@ impl Node {
         self.kind == Kind::Directory
     }
 
-    fn of(entry: DirectoryEntry, parent: &Source, depth: u16) -> Self {
-        let source = match parent {
+    fn of(entry: DirectoryEntry, parent: NodeId, above: &Source, depth: u16) -> Self {
+        let source = match above {
             Source::Directory(_) => Source::Directory(entry.digest.clone()),
-            Source::Tree(digest, path) if path.is_empty() => {
-                Source::Tree(digest.clone(), entry.name.clone())
-            }
+            Source::Tree(digest, path) if path.is_empty() => Source::Tree(digest.clone(), entry.name.clone()),
             Source::Tree(digest, path) => Source::Tree(digest.clone(), format!("{path}/{}", entry.name)),
         };
         let kind = entry.kind();
@@ -135,6 +138,7 @@ impl Node {
             bytes: entry.size_bytes,
             files: entry.files,
             depth,
+            parent: Some(parent),
             ..Self::root(&entry.name, kind, entry.digest, Some(source))
         }
     }
@@ -145,7 +149,8 @@ impl Node {
 impl Tree {
     /// A tree of these roots.
     pub(crate) fn new(roots: Vec<Node>) -> Self {
-        let mut tree = Self { roots: (0..roots.len()).map(NodeId).collect(), nodes: roots, ..Self::default() };
+        let mut tree =
+            Self { roots: (0..roots.len()).map(NodeId).collect(), nodes: roots, ..Self::default() };
         tree.list();
         tree
     }
@@ -158,6 +163,22 @@ impl Tree {
     /// A node.
     pub(crate) fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.0]
+    }
+
+    /// The path of a node, from its root on.
+    pub(crate) fn path(&self, id: NodeId) -> String {
+        let mut names = vec![self.node(id).name.as_str()];
+        let mut at = self.node(id).parent;
+        while let Some(parent) = at {
+            let node = self.node(parent);
+            // The root of the inputs has no name of its own.
+            if node.parent.is_some() || node.name != INPUT_ROOT {
+                names.push(&node.name);
+            }
+            at = node.parent;
+        }
+        names.reverse();
+        names.join("/")
     }
 
     /// What it is filtered by.
@@ -173,12 +194,11 @@ impl Tree {
 
     /// The number of the row that shows the directory above that of `row`.
     pub(crate) fn parent_row(&self, row: usize) -> Option<usize> {
-        let id = match self.rows.get(row)? {
-            TreeRow::Node(id) => *id,
-            TreeRow::Rest(id) => return self.rows.iter().position(|row| *row == TreeRow::Node(*id)),
+        let above = match *self.rows.get(row)? {
+            TreeRow::Node(id) => self.node(id).parent?,
+            TreeRow::Rest(id) => id,
         };
-        let is_parent = |row: &TreeRow| matches!(row, TreeRow::Node(other) if self.node(*other).children.contains(&id));
-        self.rows.iter().position(is_parent)
+        self.rows.iter().position(|row| *row == TreeRow::Node(above))
     }
 
     /// Opens a directory, and wants it read if it was not.
@@ -249,7 +269,7 @@ impl Tree {
         let is_cut = page.entries.len() > room;
         for entry in page.entries.into_iter().take(room) {
             let child = NodeId(self.nodes.len());
-            self.nodes.push(Node::of(entry, &source, depth));
+            self.nodes.push(Node::of(entry, id, &source, depth));
             self.nodes[id.0].children.push(child);
         }
         self.nodes[id.0].progress = if is_cut {
@@ -312,14 +332,17 @@ mod tests {
 
     fn inputs() -> Tree {
         let source = Source::Directory("root/1".into());
-        let mut tree = Tree::new(vec![Node::root("", Kind::Directory, "root/1".into(), Some(source))]);
+        let mut tree =
+            Tree::new(vec![Node::root(INPUT_ROOT, Kind::Directory, "root/1".into(), Some(source))]);
         tree.open(NodeId(0));
         tree
     }
 
     fn shown(tree: &Tree) -> Vec<String> {
         let text = |row: &TreeRow| match row {
-            TreeRow::Node(id) => format!("{}{}", " ".repeat(tree.node(*id).depth.into()), tree.node(*id).name),
+            TreeRow::Node(id) => {
+                format!("{}{}", " ".repeat(tree.node(*id).depth.into()), tree.node(*id).name)
+            }
             TreeRow::Rest(_) => "...".to_owned(),
         };
         tree.rows().iter().map(text).collect()
@@ -328,19 +351,20 @@ mod tests {
     #[test]
     fn directories_are_read_when_they_are_opened() {
         let mut tree = inputs();
-        assert_eq!(shown(&tree), ["", "..."]);
+        assert_eq!(shown(&tree), [INPUT_ROOT, "..."]);
         let request = tree.next_request().unwrap();
         assert_eq!((request.digest.as_str(), request.is_tree), ("root/1", false));
         assert_eq!(tree.next_request(), None);
         tree.take(Ok(page(&[("src", Kind::Directory), ("a.c", Kind::File)], "")));
-        assert_eq!(shown(&tree), ["", " src", " a.c"]);
+        assert_eq!(shown(&tree), [INPUT_ROOT, " src", " a.c"]);
         tree.open(NodeId(1));
         assert_eq!(tree.next_request().unwrap().digest, "d-src");
         tree.take(Ok(page(&[("b.c", Kind::File)], "")));
-        assert_eq!(shown(&tree), ["", " src", "  b.c", " a.c"]);
+        assert_eq!(shown(&tree), [INPUT_ROOT, " src", "  b.c", " a.c"]);
         assert_eq!((tree.parent_row(2), tree.parent_row(0)), (Some(1), None));
+        assert_eq!((tree.path(NodeId(3)), tree.path(NodeId(0))), ("src/b.c".into(), INPUT_ROOT.into()));
         tree.close(NodeId(1));
-        assert_eq!(shown(&tree), ["", " src", " a.c"]);
+        assert_eq!(shown(&tree), [INPUT_ROOT, " src", " a.c"]);
         tree.open(NodeId(1));
         assert_eq!(tree.next_request(), None);
     }
@@ -350,11 +374,11 @@ mod tests {
         let mut tree = inputs();
         tree.next_request();
         tree.take(Ok(page(&[("a", Kind::File)], "next")));
-        assert_eq!(shown(&tree), ["", " a", "..."]);
+        assert_eq!(shown(&tree), [INPUT_ROOT, " a", "..."]);
         tree.want(NodeId(0));
         assert_eq!(tree.next_request().unwrap().page_token, "next");
         tree.take(Ok(page(&[("b", Kind::File)], "")));
-        assert_eq!(shown(&tree), ["", " a", " b"]);
+        assert_eq!(shown(&tree), [INPUT_ROOT, " a", " b"]);
     }
 
     #[test]
@@ -377,14 +401,14 @@ mod tests {
         tree.next_request();
         tree.take(Err("not stored any more".into()));
         assert_eq!(tree.node(NodeId(0)).progress, Progress::Failed("not stored any more".into()));
-        assert_eq!(shown(&tree), ["", "..."]);
+        assert_eq!(shown(&tree), [INPUT_ROOT, "..."]);
         tree.open(NodeId(0));
         assert!(tree.next_request().is_some());
         tree.forget_request();
         assert!(tree.next_request().is_some());
         tree.take(Ok(page(&[], "")));
         tree.take(Ok(page(&[("unasked", Kind::File)], "")));
-        assert_eq!(shown(&tree), [""]);
+        assert_eq!(shown(&tree), [INPUT_ROOT]);
     }
 
     #[test]
@@ -397,10 +421,10 @@ mod tests {
         tree.take(Ok(page(&[("b.h", Kind::File), ("c\x1b.c", Kind::File)], "")));
         tree.close(NodeId(1));
         tree.set_filter(Filter::parse(".h").unwrap());
-        assert_eq!(shown(&tree), ["", " src", "  b.h"]);
+        assert_eq!(shown(&tree), [INPUT_ROOT, " src", "  b.h"]);
         tree.set_filter(Filter::parse("/nothing/").unwrap());
         assert!(tree.rows().is_empty());
         tree.set_filter(None);
-        assert_eq!(shown(&tree), ["", " src", " a.c"]);
+        assert_eq!(shown(&tree), [INPUT_ROOT, " src", " a.c"]);
     }
 }
