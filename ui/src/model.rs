@@ -199,6 +199,11 @@ impl Model {
         (age > SILENCE).then_some(age)
     }
 
+    /// The operation of the bar that is chosen on the timeline.
+    pub(crate) fn chosen_bar(&self) -> Option<&Op> {
+        self.farm().ops.get(self.timeline.chosen?)
+    }
+
     /// Where keys are looked up, the innermost place first.
     pub(crate) fn places(&self) -> Vec<Place> {
         match &self.modal {
