@@ -130,6 +130,7 @@ fn chose(model: &mut Model, list: ListId, todo: &mut Todo) {
     match list {
         ListId::Actions => actions::chose(model, todo),
         ListId::Builds => builds::chose(model),
+        ListId::Machines => machines::chose(model),
         _ => {}
     }
     todo.redraw = true;

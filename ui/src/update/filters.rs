@@ -23,6 +23,9 @@ pub(crate) fn text(model: &Model) -> String {
     let filter = match model.view() {
         View::Builds => model.builds.filter.as_ref(),
         View::Actions => model.actions.filter.as_ref(),
+        View::Machines => model.machines.filter.as_ref(),
+        View::Cache => model.cache.filter.as_ref(),
+        View::Logs => model.logs.filter.as_ref(),
         _ => None,
     };
     filter.map(|filter| filter.text().to_owned()).unwrap_or_default()
@@ -41,6 +44,9 @@ pub(super) fn set(model: &mut Model, text: &str, todo: &mut Todo) {
     match model.view() {
         View::Builds => model.builds.filter = filter,
         View::Actions => model.actions.filter = filter,
+        View::Machines => model.machines.filter = filter,
+        View::Cache => model.cache.filter = filter,
+        View::Logs => super::logs::set_filter(model, filter),
         _ => {}
     }
     super::renewed(model, todo);
