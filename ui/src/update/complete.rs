@@ -87,7 +87,7 @@ mod tests {
         assert_eq!(complete(&model, "run-on k"), "run-on kitchen");
         assert_eq!(complete(&model, "sort mn"), "sort mnemonic");
         assert_eq!(complete(&model, "the"), "theme ");
-        assert_eq!(complete(&model, "re"), "re");
+        assert_eq!(complete(&model, "re"), "retry");
         assert_eq!(complete(&model, "xyz"), "xyz");
         assert!(complete(&model, "build 5f").starts_with("build 5f1c2d3e"));
     }

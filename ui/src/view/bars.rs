@@ -43,7 +43,7 @@ fn eighths(share: f64, cells: u16) -> u32 {
     let share = if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 };
     let all = u32::from(cells) * 8;
     match (share * f64::from(all)).round() as u32 {
-        0 if share > 0.0 => 1,
+        0 if share > 0.0 && all > 0 => 1,
         full if full == all && share < 1.0 => full.saturating_sub(1),
         other => other,
     }
