@@ -17,6 +17,7 @@
 //! `glyphs.rs`; what a view knows in `model/<view>.rs`, what it does in `update/<view>.rs`, how it
 //! looks in `view/<view>.rs`. Text from outside is made harmless in `sanitize.rs`, where it enters.
 
+mod advice;
 mod app;
 mod canvas;
 mod clipboard;

@@ -3,6 +3,7 @@
 
 use std::cmp::Ordering;
 use std::sync::Arc;
+use std::time::Duration;
 
 use farmhand_proto::control::{Machine, Setting, machine};
 
@@ -26,6 +27,7 @@ pub(crate) struct Machines {
     pub(crate) filter: Option<Filter>,
     /// Settings of the node that are not the defaults; `None` before they were told.
     pub(crate) settings: Option<Vec<(String, String)>>,
+    lease: Option<Duration>,
 }
 
 // === impl Machines ===
@@ -55,9 +57,16 @@ impl Machines {
         self.chosen = self.rows.get(row).cloned();
     }
 
+    /// How long the node keeps what clients were told of, as far as its settings were told.
+    pub(crate) fn lease(&self) -> Option<Duration> {
+        self.lease
+    }
+
     /// Takes the settings of the node; defaults are left out.
     pub(crate) fn take(&mut self, settings: Vec<Setting>) {
         let clean = |text: &str| sanitize::line(text).into_owned();
+        let lease = settings.iter().find(|setting| setting.name == "lease");
+        self.lease = lease.and_then(|setting| length(&setting.value));
         let own = settings.iter().filter(|setting| !setting.is_default);
         self.settings = Some(own.map(|setting| (clean(&setting.name), clean(&setting.value))).collect());
     }
@@ -92,6 +101,19 @@ pub(crate) fn state_words(machine: &Machine) -> &'static str {
         machine::State::Lost => "lost",
         machine::State::Unspecified => "not told",
     }
+}
+
+/// A length as the configuration has it: `90s`, `5m`, `3h`, `2d`.
+fn length(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    let seconds = match unit.trim() {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return None,
+    };
+    Some(Duration::from_secs(number.parse::<u64>().ok()?.checked_mul(seconds)?))
 }
 
 fn texts(machine: &Machine) -> [&str; 5] {
@@ -156,6 +178,21 @@ mod tests {
         machines.filter = Filter::parse("desk").unwrap();
         machines.refresh(&farm, &mut list);
         assert_eq!((machines.rows.len(), machines.chosen.as_deref()), (1, Some("desk")));
+    }
+
+    #[test]
+    fn the_lease_is_read_from_the_settings() {
+        let mut machines = Machines::default();
+        let setting = |value: &str| Setting { name: "lease".into(), value: value.into(), is_default: true };
+        machines.take(vec![setting("90m")]);
+        assert_eq!(
+            (machines.lease(), machines.settings.as_deref()),
+            (Some(Duration::from_secs(5400)), Some(&[][..]))
+        );
+        for nonsense in ["", "3", "h", "3 weeks", "99999999999999999999h"] {
+            machines.take(vec![setting(nonsense)]);
+            assert_eq!(machines.lease(), None, "{nonsense}");
+        }
     }
 
     #[test]

@@ -147,6 +147,19 @@ impl Timeline {
         self.chosen = [before, after].into_iter().flatten().min_by_key(gap).map(|(key, _)| key);
     }
 
+    /// Chooses the run that lies at `at`, or near it by a hundredth of what is seen; else none.
+    pub(crate) fn choose_at(&mut self, row: usize, at: Micros) {
+        self.choose_near(row, at);
+        let near = self.span / 100;
+        let is_there = self.place().is_some_and(|place| {
+            place.start.saturating_sub(near) <= at
+                && place.end.is_none_or(|end| end.saturating_add(near) >= at)
+        });
+        if !is_there {
+            self.chosen = None;
+        }
+    }
+
     /// Chooses the run before or after the chosen one in its lane.
     pub(crate) fn step(&mut self, row: usize, later: bool, now: Stamp) {
         let Some(place) = self.place() else {

@@ -109,6 +109,13 @@ pub(super) fn show_tab(model: &mut Model, tab: Tab, todo: &mut Todo) {
     }
 }
 
+/// A tab was pressed.
+pub(super) fn tab(model: &mut Model, tab: usize, todo: &mut Todo) {
+    if let Some(tab) = Tab::ALL.get(tab) {
+        show_tab(model, *tab, todo);
+    }
+}
+
 /// What the view is filtered by or searched for, as it was typed.
 pub(super) fn filter_text(model: &Model) -> String {
     match (model.action.pager(), model.action.tree()) {

@@ -2,10 +2,11 @@
 
 use farmhand_proto::control;
 
+use super::on_action::{self, Target};
 use crate::keymap::Act;
 use crate::message::{Answer, Call, Slot, Todo};
 use crate::model::action::Subject;
-use crate::model::actions::Older;
+use crate::model::actions::{Older, Section};
 use crate::model::operations::Changes;
 use crate::model::{ListId, Model, Op};
 use crate::options::View;
@@ -53,7 +54,7 @@ pub(super) fn chose(model: &mut Model, todo: &mut Todo) {
 }
 
 /// A person did something.
-pub(super) fn act(model: &mut Model, act: Act, _argument: Option<&str>, todo: &mut Todo) -> bool {
+pub(super) fn act(model: &mut Model, act: Act, argument: Option<&str>, todo: &mut Todo) -> bool {
     match act {
         Act::NextTab => section(model, 1, todo),
         Act::PreviousTab => section(model, -1, todo),
@@ -63,7 +64,10 @@ pub(super) fn act(model: &mut Model, act: Act, _argument: Option<&str>, todo: &m
                 super::go(model, View::Action, todo);
             }
         }
-        _ => return false,
+        _ => {
+            let target = chosen(model).map(Target::from);
+            return on_action::act(model, target, act, argument, todo);
+        }
     }
     true
 }
@@ -90,10 +94,18 @@ pub(super) fn chosen(model: &Model) -> Option<&Op> {
     model.farm().ops.get(model.actions.chosen?)
 }
 
+/// A tab was pressed.
+pub(super) fn tab(model: &mut Model, tab: usize, todo: &mut Todo) {
+    if let Some(section) = Section::ALL.get(tab) {
+        model.actions.section = *section;
+        model.lists[ListId::Actions].selected = 0;
+        changed(model, todo);
+    }
+}
+
 fn section(model: &mut Model, steps: isize, todo: &mut Todo) {
-    model.actions.section = model.actions.section.step(steps);
-    model.lists[ListId::Actions].selected = 0;
-    changed(model, todo);
+    let section = model.actions.section.step(steps);
+    tab(model, section as usize, todo);
 }
 
 fn load(model: &mut Model, todo: &mut Todo) {

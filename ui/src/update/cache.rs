@@ -29,8 +29,15 @@ pub(super) fn act(model: &mut Model, act: Act, _argument: Option<&str>, todo: &m
 }
 
 /// Shows rows of something else.
-pub(super) fn show_part(model: &mut Model, part: Part, todo: &mut Todo) {
+fn show_part(model: &mut Model, part: Part, todo: &mut Todo) {
     model.cache.part = part;
     model.lists[ListId::Cache].selected = 0;
     changed(model, todo);
+}
+
+/// A tab was pressed.
+pub(super) fn tab(model: &mut Model, tab: usize, todo: &mut Todo) {
+    if let Some(part) = Part::ALL.get(tab) {
+        show_part(model, *part, todo);
+    }
 }

@@ -9,7 +9,7 @@ use crate::model::action::Loaded;
 use crate::model::modal::{Confirm, Deed, Modal, Text};
 use crate::model::{ListId, Model};
 use crate::options::{Fetched, Outcome};
-use crate::{clipboard, format, sanitize};
+use crate::{format, sanitize};
 
 /// Asks whether it shall be done.
 pub(crate) fn confirm(model: &mut Model, title: &str, text: String, deed: Deed) {
@@ -35,7 +35,7 @@ pub(super) fn ask_to_quit(model: &mut Model, todo: &mut Todo) {
 pub(crate) fn perform(model: &mut Model, deed: Deed, todo: &mut Todo) {
     match deed {
         Deed::Quit => todo.push(Command::Quit(Outcome::Quit)),
-        Deed::Copy(text) => copy(model, text, todo),
+        Deed::Copy(text) => todo.push(Command::Copy(text)),
         Deed::Fetch(request) => {
             model.tell("fetching the inputs");
             todo.push(Command::Fetch(request));
@@ -86,19 +86,6 @@ fn call(deed: Deed) -> Option<Call> {
     Some(call)
 }
 
-/// Puts text into the clipboard of the person's terminal. Whether the terminal took it, it does not
-/// say.
-fn copy(model: &mut Model, text: String, todo: &mut Todo) {
-    let bytes = format::bytes(text.len() as u64);
-    if text.len() > clipboard::MOST_BYTES {
-        let most = format::bytes(clipboard::MOST_BYTES as u64);
-        return model
-            .complain(format!("{bytes} are too much for the clipboard of a terminal: {most} at most"));
-    }
-    model.tell(format!("gave {bytes} to the clipboard of this terminal"));
-    todo.push(Command::Copy(text));
-}
-
 /// The node answered to a deed.
 pub(super) fn answer(model: &mut Model, answer: Answer, todo: &mut Todo) {
     match answer {
@@ -115,7 +102,7 @@ pub(super) fn answer(model: &mut Model, answer: Answer, todo: &mut Todo) {
         }
         Answer::Rerun(run) => rerun(model, &run),
         Answer::Action(action) => match Loaded::of(*action).shell_line() {
-            Some(line) => copy(model, line, todo),
+            Some(line) => todo.push(Command::Copy(line)),
             None => model.complain("its command is not stored any more"),
         },
         Answer::Failed(failure) => model.complain(failure.text),

@@ -55,6 +55,13 @@ pub(super) fn act(model: &mut Model, act: Act, argument: Option<&str>, _todo: &m
     true
 }
 
+/// The wheel was turned over the lines.
+pub(super) fn wheel(model: &mut Model, rows: isize) -> bool {
+    let size = text_size(model);
+    model.logs.pager.wheel(rows, size);
+    true
+}
+
 /// The node answered with lines.
 pub(super) fn answer(model: &mut Model, answer: Answer, _todo: &mut Todo) {
     match answer {

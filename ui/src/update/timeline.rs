@@ -1,5 +1,8 @@
 //! What happens in the timeline view.
 
+use crossterm::event::{MouseButton, MouseEvent, MouseEventKind};
+use ratatui::layout::Rect;
+
 use super::on_action::{self, Target};
 use crate::canvas::Hit;
 use crate::keymap::Act;
@@ -67,36 +70,47 @@ pub(super) fn act(model: &mut Model, act: Act, argument: Option<&str>, todo: &mu
     true
 }
 
-/// The mouse was pressed on the lanes.
-pub(super) fn press(model: &mut Model, x: u16, y: u16) {
+/// The mouse was used over the lanes.
+pub(super) fn mouse(model: &mut Model, event: MouseEvent, todo: &mut Todo) {
     let now = model.node_now().unwrap_or_default();
+    let (x, y) = (event.column, event.row);
+    match event.kind {
+        MouseEventKind::Down(MouseButton::Left) => press(model, (x, y), now, todo),
+        MouseEventKind::Drag(MouseButton::Left) => drag(model, x, now),
+        MouseEventKind::Up(_) => model.timeline.held = None,
+        MouseEventKind::ScrollUp => wheel(model, x, ZOOM, now),
+        MouseEventKind::ScrollDown => wheel(model, x, 1.0 / ZOOM, now),
+        MouseEventKind::ScrollLeft => pan(model, -1, now),
+        MouseEventKind::ScrollRight => pan(model, 1, now),
+        _ => return,
+    }
+    todo.redraw = true;
+}
+
+/// Takes hold of the lanes, and chooses the bar that lies there; a press on the chosen one opens it.
+fn press(model: &mut Model, (x, y): (u16, u16), now: Stamp, todo: &mut Todo) {
     model.timeline.held = Some((x, model.timeline.window(now).end()));
-    let Some(at) = time_at(model, x) else { return };
-    let row = model.drawn.hits.iter().rev().find_map(|(area, hit)| match hit {
-        Hit::Row(ListId::Timeline, row) if area.contains((x, y).into()) => Some(*row),
-        _ => None,
-    });
-    if let Some(row) = row {
-        model.lists[ListId::Timeline].select(row);
-        model.timeline.choose_near(row, at);
+    let (Some((lanes, _)), Some(at)) = (lanes(model), time_at(model, x)) else { return };
+    let row = model.lists[ListId::Timeline].offset + usize::from(y.saturating_sub(lanes.y));
+    model.lists[ListId::Timeline].select(row);
+    let before = model.timeline.chosen;
+    model.timeline.choose_at(row, at);
+    if before.is_some() && model.timeline.chosen == before {
+        act(model, Act::Open, None, todo);
     }
 }
 
-/// The mouse was moved with its button down.
-pub(super) fn drag(model: &mut Model, x: u16) {
-    let (Some((from, end)), Some((_, width))) = (model.timeline.held, lanes(model)) else { return };
-    let now = model.node_now().unwrap_or_default();
+fn drag(model: &mut Model, x: u16, now: Stamp) {
+    let (Some((from, end)), Some((lanes, _))) = (model.timeline.held, lanes(model)) else { return };
     let window = model.timeline.window(now);
     let cells = i64::from(from) - i64::from(x);
-    let by = window.span() / i64::from(width.max(1)) * cells;
-    model.timeline.show(window.panned(end - window.end() + by), now);
+    let by = window.span() / i64::from(lanes.width.max(1)) * cells;
+    model.timeline.show(window.panned(end.saturating_sub(window.end()).saturating_add(by)), now);
 }
 
-/// The wheel was turned over the lanes: `steps` away from the person is closer.
-pub(super) fn wheel(model: &mut Model, x: u16, steps: i32) {
-    let now = model.node_now().unwrap_or_default();
+fn wheel(model: &mut Model, x: u16, factor: f64, now: Stamp) {
     let at = time_at(model, x).filter(|_| !model.timeline.follows());
-    model.timeline.zoom(ZOOM.powi(steps), at, now);
+    model.timeline.zoom(factor, at, now);
 }
 
 fn move_row(model: &mut Model, act: Act, now: Stamp) {
@@ -128,14 +142,14 @@ fn export(model: &mut Model, now: Stamp, todo: &mut Todo) {
     todo.push(Command::WriteFile { name: "farmhand-trace.json".to_owned(), text });
 }
 
-/// First column of the lanes, and how many there are.
-fn lanes(model: &Model) -> Option<(u16, u16)> {
-    let hits = model.drawn.hits.iter().rev();
-    hits.filter(|(_, hit)| *hit == Hit::Lanes).map(|(area, _)| (area.x, area.width)).next()
+/// Where the lanes are on the screen.
+fn lanes(model: &Model) -> Option<(Rect, Hit)> {
+    model.drawn.hits.iter().rev().find(|(_, hit)| *hit == Hit::Lanes).copied()
 }
 
+/// The time at a column.
 fn time_at(model: &Model, x: u16) -> Option<Micros> {
-    let (left, width) = lanes(model)?;
+    let (lanes, _) = lanes(model)?;
     let now = model.node_now()?;
-    Some(model.timeline.window(now).time_at(x.saturating_sub(left), width))
+    Some(model.timeline.window(now).time_at(x.saturating_sub(lanes.x), lanes.width))
 }

@@ -10,10 +10,13 @@ use super::{pager, tabs};
 use crate::canvas::Canvas;
 use crate::format;
 use crate::message::Slot;
-use crate::model::Model;
 use crate::model::action::facts as told;
 use crate::model::action::{File, Output, Tab};
+use crate::model::{ListId, Model};
 use crate::theme::Role;
+
+/// Lines from which on there is room for an empty one.
+const ROOMY: u16 = 28;
 
 /// Paints it.
 pub(super) fn draw(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
@@ -31,19 +34,25 @@ pub(super) fn draw(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
     };
     if area.height > 1 {
         let titles = Tab::ALL.map(Tab::title);
-        tabs::draw(canvas, line(1), &titles, model.action.tab as usize);
+        let place = Rect { x: area.x + 1, width: area.width - 1, ..line(1) };
+        tabs::draw(canvas, place, &titles, model.action.tab as usize);
     }
-    let body = Rect { y: area.y + area.height.min(3), height: area.height.saturating_sub(3), ..area };
+    let below = |lines: u16| {
+        let lines = lines.min(area.height);
+        Rect { y: area.y + lines, height: area.height - lines, ..area }
+    };
+    // Texts have a line of their own over them; lists begin at once where room is short.
+    let (body, list) = (below(3), below(if area.height >= ROOMY { 3 } else { 2 }));
     if let Some(file) = &model.action.file {
-        return file_tab(model, canvas, line(2), body, file);
+        return file_tab(canvas, line(2), body, file);
     }
     match model.action.tab {
-        Tab::Summary | Tab::Command | Tab::Cache => facts::draw(model, canvas, body),
-        Tab::Inputs | Tab::Outputs => tree::draw(model, canvas, body),
+        Tab::Summary | Tab::Command | Tab::Cache => facts::draw(model, canvas, list),
+        Tab::Inputs | Tab::Outputs => tree::draw(model, canvas, list),
         Tab::Stdout => output_tab(canvas, line(2), body, &model.action.stdout),
         Tab::Stderr => output_tab(canvas, line(2), body, &model.action.stderr),
-        Tab::Timing => timing::draw(model, canvas, body),
-        Tab::Raw => pager::draw(canvas, body, &model.action.raw, |_| Role::Text),
+        Tab::Timing => timing::draw(model, canvas, list),
+        Tab::Raw => pager::draw(canvas, list, ListId::Action, &model.action.raw, |_| Role::Text),
     }
 }
 
@@ -104,19 +113,18 @@ fn output_tab(canvas: &mut Canvas<'_>, line: Rect, body: Rect, output: &Output) 
         (None, true) => Role::Dim,
     };
     status_line(canvas, line, &words, role, &pager::position(&output.pager, body));
-    pager::draw(canvas, body, &output.pager, |_| Role::Text);
+    pager::draw(canvas, body, ListId::Action, &output.pager, |_| Role::Text);
 }
 
-fn file_tab(model: &Model, canvas: &mut Canvas<'_>, line: Rect, body: Rect, file: &File) {
+fn file_tab(canvas: &mut Canvas<'_>, line: Rect, body: Rect, file: &File) {
     let shown = if file.ended { "" } else { ", reading" };
     let words = match &file.failure {
         Some(reason) => format!("{}: {reason}", file.title),
         None => format!("{}  {}{shown}", file.title, format::bytes(file.bytes)),
     };
     let role = if file.failure.is_some() { Role::Bad } else { Role::Strong };
-    let _ = model;
     status_line(canvas, line, &words, role, &pager::position(&file.pager, body));
-    pager::draw(canvas, body, &file.pager, |_| Role::Text);
+    pager::draw(canvas, body, ListId::Action, &file.pager, |_| Role::Text);
 }
 
 fn status_line(canvas: &mut Canvas<'_>, line: Rect, words: &str, role: Role, position: &str) {

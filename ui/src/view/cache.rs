@@ -44,7 +44,7 @@ pub(super) fn draw(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
     let above = Rect { height: upper, ..area };
     if upper > 0 {
         let is_wide = area.width >= 76;
-        let left = Rect { width: if is_wide { area.width / 2 } else { area.width }, ..above };
+        let left = Rect { width: if is_wide { area.width / 2 + 6 } else { area.width }, ..above };
         words(model, canvas, left);
         if is_wide {
             graphs(model, canvas, Rect { x: left.right() + 1, width: area.width - left.width - 1, ..above });
@@ -65,6 +65,7 @@ fn words(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
     let mut lines: Vec<Line> = vec![("", used(storage, share), Role::Text)];
     lines.extend(contents(model, storage));
     lines.extend(safety(model, storage));
+    lines.extend(copies(model, place.width));
     for (y, (label, text, role)) in (area.y + 1..area.bottom()).zip(lines) {
         canvas.text(area.x + 1, y, LABEL, label, Role::Dim);
         canvas.text(place.x, y, place.width, &text, role);
@@ -89,7 +90,7 @@ fn contents(model: &Model, storage: &Storage) -> Vec<Line> {
     let all = format::percent(execution.hits, execution.lookups);
     let saved = format::duration(cache::saved(model.farm()));
     vec![
-        ("hits", format!("{rate} in the last minute, {all} of all, {saved} saved"), Role::Hit),
+        ("hits", format!("{rate} now, {all} in all, {saved} saved"), Role::Hit),
         ("holds", format!("{results}{pinned}, {} blobs", format::count(storage.blobs)), Role::Text),
         ("leased", format!("{leased} must not go now"), Role::Text),
     ]
@@ -101,24 +102,19 @@ fn safety(model: &Model, storage: &Storage) -> Vec<Line> {
         None => "nothing since the start".to_owned(),
         Some(age) => {
             let count = format::count(storage.evictions);
-            format!("{count} since the start, the youngest {} old", format::duration(age))
+            format!("{count} in all, youngest {} old", format::duration(age))
         }
     };
-    let checked = format!(
-        "{} of this pass, {} done",
-        format::share(storage.scrub_progress.clamp(0.0, 1.0)),
-        format::count(storage.scrub_passes)
-    );
+    let progress = format::share(storage.scrub_progress.clamp(0.0, 1.0));
+    let checked = format!("{progress} of pass {}", format::count(storage.scrub_passes.saturating_add(1)));
     let damage = match storage.damaged {
         0 => (", no damage".to_owned(), Role::Text),
         damaged => (format!(", {} damaged dropped", format::count(damaged)), Role::Bad),
     };
     let (forecast, forecast_role) = forecast_words(cache::forecast(model.farm()));
-    let (copies, copies_role) = copies(model);
     vec![
         ("evicted", evicted, Role::Text),
         ("fills", forecast, forecast_role),
-        ("copies", copies, copies_role),
         ("checked", format!("{checked}{}", damage.0), damage.1),
     ]
 }
@@ -138,11 +134,13 @@ fn forecast_words(forecast: Forecast) -> (String, Role) {
 }
 
 /// How many copies there are of what is stored.
-fn copies(model: &Model) -> (String, Role) {
-    match model.farm().machines.len() {
-        0 | 1 => ("1: if this machine leaves you lose everything it holds".to_owned(), Role::Warn),
+fn copies(model: &Model, width: u16) -> Vec<Line> {
+    const ONE: [&str; 2] = ["1: if this machine leaves", "you lose everything it holds"];
+    match (model.farm().machines.len(), usize::from(width) > ONE[0].len() + ONE[1].len()) {
+        (0 | 1, true) => vec![("copies", ONE.join(" "), Role::Warn)],
+        (0 | 1, false) => vec![("copies", ONE[0].into(), Role::Warn), ("", ONE[1].into(), Role::Warn)],
         // The node does not tell of copies on other machines.
-        _ => ("not told by this node".to_owned(), Role::Dim),
+        (_, _) => vec![("copies", "not told by this node".to_owned(), Role::Dim)],
     }
 }
 
@@ -161,7 +159,10 @@ fn graphs(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
     let least = samples.iter().map(|sample| sample.used_bytes).min().unwrap_or(0) as f64;
     let most = samples.iter().map(|sample| sample.used_bytes).max().unwrap_or(0) as f64;
     let grown: Vec<Option<f64>> = used.iter().map(|used| used.map(|used| used - least)).collect();
-    let title = format!("stored, from {} up to {}", format::bytes(least as u64), format::bytes(most as u64));
+    let title = match (format::bytes(least as u64), format::bytes(most as u64)) {
+        (least, most) if least == most => format!("stored, {most} all the time"),
+        (least, most) => format!("stored, from {least} up to {most}"),
+    };
     graph_of(canvas, stored, &title, "", &grown, (most - least).max(1.0), Role::Graph);
 }
 

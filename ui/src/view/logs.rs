@@ -7,8 +7,8 @@ use super::pager;
 use crate::canvas::Canvas;
 use crate::format;
 use crate::message::Slot;
-use crate::model::Model;
 use crate::model::logs::level_word;
+use crate::model::{ListId, Model};
 use crate::theme::Role;
 
 /// Paints it.
@@ -23,7 +23,7 @@ pub(super) fn draw(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
     let right = canvas.text_right(line, &position, Role::Dim);
     let (words, role) = words(model);
     canvas.text(area.x + 1, area.y, area.width.saturating_sub(right + 3), &words, role);
-    pager::draw(canvas, body, &logs.pager, |number| role_of(logs.level(number)));
+    pager::draw(canvas, body, ListId::Logs, &logs.pager, |number| role_of(logs.level(number)));
 }
 
 /// What is shown of what there is.

@@ -36,6 +36,9 @@ const SIDE_FROM: u16 = 150;
 const SIDE: u16 = 56;
 const BELOW: u16 = 10;
 
+/// Cells of the name of a gauge.
+const GAUGE: u16 = 11;
+
 /// Age from which a measurement is told as old.
 const OLD: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -69,8 +72,8 @@ pub(super) fn draw(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
 /// The table, and the chosen machine beside or below it.
 fn divide(area: Rect, wanted: u16) -> (Rect, Rect) {
     if area.width >= SIDE_FROM {
-        let list = Rect { width: area.width - SIDE, ..area };
-        return (list, Rect { x: list.right(), width: SIDE, ..area });
+        let list = Rect { width: area.width - SIDE - 1, ..area };
+        return (list, Rect { x: list.right() + 1, width: SIDE, ..area });
     }
     if area.height < BELOW + 4 {
         return (area, Rect { height: 0, ..area });
@@ -124,12 +127,11 @@ fn running(model: &Model, canvas: &mut Canvas<'_>, area: Rect, machine: &Machine
     let senders: Vec<usize> =
         model.farm().running_on(&machine.name).map(|(_, op)| model.farm().sender(op)).collect();
     let free = (machine.slots as usize).saturating_sub(senders.len());
-    let (full, empty) = (canvas.glyphs.running, canvas.glyphs.bar_empty);
-    let theme = model.theme.clone();
-    let busy = senders.iter().map(|sender| (full, theme.sender(*sender)));
-    let free_look = theme.style(Role::Empty);
-    let pieces = busy.chain(std::iter::repeat_n((empty, free_look), free));
-    bars::pieces(canvas, area, senders.len() + free, pieces);
+    let busy: Vec<_> = senders.into_iter().map(|sender| bars::sender(canvas, sender)).collect();
+    let empty = (canvas.glyphs.bar_empty.to_owned(), canvas.theme.style(Role::Empty));
+    let all = busy.len() + free;
+    let pieces = busy.into_iter().chain(std::iter::repeat_n(empty, free));
+    bars::pieces(canvas, area, all, pieces);
 }
 
 fn state_role(state: machine::State) -> Role {
@@ -182,11 +184,14 @@ fn gauges(model: &Model, canvas: &mut Canvas<'_>, area: Rect, machine: &Machine)
         canvas.text(area.x, y, area.width, &text, Role::Stale);
         y += 1;
     }
-    for (name, share, text) in gauge_rows(machine, load) {
+    let rows = gauge_rows(machine, load);
+    let widest = rows.iter().map(|(_, _, text)| text.len()).max().unwrap_or(0) as u16;
+    let bar = area.width.saturating_sub(GAUGE + widest + 2).clamp(4, 16);
+    for (name, share, text) in rows {
         if y >= area.bottom() {
             break;
         }
-        gauge(canvas, Rect { y, height: 1, ..area }, name, share, &text);
+        gauge(canvas, Rect { y, height: 1, ..area }, bar, (name, share, &text));
         y += 1;
     }
     y - area.y
@@ -206,20 +211,20 @@ fn gauge_rows(machine: &Machine, load: &Load) -> Vec<(&'static str, Option<f64>,
             format!("{} of {}, load {:.1}", format::share(load.cpu), machine.cpus, load.load1),
         ),
         ("memory", memory(machine), format!("{} of {}", format::bytes(used), format::bytes(total))),
-        ("waits: cpu", load.cpu_pressure, waits(load.cpu_pressure)),
-        ("memory", load.memory_pressure, waits(load.memory_pressure)),
-        ("disk", load.io_pressure, waits(load.io_pressure)),
+        ("waits cpu", load.cpu_pressure, waits(load.cpu_pressure)),
+        ("waits mem", load.memory_pressure, waits(load.memory_pressure)),
+        ("waits disk", load.io_pressure, waits(load.io_pressure)),
         ("blobs", disk(machine), budget),
         ("disk", taken, free),
         ("net", None, format!("{} in, {} out", format::rate(load.received), format::rate(load.sent))),
     ]
 }
 
-fn gauge(canvas: &mut Canvas<'_>, area: Rect, name: &str, share: Option<f64>, text: &str) {
-    const NAME: u16 = 11;
-    canvas.text(area.x, area.y, NAME.min(area.width), name, Role::Dim);
-    let rest = Rect { x: area.x + NAME.min(area.width), width: area.width.saturating_sub(NAME), ..area };
-    let bar = (rest.width / 3).min(16);
+fn gauge(canvas: &mut Canvas<'_>, area: Rect, bar: u16, (name, share, text): (&str, Option<f64>, &str)) {
+    let label = GAUGE.min(area.width);
+    canvas.text(area.x, area.y, label, name, Role::Dim);
+    let rest = Rect { x: area.x + label, width: area.width - label, ..area };
+    let bar = bar.min(rest.width);
     if let Some(share) = share {
         let role = if share >= 0.9 { Role::Warn } else { Role::Graph };
         bars::share(canvas, Rect { width: bar, ..rest }, share, role);
@@ -276,7 +281,7 @@ fn now_running(model: &Model, canvas: &mut Canvas<'_>, area: Rect, machine: &Mac
             return;
         }
         let sender = model.theme.sender(model.farm().sender(op));
-        canvas.styled(area.x, y, 1, canvas.glyphs.running, sender);
+        bars::paint_sender(canvas, area.x, y, model.farm().sender(op));
         let time = op.elapsed(now).map(format::duration).unwrap_or_default();
         canvas.text(area.x + 2, y, 6, &format!("{time:>6}"), Role::Dim);
         let room = area.width.saturating_sub(9);

@@ -2,16 +2,25 @@
 
 use ratatui::layout::Rect;
 
-use crate::canvas::Canvas;
+use crate::canvas::{Canvas, Hit};
 use crate::logtext::{Line, Row, Size};
+use crate::model::ListId;
 use crate::model::pager::Pager;
 use crate::theme::Role;
 use crate::{format, sanitize};
 
-/// Paints the text into `area`; `role` is the look of a line of that number.
-pub(super) fn draw(canvas: &mut Canvas<'_>, area: Rect, pager: &Pager, role: impl Fn(usize) -> Role) {
+/// Paints the text into `area`; `role` is the look of a line of that number, and
+/// `list` stands for the text where the wheel is turned.
+pub(super) fn draw(
+    canvas: &mut Canvas<'_>,
+    area: Rect,
+    list: ListId,
+    pager: &Pager,
+    role: impl Fn(usize) -> Role,
+) {
     let size = Size { width: area.width.into(), height: area.height.into() };
     canvas.drawn.text = Some(size);
+    canvas.hit(area, Hit::List(list));
     let needle = pager.needle().to_lowercase();
     for (y, row) in (area.y..area.bottom()).zip(pager.scroll().rows(pager.text(), size)) {
         let Some(line) = pager.text().line(row.number) else { continue };

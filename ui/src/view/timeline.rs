@@ -24,7 +24,8 @@ const MARK: u16 = 14;
 /// Paints it.
 pub(super) fn draw(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
     let Some(now) = model.node_now().filter(|_| !area.is_empty()) else {
-        return drop(canvas.text(area.x, area.y, area.width, "nothing was heard of the farm yet", Role::Dim));
+        canvas.text(area.x, area.y, area.width, "nothing was heard of the farm yet", Role::Dim);
+        return;
     };
     let window = model.timeline.window(now);
     let name = NAME.min(area.width / 3);
@@ -107,7 +108,8 @@ fn lane_rows(model: &Model, canvas: &mut Canvas<'_>, area: Rect, name: u16, time
     }
     if timeline.rows.is_empty() {
         let text = "no machine has run anything yet";
-        return drop(canvas.text(area.x + 1, area.y, area.width - 1, text, Role::Dim));
+        canvas.text(area.x + 1, area.y, area.width - 1, text, Role::Dim);
+        return;
     }
     let rows = canvas.window(ListId::Timeline, &state, area, timeline.rows.len(), 0);
     let first = rows.start;
@@ -125,17 +127,21 @@ fn lane_rows(model: &Model, canvas: &mut Canvas<'_>, area: Rect, name: u16, time
 }
 
 fn lane_name(model: &Model, canvas: &mut Canvas<'_>, area: Rect, row: &LaneRow, named: bool) {
-    let is_lost = model
-        .farm()
-        .machine(&row.machine)
-        .is_none_or(|machine| machine.state() == control::machine::State::Lost);
+    let is_lost = is_lost(model, row);
     let role = if is_lost { Role::Bad } else { Role::Text };
     if named {
-        canvas.text(area.x + 1, area.y, area.width.saturating_sub(5), &row.machine, role);
+        let mark = if is_lost { canvas.glyphs.lost } else { "" };
+        let text = format!("{mark}{}", row.machine);
+        canvas.text(area.x + 1, area.y, area.width.saturating_sub(5), &text, role);
     }
     let number = (row.lane + 1).to_string();
     let role = if row.is_slot { Role::Dim } else { Role::Warn };
     canvas.text_right(Rect { width: area.width.saturating_sub(1), ..area }, &number, role);
+}
+
+fn is_lost(model: &Model, row: &LaneRow) -> bool {
+    let machine = model.farm().machine(&row.machine);
+    machine.is_none_or(|machine| machine.state() == control::machine::State::Lost)
 }
 
 fn one_lane(
@@ -147,18 +153,20 @@ fn one_lane(
 ) {
     let runs = model.timeline.lanes.runs(&row.machine, row.lane, window);
     let cells = lanes::cover(&runs, window, area.width, now);
-    let empty = if row.is_slot { canvas.glyphs.dot } else { " " };
+    // A machine that does not answer is not idle: nothing is known of it.
+    let empty = if row.is_slot && !is_lost(model, row) { canvas.glyphs.dot } else { " " };
     for (x, cell) in (area.x..area.right()).zip(&cells) {
         let op = cell.run.and_then(|run| Some((runs[run], model.farm().ops.get(runs[run].0)?)));
         match op {
             Some(((key, _), op)) => {
-                let style = bar::style(model, op);
-                bar::cell(canvas, (x, area.y), op, style, cell.share);
+                bar::cell(model, canvas, (x, area.y), op, cell.share);
                 if model.timeline.chosen == Some(key) {
                     canvas.tint(Rect { x, width: 1, ..area }, Role::Selected);
                 }
             }
-            None => drop(canvas.text(x, area.y, 1, empty, Role::Empty)),
+            None => {
+                canvas.text(x, area.y, 1, empty, Role::Empty);
+            }
         }
     }
     for (key, place) in &runs {
@@ -203,7 +211,8 @@ fn chosen(model: &Model, canvas: &mut Canvas<'_>, area: Rect, now: Stamp) {
     let (x, width) = (area.x + 1, area.width.saturating_sub(2));
     let Some(op) = model.chosen_bar() else {
         let text = "arrows choose a bar, enter opens it; + - zoom, < > move, or drag and turn the wheel";
-        return drop(canvas.text(x, area.y + 1, width, text, Role::Dim));
+        canvas.text(x, area.y + 1, width, text, Role::Dim);
+        return;
     };
     canvas.text(x, area.y + 1, 1, op.status.glyph(canvas.glyphs), op.status.role());
     let right = format!("{} {}", op.mnemonic, machine_of(model, op));

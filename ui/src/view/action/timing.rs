@@ -31,7 +31,7 @@ pub(super) fn draw(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
     let mut page = Page { canvas, area: inner, now: now.0 };
     let op = told::op(model);
     match op {
-        Some(op) => page.run(op, now),
+        Some(op) => page.run(op),
         None => page.line("nothing is known of its run", Role::Dim),
     }
     page.result(model, op, now);
@@ -51,7 +51,7 @@ impl Page<'_, '_> {
     }
 
     /// The run itself, as far as it is.
-    fn run(&mut self, op: &Op, now: Stamp) {
+    fn run(&mut self, op: &Op) {
         let spans = stages::of_op(op);
         self.line(&format!("This run: {}", told::state(op)), Role::Title);
         self.spans(&spans);
@@ -71,7 +71,6 @@ impl Page<'_, '_> {
             let text = format!("It was given to a machine {} times; this is the last.", op.attempts);
             self.line(&text, Role::Warn);
         }
-        let _ = now;
     }
 
     /// The run that made the result, where that is another.

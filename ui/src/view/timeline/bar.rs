@@ -1,10 +1,14 @@
 //! Bars of the timeline: their colour, what is written into them, and what the colours mean.
 
+use std::sync::Arc;
+
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
 
 use crate::canvas::Canvas;
+use crate::model::farm::BuildRow;
 use crate::model::op::Status;
+use crate::model::senders::letter;
 use crate::model::timeline::Tells;
 use crate::model::{Model, Op};
 use crate::options::ColourDepth;
@@ -29,16 +33,26 @@ pub(super) fn style(model: &Model, op: &Op) -> Style {
     }
 }
 
-/// One cell of a bar: full, or as high as it is covered.
-pub(super) fn cell(canvas: &mut Canvas<'_>, (x, y): (u16, u16), op: &Op, style: Style, share: f32) {
+/// One cell of a bar: full, or as high as it is covered. Without colours a letter or a sign tells
+/// what they would.
+pub(super) fn cell(model: &Model, canvas: &mut Canvas<'_>, (x, y): (u16, u16), op: &Op, share: f32) {
+    let style = style(model, op);
     if share < FULL {
         let step = (share * 8.0).round().clamp(1.0, 7.0) as usize;
         let sign = canvas.glyphs.columns[step];
         canvas.styled(x, y, 1, sign, style);
     } else if canvas.theme.depth() == ColourDepth::None {
-        canvas.styled(x, y, 1, op.status.glyph(canvas.glyphs), style);
+        canvas.styled(x, y, 1, &sign(model, canvas, op), style);
     } else {
         canvas.styled(x, y, 1, " ", filled(style));
+    }
+}
+
+fn sign(model: &Model, canvas: &Canvas<'_>, op: &Op) -> String {
+    match model.timeline.tells {
+        Tells::Sender => letter(model.farm().sender(op)).to_string(),
+        Tells::Status => op.status.glyph(canvas.glyphs).to_owned(),
+        Tells::Mnemonic => letter(model.timeline.mnemonic(&op.mnemonic)).to_string(),
     }
 }
 
@@ -65,38 +79,47 @@ pub(super) fn label(
         let edge = if canvas.glyphs.braille { canvas.glyphs.bar_parts[0] } else { canvas.glyphs.vertical };
         x += canvas.styled(x, bar.y, 1, edge, style);
     }
-    let room = bar.right().saturating_sub(x + 1);
-    if room < 3 {
+    if bar.right().saturating_sub(x) < 4 {
         return;
     }
-    x += canvas.styled(x, bar.y, 1, op.status.glyph(canvas.glyphs), style) + 1;
-    let room = bar.right().saturating_sub(x);
-    let name = short(op.label());
-    let name = sanitize::cut(name, room.into(), canvas.glyphs.ellipsis).into_owned();
-    canvas.styled(x, bar.y, room, &name, style);
+    let sign = op.status.glyph(canvas.glyphs);
+    let room = bar.right() - x;
+    let name = sanitize::cut(short(op.label()), usize::from(room - 2), canvas.glyphs.ellipsis).into_owned();
+    // The space behind the name sets it off from the letters that stand for colours.
+    canvas.styled(
+        x,
+        bar.y,
+        room,
+        &format!("{sign} {name} ").chars().take(room.into()).collect::<String>(),
+        style,
+    );
 }
 
 /// What the colours mean, as far as it fits.
 pub(super) fn legend(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
     let now = model.node_now();
-    let entries: Vec<(Style, &str, String)> = match model.timeline.tells {
+    let has_colours = canvas.theme.depth() != ColourDepth::None;
+    let sign = |number: usize| {
+        if has_colours { canvas.glyphs.bar_full.to_owned() } else { letter(number).to_string() }
+    };
+    let entries: Vec<(Style, String, String)> = match model.timeline.tells {
         Tells::Sender => {
             let builds = model.farm().builds.active(now);
-            let entry = |build: &&crate::model::farm::BuildRow| {
-                (model.theme.sender(build.sender), canvas.glyphs.bar_full, build.label())
-            };
+            let entry =
+                |build: &&BuildRow| (model.theme.sender(build.sender), sign(build.sender), build.label());
             builds.iter().map(entry).collect()
         }
         Tells::Status => {
             let entry = |status: Status| {
-                (model.theme.style(status.role()), status.glyph(canvas.glyphs), status.word().to_owned())
+                let sign = status.glyph(canvas.glyphs).to_owned();
+                (model.theme.style(status.role()), sign, status.word().to_owned())
             };
             STATES.into_iter().map(entry).collect()
         }
         Tells::Mnemonic => {
-            let entry = |(number, name): (usize, &std::sync::Arc<str>)| {
+            let entry = |(number, name): (usize, &Arc<str>)| {
                 let name = if name.is_empty() { "(none)" } else { name };
-                (model.theme.sender(number), canvas.glyphs.bar_full, name.to_owned())
+                (model.theme.sender(number), sign(number), name.to_owned())
             };
             model.timeline.mnemonics().iter().enumerate().map(entry).collect()
         }
@@ -108,7 +131,7 @@ pub(super) fn legend(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
             canvas.text(x, area.y, area.right().saturating_sub(x), canvas.glyphs.ellipsis, Role::Dim);
             return;
         }
-        canvas.styled(x, area.y, 1, sign, style);
+        canvas.styled(x, area.y, 1, &sign, style);
         canvas.text(x + 2, area.y, width, &name, Role::Dim);
         x += width;
     }
