@@ -18,6 +18,7 @@
 //! looks in `view/<view>.rs`. Text from outside is made harmless in `sanitize.rs`, where it enters.
 
 mod app;
+pub mod bench;
 mod canvas;
 mod clipboard;
 mod feed;
