@@ -19,6 +19,7 @@
 
 mod advice;
 mod app;
+pub mod bench;
 mod canvas;
 mod clipboard;
 mod feed;

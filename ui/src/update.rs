@@ -35,6 +35,7 @@ use crate::message::{Answer, CallId, Message, Slot, Todo};
 use crate::model::{ListId, Model};
 use crate::options::View;
 
+pub(crate) use acts::list_of;
 pub(crate) use complete::candidates;
 pub(crate) use deeds::{confirm, perform};
 pub(crate) use filters::text as filter_text;
