@@ -71,6 +71,11 @@ pub(crate) fn bytes_of(part: u64, whole: u64) -> String {
     }
 }
 
+/// Bytes a second.
+pub(crate) fn rate(bytes_per_second: u64) -> String {
+    format!("{}/s", bytes(bytes_per_second))
+}
+
 /// `97%`; `-` of nothing. 100% and 0% are said only when they are true.
 pub(crate) fn percent(part: u64, whole: u64) -> String {
     if whole == 0 {

@@ -44,7 +44,7 @@ mod update;
 mod view;
 
 pub use app::run;
-pub use once::{json, once};
+pub use once::{json, once, once_svg};
 pub use options::{ColourDepth, FetchRequest, Fetched, Fetcher, Look, Options, Outcome, UiError, View};
 
 #[cfg(test)]

@@ -3,6 +3,9 @@
 //! Both take the first snapshot of the stream of changes, which a node sends at once.
 
 mod json;
+mod picture;
+
+pub use picture::once_svg;
 
 use std::path::Path;
 use std::time::Duration;

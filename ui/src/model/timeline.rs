@@ -181,12 +181,6 @@ impl Timeline {
         }
     }
 
-    /// The row of a lane.
-    pub(crate) fn row_of(&self, key: OpKey) -> Option<usize> {
-        let (machine, place) = self.lanes.find(key)?;
-        self.rows.iter().position(|row| &*row.machine == machine && row.lane == place.lane)
-    }
-
     /// The number of a kind of actions: its colour.
     pub(crate) fn mnemonic(&self, mnemonic: &str) -> usize {
         self.mnemonics.iter().position(|known| &**known == mnemonic).unwrap_or(MNEMONICS)
@@ -317,7 +311,6 @@ mod tests {
         assert_eq!(name(&timeline).as_deref(), Some("a"));
         timeline.choose_near(1, 15 * SECOND);
         assert_eq!(name(&timeline).as_deref(), Some("b"));
-        assert_eq!(timeline.row_of(timeline.chosen.unwrap()), Some(1));
         timeline.choose_near(2, 15 * SECOND);
         assert_eq!(timeline.chosen, None);
     }

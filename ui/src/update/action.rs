@@ -183,10 +183,10 @@ fn need(model: &mut Model, todo: &mut Todo) {
 
 fn open_root(model: &mut Model, todo: &mut Todo) {
     let inputs = &mut model.action.inputs;
-    if let Some(&TreeRow::Node(root)) = inputs.rows().first() {
-        if inputs.node(root).depth == 0 && inputs.node(root).progress == Progress::Unread {
-            inputs.open(root);
-        }
+    if let Some(&TreeRow::Node(root)) = inputs.rows().first()
+        && inputs.node(root).progress == Progress::Unread
+    {
+        inputs.open(root);
     }
     ask_directory(model, todo);
 }

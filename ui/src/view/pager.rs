@@ -45,6 +45,9 @@ pub(super) fn position(pager: &Pager, area: Rect) -> String {
     if text.first() > 0 {
         words.push_str(&format!(", the first {} not kept", format::count(text.first() as u64)));
     }
+    if let Some(found) = pager.found() {
+        words.push_str(&format!(", found in {}", found + 1));
+    }
     if pager.scroll().follow {
         words.push_str(", following");
     }

@@ -160,7 +160,7 @@ fn is_dark(colour: Color) -> bool {
             299 * u32::from(red) + 587 * u32::from(green) + 114 * u32::from(blue) < 128_000
         }
         Color::Indexed(number @ 16..232) => (number - 16) / 6 % 6 < 2,
-        Color::Indexed(number) => number >= 232 && number < 244,
+        Color::Indexed(number) => (232..244).contains(&number),
         Color::Black | Color::Red | Color::Blue | Color::Magenta | Color::DarkGray => true,
         _ => false,
     }
