@@ -13,6 +13,10 @@ use crate::model::OpKey;
 /// Microseconds since 1970.
 pub(crate) type Micros = i64;
 
+/// How much two runs of one lane may overlap: a slot is given on a moment before it is told that the
+/// run before is over.
+const SLACK: Micros = 50_000;
+
 /// One run on a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run<'a> {
@@ -44,7 +48,7 @@ pub(crate) struct Lanes {
     places: HashMap<OpKey, (Arc<str>, Place)>,
 }
 
-/// Runs of one lane by their start; none overlaps another.
+/// Runs of one lane by their start; none overlaps another by more than [`SLACK`].
 #[derive(Clone, Debug, Default)]
 struct Lane(BTreeMap<Micros, (Option<Micros>, OpKey)>);
 
@@ -157,13 +161,20 @@ impl Lanes {
 // === impl Lane ===
 
 impl Lane {
-    /// Whether nothing in it overlaps `start` to `end`.
+    /// Whether nothing in it overlaps `start` to `end`, but for a moment.
     fn is_free(&self, start: Micros, end: Option<Micros>) -> bool {
         let before = self.0.range(..start).next_back();
         let after = self.0.range(start..).next();
-        before.is_none_or(|(_, (over, _))| over.is_some_and(|over| over <= start))
-            && after.is_none_or(|(&next, _)| next > start && end.is_some_and(|end| end <= next))
+        before.is_none_or(|(begun, (over, _))| over.is_some_and(|over| nearly(*begun, over) <= start))
+            && after
+                .is_none_or(|(&next, _)| next > start && end.is_some_and(|end| nearly(start, end) <= next))
     }
+}
+
+/// When a run is so nearly over that another may follow it; never before its middle.
+fn nearly(start: Micros, end: Micros) -> Micros {
+    let length = end.saturating_sub(start);
+    end.saturating_sub(SLACK.min(length / 2))
 }
 
 // === impl Window ===
@@ -383,6 +394,15 @@ mod tests {
     }
 
     #[test]
+    fn a_moment_of_overlap_does_not_take_another_lane() {
+        let mut lanes = Lanes::default();
+        lanes.place(run(A, "m", 0, Some(100_000)));
+        assert_eq!(lanes.place(run(B, "m", 98_000, Some(200_000))).lane, 0);
+        assert_eq!(lanes.place(run(C, "m", 150_000, None)).lane, 1);
+        assert_eq!(lanes.place(run(D, "m", 40_000, Some(60_000))).lane, 1);
+    }
+
+    #[test]
     fn neighbours_in_a_lane() {
         let mut lanes = Lanes::default();
         for (key, start, end) in [(A, 0, Some(10)), (B, 10, Some(20)), (C, 30, None)] {
@@ -410,7 +430,7 @@ mod tests {
                     let mut over = Micros::MIN;
                     for (&start, (end, _)) in runs {
                         prop_assert!(start >= over);
-                        over = end.unwrap();
+                        over = nearly(start, end.unwrap());
                     }
                 }
             }

@@ -40,7 +40,7 @@ const WIDTHS: (u16, u16) = (60, 300);
 /// # Errors
 /// When no node answers in time.
 pub async fn once(options: &Options, width: u16) -> Result<String, UiError> {
-    let farm = gather(&options.socket).await?;
+    let farm = gather(&options.socket, 1).await?;
     let look = Look { colours: Some(ColourDepth::None), ..options.look.clone() };
     let options = Options { look, view: View::Overview, ..options.clone() };
     let mut model = app::model(&options, &Environment::detect())?;
@@ -56,16 +56,16 @@ pub async fn once(options: &Options, width: u16) -> Result<String, UiError> {
 /// # Errors
 /// When no node answers in time.
 pub async fn json(options: &Options) -> Result<serde_json::Value, UiError> {
-    Ok(json::farm(&gather(&options.socket).await?))
+    Ok(json::farm(&gather(&options.socket, 1).await?))
 }
 
-/// The farm as the node tells it now.
-async fn gather(socket: &Path) -> Result<Farm, UiError> {
+/// The farm as the node tells it now, with the last `finished` operations.
+async fn gather(socket: &Path, finished: u32) -> Result<Farm, UiError> {
     let fail = |reason: String| UiError::Unreachable { socket: socket.to_owned(), reason };
     let mut client = connect(socket).await.map_err(fail)?;
     let first = Instant::now() + FIRST;
     let silent = || fail("it says nothing".to_owned());
-    let request = WatchRequest { finished: 1, ..WatchRequest::default() };
+    let request = WatchRequest { finished, ..WatchRequest::default() };
     let stream = timeout_at(first, client.watch(request)).await.map_err(|_| silent())?;
     let mut stream =
         stream.map_err(|status| fail(sanitize::line(status.message()).into_owned()))?.into_inner();

@@ -66,7 +66,7 @@ pub(crate) fn svg(buffer: &Buffer, palette: &Palette) -> String {
     let mut svg = String::new();
     let _ = writeln!(
         svg,
-        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {outer_width:.1} {outer_height:.1}" width="{outer_width:.0}" height="{outer_height:.0}" font-family="ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace" font-size="14" xml:space="preserve">"#
+        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {outer_width:.1} {outer_height:.1}" width="{outer_width:.0}" height="{outer_height:.0}" font-family="'DejaVu Sans Mono',Menlo,Consolas,ui-monospace,monospace" font-size="14" xml:space="preserve">"#
     );
     let _ = writeln!(svg, r#"<rect width="100%" height="100%" rx="8" fill="{}"/>"#, palette.background);
     let _ = writeln!(svg, r#"<g transform="translate({MARGIN},{MARGIN})">"#);
@@ -78,16 +78,20 @@ pub(crate) fn svg(buffer: &Buffer, palette: &Palette) -> String {
     svg
 }
 
-/// One row: runs of cells of one look.
+/// One row: runs of cells of one look. What lies behind comes first, so that it covers no letter that
+/// is wider than its cell.
 fn row(svg: &mut String, cells: &[&Cell], top: f32, palette: &Palette) {
     let looks: Vec<Look> = cells.iter().map(|cell| look(cell, palette)).collect();
+    let runs: Vec<_> = looks.chunk_by(|a, b| a == b).collect();
     let mut start = 0;
-    while start < cells.len() {
-        let alike = looks[start..].iter().take_while(|look| **look == looks[start]).count();
-        let run = &cells[start..start + alike];
-        behind(svg, &looks[start], start, run.len(), top);
-        letters(svg, &looks[start], start, run, top);
-        start += alike;
+    for run in &runs {
+        behind(svg, &run[0], start, run.len(), top);
+        start += run.len();
+    }
+    start = 0;
+    for run in &runs {
+        letters(svg, &run[0], start, &cells[start..start + run.len()], top);
+        start += run.len();
     }
 }
 
@@ -108,8 +112,11 @@ fn letters(svg: &mut String, look: &Look, start: usize, run: &[&Cell], top: f32)
         let at = start + i;
         let symbol = cell.symbol();
         let shape = shapes::of(symbol, at as f32 * WIDTH, top, &look.text);
-        let is_plain = symbol.len() == 1 && shape.is_none();
-        if is_plain {
+        // Columns stay where they are even in a font that is not as wide as its cells.
+        if text.ends_with("  ") && symbol != " " {
+            stretch(svg, look, from, &std::mem::take(&mut text), top);
+        }
+        if symbol.len() == 1 && shape.is_none() {
             if text.is_empty() {
                 from = at;
             }

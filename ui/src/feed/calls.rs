@@ -141,6 +141,7 @@ fn failure(status: &Status) -> Failure {
         Code::Unavailable | Code::Unknown if std::error::Error::source(status).is_some() => {
             "the connection to the node was lost".to_owned()
         }
+        Code::Unimplemented => "this node cannot do that: it is older than this program".to_owned(),
         _ => words(status),
     };
     Failure { code: status.code().into(), text: sanitize::line(&text).into_owned() }

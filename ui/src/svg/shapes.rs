@@ -18,6 +18,7 @@ pub(super) fn of(symbol: &str, x: f32, y: f32, colour: &str) -> Option<String> {
             let eighths = (u32::from('▏') - u32::from(c) + 1) as f32;
             Some(rectangle(x, y, WIDTH * eighths / 8.0, HEIGHT, colour))
         }
+        '░' => Some(rectangle(x, y, WIDTH, HEIGHT, &format!("{colour}\" fill-opacity=\"0.35"))),
         '▐' => Some(rectangle(x + WIDTH / 2.0, y, WIDTH / 2.0, HEIGHT, colour)),
         '▔' => Some(rectangle(x, y, WIDTH, HEIGHT / 8.0, colour)),
         '\u{2800}'..='\u{28ff}' => Some(braille(u32::from(c) - 0x2800, x, y, colour)),
@@ -91,7 +92,7 @@ mod tests {
 
     #[test]
     fn letters_are_left_to_the_font() {
-        for text in ["a", "✓", "界", "", "ab", "░"] {
+        for text in ["a", "✓", "界", "", "ab", "▒"] {
             assert_eq!(of(text, 0.0, 0.0, "#fff"), None, "{text}");
         }
         assert!(of("╭", 0.0, 0.0, "#fff").unwrap().contains("Q4.2 9.0 8.4 9.0"));

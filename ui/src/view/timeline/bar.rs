@@ -1,5 +1,6 @@
 //! Bars of the timeline: their colour, what is written into them, and what the colours mean.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use ratatui::layout::Rect;
@@ -64,7 +65,7 @@ pub(super) fn label(
     op: &Op,
     (is_begun, is_chosen): (bool, bool),
 ) {
-    if bar.width < 2 {
+    if bar.width < 3 {
         return;
     }
     let style = if canvas.theme.depth() == ColourDepth::None {
@@ -100,11 +101,13 @@ pub(super) fn legend(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
     let now = model.node_now();
     let has_colours = canvas.theme.depth() != ColourDepth::None;
     let sign = |number: usize| {
-        if has_colours { canvas.glyphs.bar_full.to_owned() } else { letter(number).to_string() }
+        if has_colours { canvas.glyphs.sender.to_owned() } else { letter(number).to_string() }
     };
     let entries: Vec<(Style, String, String)> = match model.timeline.tells {
         Tells::Sender => {
-            let builds = model.farm().builds.active(now);
+            let mut seen = HashSet::new();
+            let mut builds = model.farm().builds.active(now);
+            builds.retain(|build| seen.insert(build.sender));
             let entry =
                 |build: &&BuildRow| (model.theme.sender(build.sender), sign(build.sender), build.label());
             builds.iter().map(entry).collect()
