@@ -50,11 +50,6 @@ pub(crate) fn count(number: u64) -> String {
     if value < 99.95 { format!("{value:.1}{}", UNITS[unit]) } else { format!("{value:.0}{}", UNITS[unit]) }
 }
 
-/// Bytes a second.
-pub(crate) fn rate(bytes_per_second: u64) -> String {
-    format!("{}/s", bytes(bytes_per_second))
-}
-
 /// A part of some bytes, in the unit of the whole: `12.0/50.0 GiB`.
 pub(crate) fn bytes_of(part: u64, whole: u64) -> String {
     let text = bytes(whole);

@@ -112,7 +112,7 @@ pub(super) fn draw(
     let body = Rect { y: area.y + 1, height: area.height - 1, ..area };
     let bar = u16::from(len > usize::from(body.height));
     // One cell at the left for the cursor, so that the choice is seen without colour.
-    let inner = Rect { x: area.x + 1, width: area.width.saturating_sub(1 + bar), ..area };
+    let inner = Rect { x: area.x + 1, width: area.width.saturating_sub(1 + 2 * bar), ..area };
     let layout = Layout::of(columns, inner);
     titles(canvas, Rect { height: 1, ..inner }, id, state, columns, &layout);
     let sortable = columns.iter().filter_map(|column| column.sort).max().map_or(0, |last| last + 1);

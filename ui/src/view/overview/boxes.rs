@@ -82,6 +82,13 @@ const SLOT: u16 = 10;
 /// Slots side by side. Where there is room, each is a bar that fills up to the time its action is
 /// expected to take.
 fn slots(model: &Model, canvas: &mut Canvas<'_>, area: Rect, machine: &Machine) {
+    if machine.state() == State::Lost {
+        // Nobody knows what it does; that is not nothing.
+        let unknown = (canvas.glyphs.lost.to_owned(), canvas.theme.style(Role::Dim));
+        let all = machine.slots as usize;
+        bars::pieces(canvas, area, all, std::iter::repeat_n(unknown, all));
+        return;
+    }
     let farm = model.farm();
     let ops: Vec<&Op> = farm.running_on(&machine.name).map(|(_, op)| op).collect();
     let busy = (machine.busy as usize).max(ops.len());
