@@ -398,7 +398,7 @@ mod tests {
         let mut lanes = Lanes::default();
         lanes.place(run(A, "m", 0, Some(100_000)));
         assert_eq!(lanes.place(run(B, "m", 98_000, Some(200_000))).lane, 0);
-        assert_eq!(lanes.place(run(C, "m", 150_000, None)).lane, 1);
+        assert_eq!(lanes.place(run(C, "m", 140_000, None)).lane, 1);
         assert_eq!(lanes.place(run(D, "m", 40_000, Some(60_000))).lane, 1);
     }
 

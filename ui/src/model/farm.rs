@@ -104,6 +104,7 @@ impl Farm {
             self.ops.complete();
             self.builds.complete();
         }
+        self.tell_of_ends();
     }
 
     /// Takes a page of the history.
@@ -221,10 +222,17 @@ impl Farm {
 
     fn take_build(&mut self, mut build: control::Build) {
         wire::clean_build(&mut build);
-        if let Some(begun) = self.builds.put(build, &mut self.senders, self.clock) {
-            if self.complete {
-                self.push_event(EventKind::BuildBegan, &begun.1, "", Some(begun.0));
-            }
+        let begun = self.builds.put(build, &mut self.senders, self.clock).filter(|_| self.complete);
+        if let Some((invocation, label)) = begun {
+            self.push_event(EventKind::BuildBegan, &label, "", Some(invocation));
+        }
+    }
+
+    /// A build has no end of its own: it is over when nothing was heard of it for a while.
+    fn tell_of_ends(&mut self) {
+        let now = self.clock.heard().and_then(|heard| self.clock.at(heard));
+        for (invocation, label, summary) in self.builds.ended(now) {
+            self.push_event(EventKind::BuildEnded, &label, &summary, Some(invocation));
         }
     }
 

@@ -63,6 +63,19 @@ fn enter_on_a_build_narrows_everything_and_esc_widens_it_again() {
 }
 
 #[test]
+fn the_boxes_of_the_overview_lead_on() {
+    let mut model = model(View::Overview);
+    paint(&mut model, 100, 40);
+    press(&mut model, "<tab><down><enter>");
+    assert_eq!((model.view(), model.build.as_deref()), (View::Actions, Some(BUILDS[1])));
+    press(&mut model, "<esc><esc><tab><down><enter>");
+    let subject = model.action.subject.clone().unwrap();
+    assert_eq!((model.view(), &*subject.key), (View::Action, "operations/run1"));
+    press(&mut model, "<esc>/engine<enter>");
+    assert_eq!((model.view(), model.actions.len()), (View::Actions, 9));
+}
+
+#[test]
 fn the_sections_add_up() {
     let mut model = model(View::Actions);
     let mut counts = Vec::new();
@@ -160,6 +173,20 @@ fn the_history_is_loaded_page_by_page_when_one_looks_for_it() {
     assert_eq!(model.actions.len(), 36);
     let todo = press(&mut model, "G");
     assert!(matches!(calls(&todo)[..], [Call::Actions(request)] if request.page_token == "t"));
+}
+
+#[test]
+fn of_the_history_no_more_is_loaded_than_is_shown() {
+    use farmhand_proto::control::action_filter::Outcome;
+    let mut model = model(View::Builds);
+    press(&mut model, "<down><enter>]]]]");
+    assert_eq!(model.actions.section, Section::Failed);
+    paint(&mut model, 100, 30);
+    let todo = press(&mut model, "G");
+    let [Call::Actions(request)] = calls(&todo)[..] else { panic!("{todo:?}") };
+    let filter = request.filter.clone().unwrap();
+    assert_eq!(filter.invocation, BUILDS[0]);
+    assert_eq!(filter.outcomes, [Outcome::Failed as i32, Outcome::Error as i32]);
 }
 
 #[test]

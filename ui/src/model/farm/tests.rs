@@ -73,7 +73,7 @@ fn a_snapshot_in_parts_voids_nothing_before_it_is_complete() {
     let build = control::Build { invocation: BUILDS[1].into(), ..Default::default() };
     let last = WatchResponse { builds: vec![build], complete: true, ..Default::default() };
     farm.apply(last, Duration::ZERO);
-    assert_eq!((farm.ops.counts(), farm.builds.len()), ((0, 0, 0), 1));
+    assert_eq!((farm.ops.counts(), farm.builds.all().count()), ((0, 0, 0), 1));
 }
 
 #[test]
@@ -110,6 +110,20 @@ fn a_build_tells_its_speed_and_when_it_will_be_done() {
     let build = farm.builds.get(BUILDS[0]).unwrap();
     assert!((build.speed(now).unwrap() - 4.0).abs() < 0.01, "{:?}", build.speed(now));
     assert_eq!(build.remaining(now).unwrap().as_secs(), 4);
+}
+
+#[test]
+fn a_build_that_falls_quiet_has_ended_once() {
+    let mut farm = known();
+    farm.events.clear();
+    let mut build = testing::farm().builds.remove(0);
+    (build.queued, build.running) = (0, 0);
+    for second in 0..3_u32 {
+        let now = ago(-f64::from(second) * 20.0);
+        farm.apply(WatchResponse { now, builds: vec![build.clone()], ..Default::default() }, Duration::ZERO);
+    }
+    assert_eq!(kinds(&farm), [EventKind::BuildEnded]);
+    assert_eq!(&*farm.events[0].text, "420 run, 2 failed, 53% hits in 1m34s");
 }
 
 #[test]
