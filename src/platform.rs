@@ -15,9 +15,11 @@ use farmhand_proto::reapi;
 
 use crate::config::UnknownProperties;
 
+mod load;
 mod machine;
 
-pub use machine::{MachineFacts, total_memory};
+pub use load::{Load, Readings};
+pub use machine::{MachineFacts, architecture, total_memory};
 
 /// What an action asks for, parsed from `Platform` messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,8 @@
 //!
 //! A map behind one short lock: live operations as long as they live, finished ones until
 //! [`Retention`] says otherwise, the oldest first. Nothing here decides anything about running;
-//! the queue does. Also keeps the counters and the recent history that people look at.
+//! the queue does. Also keeps the counters and the recent history that people look at, and tells the
+//! [`Observer`] of everything before clients learn of it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -17,7 +18,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Retention;
+use super::action::PreparedAction;
 use super::inline::InlineHints;
+use super::observer::Observer;
 use super::queue::RunId;
 use crate::digest::Digest;
 use crate::instance::InstanceName;
@@ -41,6 +44,8 @@ pub struct Operation {
     pub action: Digest,
     /// Who called.
     pub invocation: Arc<RequestMetadata>,
+    /// `ExecutionPolicy.priority`, as far as it is honoured.
+    pub priority: i32,
     /// What the caller wants inside the result.
     pub hints: InlineHints,
     /// Something the caller should know, for `ExecuteResponse.message`.
@@ -139,6 +144,7 @@ pub struct Counters {
 /// All operations.
 pub struct Operations {
     retention: Retention,
+    observer: Arc<dyn Observer>,
     table: Mutex<Table>,
 }
 
@@ -205,12 +211,14 @@ impl Operation {
         instance: InstanceName,
         action: Digest,
         invocation: Arc<RequestMetadata>,
+        priority: i32,
         hints: InlineHints,
         note: Option<String>,
         state: OperationState,
     ) -> Self {
         let id = OperationId::random();
-        Self { id, instance, action, invocation, hints, note, state: watch::Sender::new(state) }
+        let state = watch::Sender::new(state);
+        Self { id, instance, action, invocation, priority, hints, note, state }
     }
 
     /// The present state.
@@ -277,12 +285,13 @@ impl Outcome {
 
 impl Operations {
     /// No operations yet.
-    pub fn new(retention: Retention) -> Self {
-        Self { retention, table: Mutex::default() }
+    pub fn new(retention: Retention, observer: Arc<dyn Observer>) -> Self {
+        Self { retention, observer, table: Mutex::default() }
     }
 
-    /// Takes in a new operation, live or finished.
-    pub fn insert(&self, now: Instant, operation: Arc<Operation>) {
+    /// Takes in a new operation, finished or waiting for `action` to be run.
+    pub fn insert(&self, now: Instant, operation: Arc<Operation>, action: Option<&PreparedAction>) {
+        self.observer.came(&operation, &operation.state.borrow(), action);
         let mut table = self.table();
         table.all.insert(operation.id, operation.clone());
         if operation.is_done() {
@@ -302,6 +311,7 @@ impl Operations {
     pub fn update(&self, now: Instant, id: OperationId, state: OperationState) {
         let Some(operation) = self.get(id).filter(|operation| !operation.is_done()) else { return };
         let is_done = state.is_done();
+        self.observer.changed(&operation, &state);
         operation.state.send_replace(state);
         if is_done {
             let mut table = self.table();
@@ -399,6 +409,7 @@ mod tests {
             InstanceName::default(),
             Digest::empty(DigestFunction::Sha256),
             Arc::default(),
+            0,
             InlineHints::default(),
             None,
             state,
@@ -410,7 +421,7 @@ mod tests {
     }
 
     fn operations(count: usize, bytes: usize) -> Operations {
-        Operations::new(Retention { age: Duration::from_secs(600), count, bytes })
+        Operations::new(Retention { age: Duration::from_secs(600), count, bytes }, Arc::new(()))
     }
 
     #[test]
@@ -430,7 +441,7 @@ mod tests {
         let operations = operations(2, 1 << 20);
         let all: Vec<_> = (0..3).map(|_| operation(done())).collect();
         for operation in &all {
-            operations.insert(start, operation.clone());
+            operations.insert(start, operation.clone(), None);
         }
         assert!(operations.get(all[0].id).is_none());
         assert!(operations.get(all[2].id).is_some());
@@ -440,7 +451,7 @@ mod tests {
         assert!(operations.get(all[2].id).is_none());
 
         let small = self::operations(10, 1);
-        small.insert(start, all[0].clone());
+        small.insert(start, all[0].clone(), None);
         assert!(small.get(all[0].id).is_none());
     }
 
@@ -449,7 +460,7 @@ mod tests {
         let start = Instant::now();
         let operations = operations(0, 0);
         let live = operation(OperationState::queued(SystemTime::UNIX_EPOCH));
-        operations.insert(start, live.clone());
+        operations.insert(start, live.clone(), None);
         operations.expire(start + Duration::from_secs(100_000));
         assert!(operations.get(live.id).is_some());
         assert!(!operations.forget(live.id));
@@ -462,7 +473,7 @@ mod tests {
     fn a_finished_state_is_final() {
         let operations = operations(10, 1 << 20);
         let operation = operation(done());
-        operations.insert(Instant::now(), operation.clone());
+        operations.insert(Instant::now(), operation.clone(), None);
         operations.update(Instant::now(), operation.id, OperationState::queued(SystemTime::UNIX_EPOCH));
         assert!(operation.is_done());
         assert_eq!(operations.history().0, Counters { cancelled: 1, ..Default::default() });
@@ -472,7 +483,7 @@ mod tests {
     fn pages_join_to_the_whole() {
         let operations = operations(100, 1 << 20);
         for _ in 0..10 {
-            operations.insert(Instant::now(), operation(done()));
+            operations.insert(Instant::now(), operation(done()), None);
         }
         let mut after = None;
         let mut seen = Vec::new();

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::action::{Action, Loaded, PlatformRules, PreparedAction};
 use super::inline::InlineHints;
+use super::observer::Observer;
 use super::operations::{Counters, Operation, OperationId, OperationState, Operations, Record, Stage};
 use super::queue::{Event, Now, Queue, Refusal, Submission};
 use super::{ExecuteError, PRIORITIES, Settings, response};
@@ -94,6 +95,7 @@ struct Shared {
     cas: Arc<dyn ContentAddressableStorage>,
     action_cache: Arc<dyn ActionCache>,
     operations: Operations,
+    observer: Arc<dyn Observer>,
     settings: Settings,
     events: mpsc::UnboundedSender<Message>,
     tasks: Tasks,
@@ -114,18 +116,20 @@ fn now() -> Now {
 // === impl Scheduler ===
 
 impl Scheduler {
-    /// Starts a scheduler without workers. It ends with `tasks`.
+    /// Starts a scheduler without workers, which tells `observer` what it does. It ends with `tasks`.
     pub fn start(
         cas: Arc<dyn ContentAddressableStorage>,
         action_cache: Arc<dyn ActionCache>,
         settings: Settings,
+        observer: Arc<dyn Observer>,
         tasks: &Tasks,
     ) -> Self {
         let (events, messages) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             cas,
             action_cache,
-            operations: Operations::new(settings.retention),
+            operations: Operations::new(settings.retention, Arc::clone(&observer)),
+            observer,
             events,
             tasks: tasks.clone(),
             settings,
@@ -160,7 +164,9 @@ impl Scheduler {
         let mut looked_up_at = None;
         if !request.skip_cache_lookup && !action.do_not_cache() {
             looked_up_at = Some(Instant::now());
-            if let Some(result) = self.lookup(action.key()).await {
+            let found = self.lookup(action.key()).await;
+            self.shared.observer.looked_up(&request, found.as_ref());
+            if let Some(result) = found {
                 return Ok(self.finished(request, response::cached(result)));
             }
         }
@@ -257,9 +263,9 @@ impl Scheduler {
         action: PreparedAction,
         looked_up_at: Option<Instant>,
     ) -> Result<OperationWatch, ExecuteError> {
-        let (priority, share) = (clamp(request.priority), request.invocation.share());
+        let share = request.invocation.share();
         let operation = Arc::new(new_operation(request, OperationState::queued(SystemTime::now())));
-        let action = Arc::new(action);
+        let (priority, action) = (operation.priority, Arc::new(action));
         let submission = Submission { operation: operation.id, action, priority, share, looked_up_at };
         // Made before the queue knows the operation: should this call be dropped while it waits for
         // the answer, the notice of that is in the channel behind the submission.
@@ -274,7 +280,7 @@ impl Scheduler {
     fn finished(&self, request: Request, response: reapi::ExecuteResponse) -> OperationWatch {
         let state = OperationState::completed(SystemTime::now(), Arc::new(response));
         let operation = Arc::new(new_operation(request, state));
-        self.shared.operations.insert(Instant::now(), operation.clone());
+        self.shared.operations.insert(Instant::now(), operation.clone(), None);
         self.watch(operation)
     }
 
@@ -290,11 +296,13 @@ impl Scheduler {
 }
 
 fn new_operation(request: Request, state: OperationState) -> Operation {
-    let note = (clamp(request.priority) != request.priority).then(|| {
+    let priority = clamp(request.priority);
+    let note = (priority != request.priority).then(|| {
         let (least, most) = (PRIORITIES.start(), PRIORITIES.end());
         format!("priority {} is not between {least} and {most}; the nearest was taken", request.priority)
     });
-    Operation::new(request.instance, request.action, request.invocation, request.hints, note, state)
+    let Request { instance, action, invocation, hints, .. } = request;
+    Operation::new(instance, action, invocation, priority, hints, note, state)
 }
 
 fn clamp(priority: i32) -> i32 {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::inline::InlineHints;
 use super::response;
-use super::{Request, Scheduler, Settings};
+use super::{Observer, Request, Scheduler, Settings};
 use crate::action_cache::memory::MemoryActionCache;
 use crate::cas::memory::MemoryCas;
 use crate::digest::{Digest, DigestFunction};
@@ -142,10 +142,15 @@ pub(crate) struct Farm {
 
 impl Farm {
     pub(crate) fn new(settings: Settings) -> Self {
+        Self::observed(settings, Arc::new(()))
+    }
+
+    /// One of which `observer` is told.
+    pub(crate) fn observed(settings: Settings, observer: Arc<dyn Observer>) -> Self {
         let (cas, action_cache, tasks) =
             (MemoryCas::default(), MemoryActionCache::default(), Tasks::default());
-        let scheduler =
-            Scheduler::start(Arc::new(cas.clone()), Arc::new(action_cache.clone()), settings, &tasks);
+        let (blobs, results) = (Arc::new(cas.clone()), Arc::new(action_cache.clone()));
+        let scheduler = Scheduler::start(blobs, results, settings, observer, &tasks);
         Self { cas, action_cache, tasks, scheduler }
     }
 

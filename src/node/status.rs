@@ -1,6 +1,7 @@
 //! What the node tells of itself over the control API.
 
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use farmhand_proto::control::{self, GetStatusResponse, operation, warning};
@@ -8,16 +9,16 @@ use farmhand_proto::time::{duration, timestamp};
 use prost::Message;
 
 use super::Endpoints;
-use crate::cas::disk::{DiskCas, DiskStats};
+use super::meter::{Measured, Meter};
+use crate::activity::Activity;
+use crate::cas::disk::DiskStats;
 use crate::config::Config;
 use crate::execution::operations::{Outcome, Record, Timeline};
 use crate::execution::scheduler::LiveAction;
-use crate::execution::{OperationId, Scheduler, Snapshot, Stage};
+use crate::execution::{OperationId, Scheduler, Stage};
+use crate::platform::{self, Load};
 use crate::request_metadata::RequestMetadata;
 use crate::rpc::control::{ControlSource, PROTOCOL_VERSION};
-
-/// The hit rate is that of this much time.
-const RECENT: Duration = Duration::from_secs(60);
 
 /// Everything a status is made of.
 pub(super) struct StatusSource {
@@ -27,7 +28,8 @@ pub(super) struct StatusSource {
     pub(super) sandboxed: bool,
     pub(super) warnings: Vec<(String, String)>,
     pub(super) scheduler: Scheduler,
-    pub(super) store: DiskCas,
+    pub(super) activity: Arc<Activity>,
+    pub(super) meter: Meter,
 }
 
 // === impl StatusSource ===
@@ -41,7 +43,7 @@ impl StatusSource {
             pid: std::process::id(),
             started: Some(timestamp(self.started)),
             uptime: Some(duration(self.started.elapsed().unwrap_or_default())),
-            boot_epoch: self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs(),
+            boot_epoch: self.activity.epoch(),
             endpoints: Some(control::Endpoints {
                 reapi: self.endpoints.reapi.to_string(),
                 reapi_socket: self.endpoints.reapi_socket.display().to_string(),
@@ -54,16 +56,24 @@ impl StatusSource {
         }
     }
 
-    fn machine(&self, snapshot: &Snapshot) -> control::Machine {
+    fn machine(&self, busy: u64, measured: &Measured) -> control::Machine {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let stats = measured.stats.as_ref();
         control::Machine {
             name: self.config.name.clone(),
             state: control::machine::State::Active.into(),
             is_self: true,
             slots: u32::try_from(self.config.slots).unwrap_or(u32::MAX),
-            busy: u32::try_from(snapshot.running.len()).unwrap_or(u32::MAX),
+            busy: u32::try_from(busy).unwrap_or(u32::MAX),
             last_heard: None,
             version: env!("CARGO_PKG_VERSION").into(),
-            ..Default::default()
+            os: std::env::consts::OS.into(),
+            arch: platform::architecture(),
+            cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+            load: measured.load.as_ref().map(|(at, load)| wire_load(*at, load)),
+            found_by: "self".into(),
+            used_bytes: stats.map_or(0, |stats| stats.used_bytes),
+            budget_bytes: stats.map_or(0, |stats| stats.budget_bytes),
         }
     }
 
@@ -83,19 +93,27 @@ impl StatusSource {
         }
         warnings
     }
+
+    fn response(&self, measured: &Measured) -> GetStatusResponse {
+        let execution = self.activity.execution();
+        GetStatusResponse {
+            node: Some(self.node()),
+            machines: vec![self.machine(execution.running, measured)],
+            execution: Some(execution),
+            storage: measured.stats.as_ref().map(storage),
+            warnings: self.warnings(measured.stats.as_ref().unwrap_or(&DiskStats::default())),
+        }
+    }
 }
 
 #[async_trait]
 impl ControlSource for StatusSource {
     async fn status(&self) -> GetStatusResponse {
-        let (snapshot, stats) = (self.scheduler.snapshot(), self.store.stats());
-        GetStatusResponse {
-            node: Some(self.node()),
-            machines: vec![self.machine(&snapshot)],
-            execution: Some(execution(&snapshot, SystemTime::now())),
-            storage: Some(storage(&stats)),
-            warnings: self.warnings(&stats),
-        }
+        self.response(&self.meter.measure().await)
+    }
+
+    async fn glance(&self) -> GetStatusResponse {
+        self.response(&self.meter.glance())
     }
 
     async fn operations(&self) -> Vec<control::Operation> {
@@ -143,27 +161,21 @@ fn message(response: &farmhand_proto::reapi::ExecuteResponse) -> String {
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
-fn execution(snapshot: &Snapshot, now: SystemTime) -> control::Execution {
-    let counters = snapshot.counters;
-    let recent = snapshot.history.iter().filter(|record| {
-        let ended = record.timeline.ended_at.unwrap_or(SystemTime::UNIX_EPOCH);
-        now.duration_since(ended).unwrap_or_default() <= RECENT
-    });
-    let (mut recent_hits, mut recent_lookups) = (0, 0);
-    for record in recent {
-        recent_lookups += 1;
-        recent_hits += u64::from(record.cached);
-    }
-    control::Execution {
-        queued: snapshot.queued.len() as u64,
-        running: snapshot.running.len() as u64,
-        executed: counters.succeeded + counters.failed,
-        cached: counters.cached,
-        failed: counters.failed,
-        errors: counters.errors + counters.cancelled,
-        recent_hits,
-        recent_lookups,
-        ..Default::default()
+fn wire_load(measured: SystemTime, load: &Load) -> control::Load {
+    control::Load {
+        measured: Some(timestamp(measured)),
+        cpu: load.cpu,
+        memory_total: load.memory_total,
+        memory_available: load.memory_available,
+        cpu_pressure: load.cpu_pressure,
+        memory_pressure: load.memory_pressure,
+        io_pressure: load.io_pressure,
+        received: load.received,
+        sent: load.sent,
+        disk_free: load.disk_free,
+        disk_total: load.disk_total,
+        load1: load.load1,
+        on_battery: load.on_battery,
     }
 }
 

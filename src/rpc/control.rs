@@ -23,9 +23,11 @@ use tokio::net::UnixListener;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status};
 
 use crate::action_cache::ActionCache;
+use crate::activity::Activity;
 use crate::cas::ContentAddressableStorage;
 
 pub use socket::{SocketFile, bind_private};
@@ -35,6 +37,7 @@ mod log;
 mod miss;
 mod output;
 mod pin;
+mod protocol;
 mod query;
 mod rerun;
 mod settings;
@@ -47,16 +50,22 @@ mod watch;
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Version of the control API, told in every status.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Bytes of the largest message on this API, both ways.
 pub const MAX_MESSAGE_BYTES: usize = 32 << 20;
 
-/// What a node tells of itself. Answers come from memory and take no time.
+/// What a node tells of itself.
 #[async_trait]
 pub trait ControlSource: Send + Sync + 'static {
-    /// The state of the node now.
+    /// The state of the node now, measured for this answer.
     async fn status(&self) -> GetStatusResponse;
+
+    /// The same from memory, which takes no time: what has to be measured is some seconds old, or not
+    /// there.
+    async fn glance(&self) -> GetStatusResponse {
+        self.status().await
+    }
 
     /// The operations in flight and those still in the history, the newest first, with their
     /// results where they have one.
@@ -66,8 +75,11 @@ pub trait ControlSource: Send + Sync + 'static {
 /// The service.
 pub struct ControlService {
     source: Arc<dyn ControlSource>,
+    activity: Arc<Activity>,
     cas: Arc<dyn ContentAddressableStorage>,
     results: Arc<dyn ActionCache>,
+    /// Fires when streams are to end.
+    stopping: CancellationToken,
 }
 
 // === impl ControlService ===
@@ -76,10 +88,11 @@ impl ControlService {
     /// A service over what the node tells and holds.
     pub fn new(
         source: Arc<dyn ControlSource>,
+        activity: Arc<Activity>,
         cas: Arc<dyn ContentAddressableStorage>,
         results: Arc<dyn ActionCache>,
     ) -> Self {
-        Self { source, cas, results }
+        Self { source, activity, cas, results, stopping: CancellationToken::new() }
     }
 
     /// Serves on `listener` until `stop` fires and the calls under way are answered; the socket is
@@ -88,13 +101,15 @@ impl ControlService {
     /// # Errors
     /// When the transport fails.
     pub async fn serve(
-        self,
+        mut self,
         listener: UnixListener,
         stop: CancellationToken,
     ) -> Result<(), tonic::transport::Error> {
+        self.stopping = stop.clone();
         let service = ControlServer::new(self)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let service = InterceptedService::new(service, protocol::check);
         let path = listener.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
         let outcome = tonic::transport::Server::builder()
             .add_service(service)

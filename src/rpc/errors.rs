@@ -17,6 +17,7 @@ use super::compression::CompressionError;
 use super::instances::InstanceError;
 use super::resource_name::ResourceNameError;
 use crate::action_cache::ActionCacheError;
+use crate::activity::Full;
 use crate::cas::CasError;
 use crate::digest::DigestError;
 use crate::execution::{ExecuteError, Refusal};
@@ -183,6 +184,12 @@ impl StatusOf for ExecuteError {
     }
 }
 
+impl StatusOf for Full {
+    fn code(&self) -> Code {
+        Code::ResourceExhausted
+    }
+}
+
 /// Lets handlers use `?` on these.
 macro_rules! into_status {
     ($($error:ty),+ $(,)?) => {$(
@@ -201,6 +208,7 @@ into_status!(
     CompressionError,
     ExecuteError,
     DigestError,
+    Full,
     InstanceError,
     InstanceNameError,
     ReadError,

@@ -90,12 +90,13 @@ impl Driver {
         submission: Submission,
         reply: oneshot::Sender<Result<(), Refusal>>,
     ) {
+        let action = submission.action.clone();
         let mut effects = self.queue.apply(now(), Event::Submitted(submission));
         let refused = effects.iter().position(|e| matches!(e, Effect::Refuse(id, _) if *id == operation.id));
         let answer = match refused.map(|index| effects.remove(index)) {
             Some(Effect::Refuse(_, refusal)) => Err(refusal),
             _ => {
-                self.shared.operations.insert(now().instant, operation);
+                self.shared.operations.insert(now().instant, operation, Some(&action));
                 Ok(())
             }
         };

@@ -296,3 +296,51 @@ async fn the_end_of_the_node_ends_runs_and_refuses_new_ones() {
     let error = farm.scheduler.execute(request(farm.action(&["true"]))).await.err().unwrap();
     assert!(matches!(error, ExecuteError::ShuttingDown));
 }
+
+/// Writes down what an observer is told: look-ups, and each operation with its stage.
+#[derive(Default)]
+struct Witness(std::sync::Mutex<Vec<String>>);
+
+impl Witness {
+    fn note(&self, text: String) {
+        self.0.lock().unwrap().push(text);
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+impl Observer for Witness {
+    fn looked_up(&self, _request: &Request, found: Option<&reapi::ActionResult>) {
+        self.note(format!("looked up {}", found.is_some()));
+    }
+
+    fn came(&self, _: &Operation, state: &OperationState, action: Option<&PreparedAction>) {
+        let output = action.and_then(PreparedAction::first_output).unwrap_or("-");
+        self.note(format!("came {:?} {output}", state.stage));
+    }
+
+    fn changed(&self, operation: &Operation, state: &OperationState) {
+        assert!(!operation.is_done(), "told before the clients are");
+        self.note(format!("{:?}", state.stage));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_is_told_of_every_step() {
+    let witness = Arc::new(Witness::default());
+    let farm = Farm::observed(Settings::default(), witness.clone());
+    farm.add_worker("worker", 1);
+    let action = farm.action_with(&["true"], |_, command| command.output_paths = vec!["out".into()]);
+    run(&farm, action).await;
+    assert_eq!(witness.take(), ["looked up false", "came Queued out", "Queued", "Executing", "Completed"]);
+    run(&farm, action).await;
+    assert_eq!(witness.take(), ["looked up true", "came Completed -"]);
+    let absent = Digest::of(Sha256, b"absent");
+    run(&farm, absent).await;
+    assert_eq!(witness.take(), ["came Completed -"]);
+    let skipping = Request { skip_cache_lookup: true, ..request(action) };
+    farm.scheduler.execute(skipping).await.unwrap().done().await;
+    assert_eq!(witness.take()[0], "came Queued out");
+}

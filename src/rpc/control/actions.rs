@@ -143,11 +143,19 @@ mod tests {
         }
 
         async fn get(&self, digest: &str, operations: Vec<Operation>) -> Result<GetActionResponse, Status> {
-            let service =
-                ControlService::new(Arc::new(FakeSource(operations)), self.cas.clone(), self.results.clone());
+            let service = control_service(FakeSource(operations), self.cas.clone(), self.results.clone());
             let request = GetActionRequest { digest: digest.into(), instance_name: String::new() };
             service.get_action(Request::new(request)).await.map(Response::into_inner)
         }
+    }
+
+    fn control_service(
+        source: FakeSource,
+        cas: Arc<MemoryCas>,
+        results: Arc<MemoryActionCache>,
+    ) -> ControlService {
+        let activity = Arc::new(crate::activity::Activity::new(1, "test"));
+        ControlService::new(Arc::new(source), activity, cas, results)
     }
 
     async fn store(cas: &MemoryCas, data: Vec<u8>) -> Digest {
@@ -211,11 +219,8 @@ mod tests {
         let fixture = Fixture::new().await;
         let many = (0..300)
             .map(|i| Operation { result: Some(vec![1]), ..operation(fixture.action, &i.to_string()) });
-        let service = ControlService::new(
-            Arc::new(FakeSource(many.collect())),
-            fixture.cas.clone(),
-            fixture.results.clone(),
-        );
+        let service =
+            control_service(FakeSource(many.collect()), fixture.cas.clone(), fixture.results.clone());
         for (limit, expected) in [(0, DEFAULT_LIST), (7, 7), (1000, 300)] {
             let listed = service
                 .list_actions(Request::new(ListActionsRequest { limit, ..Default::default() }))
