@@ -191,7 +191,13 @@ impl Book {
             }
             self.runs.update(run, state.stage);
         }
+        let run_times = &mut self.run_times;
         self.journal.change(change, id, |entry| {
+            if entry.stage == Stage::Queued && state.stage == Stage::Executing {
+                // Others of its like may have ended while it waited.
+                let expected = run_times.expected(&entry.target, &entry.mnemonic);
+                entry.expected = expected.or(entry.expected);
+            }
             entry.stage = state.stage;
             entry.run = state.run;
             entry.timeline.clone_from(&state.timeline);

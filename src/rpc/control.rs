@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use farmhand_proto::control::control_server::{Control, ControlServer};
@@ -52,6 +53,9 @@ type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 /// Version of the control API, told in every status.
 pub const PROTOCOL_VERSION: u32 = 2;
 
+/// Time that calls under way get to end when the node does.
+const GRACE: Duration = Duration::from_secs(3);
+
 /// Bytes of the largest message on this API, both ways.
 pub const MAX_MESSAGE_BYTES: usize = 32 << 20;
 
@@ -95,8 +99,8 @@ impl ControlService {
         Self { source, activity, cas, results, stopping: CancellationToken::new() }
     }
 
-    /// Serves on `listener` until `stop` fires and the calls under way are answered; the socket is
-    /// removed then.
+    /// Serves on `listener` until `stop` fires and the calls under way are answered, or a few seconds
+    /// more; the socket is removed then.
     ///
     /// # Errors
     /// When the transport fails.
@@ -111,10 +115,21 @@ impl ControlService {
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let service = InterceptedService::new(service, protocol::check);
         let path = listener.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
-        let outcome = tonic::transport::Server::builder()
+        let too_long = {
+            let stop = stop.clone();
+            async move {
+                stop.cancelled().await;
+                tokio::time::sleep(GRACE).await;
+            }
+        };
+        let served = tonic::transport::Server::builder()
             .add_service(service)
-            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
-            .await;
+            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned());
+        let outcome = tokio::select! {
+            outcome = served => outcome,
+            // A client that stands still does not keep the node from ending.
+            () = too_long => Ok(()),
+        };
         if let Some(path) = path {
             // Nobody listens there any more; a leftover would only cost the next client a connect.
             let _ = fs::remove_file(path);

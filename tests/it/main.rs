@@ -27,3 +27,4 @@ mod sandbox;
 mod staging;
 mod support;
 mod validity;
+mod watch;

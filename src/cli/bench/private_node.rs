@@ -58,6 +58,11 @@ impl PrivateNode {
         self.scratch.path().join("run/reapi.sock").display().to_string()
     }
 
+    /// Path of its control socket.
+    pub(super) fn control(&self) -> String {
+        self.scratch.path().join("run/control.sock").display().to_string()
+    }
+
     fn wait_until_ready(&mut self) -> Result<String, CliError> {
         let mut line = String::new();
         if let Some(stdout) = self.child.stdout.take() {

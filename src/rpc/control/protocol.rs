@@ -14,7 +14,6 @@ const METADATA: &str = "farmhand-protocol";
 ///
 /// # Errors
 /// `FAILED_PRECONDITION` for a caller that is newer, `INVALID_ARGUMENT` where the number is none.
-#[expect(clippy::result_large_err, reason = "the type of an interceptor")]
 pub(super) fn check(request: Request<()>) -> Result<Request<()>, Status> {
     let Some(value) = request.metadata().get(METADATA) else { return Ok(request) };
     let text = value.to_str().unwrap_or_default();

@@ -148,7 +148,7 @@ async fn one_watcher_too_many_is_told_so_and_any_that_leaves_makes_room() {
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert!(refused.message().contains("close a dashboard"), "{refused}");
     all.pop();
-    bench.watch(WatchRequest::default()).await;
+    drop(bench.watch(WatchRequest::default()).await);
 }
 
 #[tokio::test(start_paused = true)]
