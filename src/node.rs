@@ -154,10 +154,10 @@ impl Node {
             warnings: warnings(&config, spawners.is_sandboxed()),
             sandboxed: spawners.is_sandboxed(),
             config,
-            scheduler,
+            scheduler: scheduler.clone(),
             store: store.clone(),
         };
-        let control = ControlService::new(Arc::new(source), cas, results);
+        let control = ControlService::new(Arc::new(source), cas, results, scheduler, instances);
         let endpoints = doors.endpoints.clone();
         let sockets = doors.serve(routes, limits, control, &tasks);
         Ok(Self { endpoints, tasks, spawners, store, _sockets: sockets })

@@ -35,6 +35,8 @@ pub struct OperationId(Uuid);
 pub struct Operation {
     /// Its name.
     pub id: OperationId,
+    /// What asked for it.
+    pub kind: Kind,
     /// Instance of the call.
     pub instance: InstanceName,
     /// Digest of the Action.
@@ -46,6 +48,16 @@ pub struct Operation {
     /// Something the caller should know, for `ExecuteResponse.message`.
     pub note: Option<String>,
     state: watch::Sender<OperationState>,
+}
+
+/// What asks for an operation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// A client called Execute.
+    #[default]
+    Execute,
+    /// A person has an action run again.
+    Rerun,
 }
 
 /// How far an operation is. Never goes back once it is completed.
@@ -107,6 +119,8 @@ pub enum Outcome {
 pub struct Record {
     /// Its name.
     pub id: OperationId,
+    /// What asked for it.
+    pub kind: Kind,
     /// Instance of the call.
     pub instance: InstanceName,
     /// Digest of the Action.
@@ -202,6 +216,7 @@ impl fmt::Debug for OperationId {
 impl Operation {
     /// An operation in its first state.
     pub fn new(
+        kind: Kind,
         instance: InstanceName,
         action: Digest,
         invocation: Arc<RequestMetadata>,
@@ -210,7 +225,7 @@ impl Operation {
         state: OperationState,
     ) -> Self {
         let id = OperationId::random();
-        Self { id, instance, action, invocation, hints, note, state: watch::Sender::new(state) }
+        Self { id, kind, instance, action, invocation, hints, note, state: watch::Sender::new(state) }
     }
 
     /// The present state.
@@ -228,11 +243,13 @@ impl Operation {
         self.state.borrow().is_done()
     }
 
-    fn record(&self) -> Option<Record> {
+    /// What people are told of it once it is over.
+    pub fn record(&self) -> Option<Record> {
         let state = self.state();
         let response = state.response?;
         Some(Record {
             id: self.id,
+            kind: self.kind,
             instance: self.instance.clone(),
             action: self.action,
             invocation: self.invocation.clone(),
@@ -396,6 +413,7 @@ mod tests {
 
     fn operation(state: OperationState) -> Arc<Operation> {
         Arc::new(Operation::new(
+            Kind::Execute,
             InstanceName::default(),
             Digest::empty(DigestFunction::Sha256),
             Arc::default(),

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::inline::InlineHints;
 use super::response;
-use super::{Request, Scheduler, Settings};
+use super::{Kind, Request, Scheduler, Settings};
 use crate::action_cache::memory::MemoryActionCache;
 use crate::cas::memory::MemoryCas;
 use crate::digest::{Digest, DigestFunction};
@@ -203,6 +203,7 @@ impl Farm {
 /// A plain request for an action.
 pub(crate) fn request(action: Digest) -> Request {
     Request {
+        kind: Kind::Execute,
         instance: InstanceName::default(),
         action,
         skip_cache_lookup: false,

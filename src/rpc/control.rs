@@ -25,8 +25,10 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::Instances;
 use crate::action_cache::ActionCache;
 use crate::cas::ContentAddressableStorage;
+use crate::execution::Scheduler;
 
 pub use socket::{SocketFile, bind_private};
 
@@ -61,6 +63,11 @@ pub trait ControlSource: Send + Sync + 'static {
     /// The operations in flight and those still in the history, the newest first, with their
     /// results where they have one.
     async fn operations(&self) -> Vec<Operation>;
+
+    /// The one among them that is called `name`.
+    async fn operation(&self, name: &str) -> Option<Operation> {
+        self.operations().await.into_iter().find(|operation| operation.name == name)
+    }
 }
 
 /// The service.
@@ -68,18 +75,22 @@ pub struct ControlService {
     source: Arc<dyn ControlSource>,
     cas: Arc<dyn ContentAddressableStorage>,
     results: Arc<dyn ActionCache>,
+    scheduler: Scheduler,
+    instances: Instances,
 }
 
 // === impl ControlService ===
 
 impl ControlService {
-    /// A service over what the node tells and holds.
+    /// A service over what the node tells, holds and runs.
     pub fn new(
         source: Arc<dyn ControlSource>,
         cas: Arc<dyn ContentAddressableStorage>,
         results: Arc<dyn ActionCache>,
+        scheduler: Scheduler,
+        instances: Instances,
     ) -> Self {
-        Self { source, cas, results }
+        Self { source, cas, results, scheduler, instances }
     }
 
     /// Serves on `listener` until `stop` fires and the calls under way are answered; the socket is
