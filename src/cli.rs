@@ -16,11 +16,14 @@ mod client;
 mod doctor;
 mod error;
 mod fetch;
+mod machines;
 mod output;
 mod remote;
+mod rerun;
 mod serve;
 mod shell;
 mod status;
+mod steer;
 mod target;
 
 use error::CliError;
@@ -43,6 +46,11 @@ struct Cli {
 enum Command {
     Serve(Box<serve::ServeArgs>),
     Status(status::StatusArgs),
+    Machines(machines::MachinesArgs),
+    Pause(steer::PauseArgs),
+    Drain(steer::DrainArgs),
+    Resume(steer::ResumeArgs),
+    Slots(steer::SlotsArgs),
     Actions(action::ActionsArgs),
     Action(action::ActionArgs),
     Client(client::ClientArgs),
@@ -118,6 +126,11 @@ fn run(cli: Cli) -> Result<(), CliError> {
         None => Ok(()),
         Some(Command::Serve(args)) => serve::run(*args),
         Some(Command::Status(args)) => wait(status::run(args)),
+        Some(Command::Machines(args)) => wait(machines::run(args)),
+        Some(Command::Pause(args)) => wait(steer::pause(args)),
+        Some(Command::Drain(args)) => wait(steer::drain(args)),
+        Some(Command::Resume(args)) => wait(steer::resume(args)),
+        Some(Command::Slots(args)) => wait(steer::slots(args)),
         Some(Command::Actions(args)) => wait(action::list(args)),
         Some(Command::Action(args)) => wait(action::run(args)),
         Some(Command::Client(args)) => client::run(args),

@@ -26,7 +26,7 @@ use crate::rpc::action_cache::ActionCacheService;
 use crate::rpc::byte_stream::ByteStreamService;
 use crate::rpc::capabilities::{CacheCapabilitiesProvider, CapabilitiesService};
 use crate::rpc::cas::CasService;
-use crate::rpc::control::{ControlService, SocketFile, bind_private};
+use crate::rpc::control::{ControlParts, ControlService, SocketFile, bind_private};
 use crate::rpc::execution::{ExecutionCapabilitiesProvider, ExecutionService};
 use crate::rpc::operations::OperationsService;
 use crate::rpc::server::Limits;
@@ -162,9 +162,16 @@ impl Node {
             meter: Meter::start(store.clone(), config.data_dir.clone(), &tasks),
             activity: Arc::clone(&activity),
             config,
-            scheduler,
+            scheduler: scheduler.clone(),
         };
-        let control = ControlService::new(Arc::new(source), activity, cas, results);
+        let control = ControlService::new(ControlParts {
+            source: Arc::new(source),
+            activity,
+            cas,
+            results,
+            scheduler,
+            instances,
+        });
         let endpoints = doors.endpoints.clone();
         let sockets = doors.serve(routes, limits, control, &tasks);
         Ok(Self { endpoints, tasks, spawners, store, _sockets: sockets })

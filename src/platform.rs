@@ -50,6 +50,8 @@ pub struct Requirements {
     pub unknown: Vec<String>,
     /// What becomes of those.
     pub unknown_policy: UnknownProperties,
+    /// Name of the one machine it is to run on. No property says so; a person may.
+    pub machine: Option<String>,
 }
 
 /// Network an action asks for.
@@ -143,6 +145,12 @@ impl Requirements {
     /// Whether anything said where the input root stands, be it `input-root=host`.
     pub fn says_input_root(&self) -> bool {
         self.input_root != InputRootPlace::Worker || self.properties.contains_key("input-root")
+    }
+
+    /// Why the machine called `name` is the wrong one, where a person chose another.
+    pub fn wrong_machine(&self, name: &str) -> Option<String> {
+        let wanted = self.machine.as_deref().filter(|wanted| *wanted != name)?;
+        Some(format!("it is to run on {wanted}"))
     }
 
     fn add(&mut self, name: &str, value: &str) -> Result<(), PlatformError> {

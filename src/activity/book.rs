@@ -250,7 +250,7 @@ impl Book {
         let first_output = action.and_then(PreparedAction::first_output).unwrap_or_default();
         Entry {
             id: operation.id,
-            kind: Kind::Execute,
+            kind: operation.kind.into(),
             action: operation.action,
             instance: operation.instance.clone(),
             caller,

@@ -11,6 +11,7 @@ use farmhand_proto::reapi::{ActionResult, ExecuteResponse};
 use farmhand_proto::time::{duration, std_duration, timestamp};
 
 use crate::digest::Digest;
+use crate::execution;
 use crate::execution::operations::{Outcome, Timeline};
 use crate::execution::queue::RunId;
 use crate::execution::{OperationId, Stage};
@@ -55,6 +56,8 @@ pub(super) enum Kind {
     Lookup,
     /// UpdateActionResult.
     Upload,
+    /// A person has it run again.
+    Rerun,
 }
 
 /// Who calls: shared by all operations of a build.
@@ -146,12 +149,22 @@ impl Entry {
     }
 }
 
+impl From<execution::Kind> for Kind {
+    fn from(kind: execution::Kind) -> Self {
+        match kind {
+            execution::Kind::Execute => Self::Execute,
+            execution::Kind::Rerun => Self::Rerun,
+        }
+    }
+}
+
 impl Kind {
     fn to_wire(self) -> control::operation::Kind {
         match self {
             Self::Execute => control::operation::Kind::Execute,
             Self::Lookup => control::operation::Kind::Lookup,
             Self::Upload => control::operation::Kind::Upload,
+            Self::Rerun => control::operation::Kind::Rerun,
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::digest::{Digest, DigestFunction};
 use crate::execution::inline::InlineHints;
 use crate::execution::operations::Timeline;
 use crate::execution::queue::{Now, RunId};
-use crate::execution::{Operation, OperationId, OperationState, Stage};
+use crate::execution::{self, Call, Operation, OperationId, OperationState, Stage};
 use crate::instance::InstanceName;
 use crate::request_metadata::RequestMetadata;
 
@@ -65,7 +65,9 @@ pub(super) fn metadata(build: &str, target: &str, mnemonic: &str) -> RequestMeta
 pub(super) fn operation(metadata: RequestMetadata) -> Operation {
     let state = OperationState::queued(at(1));
     let (instance, hints) = (InstanceName::default(), InlineHints::default());
-    Operation::new(instance, digest(&metadata.target_id), Arc::new(metadata), 0, hints, None, state)
+    let (kind, action) = (execution::Kind::Execute, digest(&metadata.target_id));
+    let call = Call { kind, instance, action, invocation: Arc::new(metadata), priority: 0, hints };
+    Operation::new(call, None, state)
 }
 
 pub(super) fn at(seconds: u64) -> SystemTime {

@@ -258,7 +258,8 @@ fn is_alarm(warning: &Warning) -> bool {
     warning.level() == Level::Alarm
 }
 
-fn state_name(state: State) -> &'static str {
+/// A state as JSON has it.
+pub(super) fn state_name(state: State) -> &'static str {
     match state {
         State::Unspecified => "unknown",
         State::Active => "active",
@@ -339,7 +340,7 @@ fn machines_text(text: &mut String, machines: &[MachineJson<'_>], paint: Paint) 
 }
 
 /// One sign for each slot, or a fixed width where there are many.
-fn bar(busy: u32, slots: u32) -> String {
+pub(super) fn bar(busy: u32, slots: u32) -> String {
     let width = slots.min(BAR);
     let filled = if slots == 0 { 0 } else { (u64::from(busy) * u64::from(width)).div_ceil(u64::from(slots)) };
     (0..u64::from(width)).map(|i| if i < filled { '▮' } else { '▯' }).collect()

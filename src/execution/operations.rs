@@ -38,6 +38,8 @@ pub struct OperationId(Uuid);
 pub struct Operation {
     /// Its name.
     pub id: OperationId,
+    /// What asked for it.
+    pub kind: Kind,
     /// Instance of the call.
     pub instance: InstanceName,
     /// Digest of the Action.
@@ -51,6 +53,33 @@ pub struct Operation {
     /// Something the caller should know, for `ExecuteResponse.message`.
     pub note: Option<String>,
     state: watch::Sender<OperationState>,
+}
+
+/// What an operation is asked for with.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// What asks for it.
+    pub kind: Kind,
+    /// Instance of the call.
+    pub instance: InstanceName,
+    /// Digest of the Action.
+    pub action: Digest,
+    /// Who calls.
+    pub invocation: Arc<RequestMetadata>,
+    /// `ExecutionPolicy.priority`, as far as it is honoured.
+    pub priority: i32,
+    /// What the caller wants inside the result.
+    pub hints: InlineHints,
+}
+
+/// What asks for an operation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// A client called Execute.
+    #[default]
+    Execute,
+    /// A person has an action run again.
+    Rerun,
 }
 
 /// How far an operation is. Never goes back once it is completed.
@@ -112,6 +141,8 @@ pub enum Outcome {
 pub struct Record {
     /// Its name.
     pub id: OperationId,
+    /// What asked for it.
+    pub kind: Kind,
     /// Instance of the call.
     pub instance: InstanceName,
     /// Digest of the Action.
@@ -207,18 +238,11 @@ impl fmt::Debug for OperationId {
 
 impl Operation {
     /// An operation in its first state.
-    pub fn new(
-        instance: InstanceName,
-        action: Digest,
-        invocation: Arc<RequestMetadata>,
-        priority: i32,
-        hints: InlineHints,
-        note: Option<String>,
-        state: OperationState,
-    ) -> Self {
+    pub fn new(call: Call, note: Option<String>, state: OperationState) -> Self {
         let id = OperationId::random();
+        let Call { kind, instance, action, invocation, priority, hints } = call;
         let state = watch::Sender::new(state);
-        Self { id, instance, action, invocation, priority, hints, note, state }
+        Self { id, kind, instance, action, invocation, priority, hints, note, state }
     }
 
     /// The present state.
@@ -236,11 +260,13 @@ impl Operation {
         self.state.borrow().is_done()
     }
 
-    fn record(&self) -> Option<Record> {
+    /// What people are told of it once it is over.
+    pub fn record(&self) -> Option<Record> {
         let state = self.state();
         let response = state.response?;
         Some(Record {
             id: self.id,
+            kind: self.kind,
             instance: self.instance.clone(),
             action: self.action,
             invocation: self.invocation.clone(),
@@ -405,15 +431,15 @@ mod tests {
     use crate::execution::response;
 
     fn operation(state: OperationState) -> Arc<Operation> {
-        Arc::new(Operation::new(
-            InstanceName::default(),
-            Digest::empty(DigestFunction::Sha256),
-            Arc::default(),
-            0,
-            InlineHints::default(),
-            None,
-            state,
-        ))
+        let call = Call {
+            kind: Kind::Execute,
+            instance: InstanceName::default(),
+            action: Digest::empty(DigestFunction::Sha256),
+            invocation: Arc::default(),
+            priority: 0,
+            hints: InlineHints::default(),
+        };
+        Arc::new(Operation::new(call, None, state))
     }
 
     fn done() -> OperationState {

@@ -20,7 +20,9 @@ use tokio_util::sync::CancellationToken;
 use super::action::{Action, Loaded, PlatformRules, PreparedAction};
 use super::inline::InlineHints;
 use super::observer::Observer;
-use super::operations::{Counters, Operation, OperationId, OperationState, Operations, Record, Stage};
+use super::operations::{
+    Call, Counters, Kind, Operation, OperationId, OperationState, Operations, Record, Stage,
+};
 use super::queue::{Event, Now, Queue, Refusal, Submission};
 use super::{ExecuteError, PRIORITIES, Settings, response};
 use crate::action_cache::{ActionCache, ActionKey};
@@ -32,12 +34,18 @@ use crate::tasks::Tasks;
 use crate::worker::Worker;
 
 mod driver;
+mod steering;
 #[cfg(test)]
 mod tests;
+
+use steering::Question;
+pub use steering::{KillError, MachineChange, MachineError};
 
 /// One Execute call, its fields parsed.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// What asks.
+    pub kind: Kind,
     /// Instance named by the client.
     pub instance: InstanceName,
     /// Digest of the Action.
@@ -106,6 +114,7 @@ enum Message {
     Event(Event),
     Submit { operation: Arc<Operation>, submission: Submission, reply: oneshot::Sender<Result<(), Refusal>> },
     AddWorker(Arc<dyn Worker>),
+    Question(Question),
 }
 
 /// The time, on both clocks.
@@ -205,6 +214,11 @@ impl Scheduler {
         true
     }
 
+    /// As [`cancel`](Self::cancel), for one that the queue may not know yet.
+    pub(super) fn give_up(&self, operation: &Operation) {
+        self.send(Message::Event(Event::Cancel(operation.id)));
+    }
+
     /// Forgets an operation that is over; `false` if it is not.
     pub fn forget(&self, operation: &Operation) -> bool {
         self.shared.operations.forget(operation.id)
@@ -247,7 +261,7 @@ impl Scheduler {
 
     /// The stored result, if it may be served. A cache that cannot be read is like an empty one: the
     /// build goes on.
-    async fn lookup(&self, key: &ActionKey) -> Option<reapi::ActionResult> {
+    pub(super) async fn lookup(&self, key: &ActionKey) -> Option<reapi::ActionResult> {
         match self.shared.action_cache.get(key).await {
             Ok(found) => found.filter(|result| result.exit_code == 0),
             Err(error) => {
@@ -263,17 +277,28 @@ impl Scheduler {
         action: PreparedAction,
         looked_up_at: Option<Instant>,
     ) -> Result<OperationWatch, ExecuteError> {
+        let (watch, answer) = self.offer(request, Arc::new(action), looked_up_at);
+        answer.await.map_err(|_| ExecuteError::ShuttingDown)??;
+        Ok(watch)
+    }
+
+    /// Hands an action to the queue. The answer tells whether it was taken.
+    pub(super) fn offer(
+        &self,
+        request: Request,
+        action: Arc<PreparedAction>,
+        looked_up_at: Option<Instant>,
+    ) -> (OperationWatch, oneshot::Receiver<Result<(), Refusal>>) {
         let share = request.invocation.share();
         let operation = Arc::new(new_operation(request, OperationState::queued(SystemTime::now())));
-        let (priority, action) = (operation.priority, Arc::new(action));
+        let priority = operation.priority;
         let submission = Submission { operation: operation.id, action, priority, share, looked_up_at };
         // Made before the queue knows the operation: should this call be dropped while it waits for
         // the answer, the notice of that is in the channel behind the submission.
         let watch = self.watch(operation.clone());
         let (reply, answer) = oneshot::channel();
         self.send(Message::Submit { operation, submission, reply });
-        answer.await.map_err(|_| ExecuteError::ShuttingDown)??;
-        Ok(watch)
+        (watch, answer)
     }
 
     /// An operation that is over before it began.
@@ -301,8 +326,8 @@ fn new_operation(request: Request, state: OperationState) -> Operation {
         let (least, most) = (PRIORITIES.start(), PRIORITIES.end());
         format!("priority {} is not between {least} and {most}; the nearest was taken", request.priority)
     });
-    let Request { instance, action, invocation, hints, .. } = request;
-    Operation::new(instance, action, invocation, priority, hints, note, state)
+    let Request { kind, instance, action, invocation, hints, .. } = request;
+    Operation::new(Call { kind, instance, action, invocation, priority, hints }, note, state)
 }
 
 fn clamp(priority: i32) -> i32 {

@@ -15,7 +15,7 @@ use crate::cas::disk::DiskStats;
 use crate::config::Config;
 use crate::execution::operations::{Outcome, Record, Timeline};
 use crate::execution::scheduler::LiveAction;
-use crate::execution::{OperationId, Scheduler, Stage};
+use crate::execution::{Duty, Kind, MachineState, OperationId, Scheduler, Stage};
 use crate::platform::{self, Load};
 use crate::request_metadata::RequestMetadata;
 use crate::rpc::control::{ControlSource, PROTOCOL_VERSION};
@@ -56,14 +56,27 @@ impl StatusSource {
         }
     }
 
-    fn machine(&self, busy: u64, measured: &Measured) -> control::Machine {
+    /// This machine, as the scheduler knows it; not at all once the node is ending.
+    async fn machine_state(&self) -> Option<MachineState> {
+        let machines = self.scheduler.machines().await;
+        machines.into_iter().find(|machine| *machine.name == *self.config.name)
+    }
+
+    fn machine(&self, machine: Option<&MachineState>, measured: &Measured) -> control::Machine {
+        let state = match machine.map(|machine| machine.duty).unwrap_or_default() {
+            Duty::Active => control::machine::State::Active,
+            Duty::Draining => control::machine::State::Draining,
+            Duty::Paused => control::machine::State::Paused,
+        };
+        let slots = machine.map_or(self.config.slots, |machine| machine.slots);
+        let busy = machine.map_or(0, |machine| machine.busy);
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let stats = measured.stats.as_ref();
         control::Machine {
             name: self.config.name.clone(),
-            state: control::machine::State::Active.into(),
+            state: state.into(),
             is_self: true,
-            slots: u32::try_from(self.config.slots).unwrap_or(u32::MAX),
+            slots: u32::try_from(slots).unwrap_or(u32::MAX),
             busy: u32::try_from(busy).unwrap_or(u32::MAX),
             last_heard: None,
             version: env!("CARGO_PKG_VERSION").into(),
@@ -94,14 +107,17 @@ impl StatusSource {
         warnings
     }
 
-    fn response(&self, measured: &Measured) -> GetStatusResponse {
+    async fn response(&self, measured: &Measured) -> GetStatusResponse {
+        let machine = self.machine_state().await;
         let execution = self.activity.execution();
+        let mut warnings = self.warnings(measured.stats.as_ref().unwrap_or(&DiskStats::default()));
+        warnings.extend(machine.as_ref().and_then(|machine| at_rest(machine, execution.queued)));
         GetStatusResponse {
             node: Some(self.node()),
-            machines: vec![self.machine(execution.running, measured)],
+            machines: vec![self.machine(machine.as_ref(), measured)],
             execution: Some(execution),
             storage: measured.stats.as_ref().map(storage),
-            warnings: self.warnings(measured.stats.as_ref().unwrap_or(&DiskStats::default())),
+            warnings,
         }
     }
 }
@@ -109,17 +125,26 @@ impl StatusSource {
 #[async_trait]
 impl ControlSource for StatusSource {
     async fn status(&self) -> GetStatusResponse {
-        self.response(&self.meter.measure().await)
+        self.response(&self.meter.measure().await).await
     }
 
     async fn glance(&self) -> GetStatusResponse {
-        self.response(&self.meter.glance())
+        self.response(&self.meter.glance()).await
     }
 
     async fn operations(&self) -> Vec<control::Operation> {
         let snapshot = self.scheduler.snapshot();
         let live = snapshot.running.iter().chain(&snapshot.queued).map(live);
         live.chain(snapshot.history.iter().map(|record| self.finished(record))).collect()
+    }
+
+    async fn operation(&self, name: &str) -> Option<control::Operation> {
+        let operation = self.scheduler.get(name)?;
+        if let Some(record) = operation.record() {
+            return Some(self.finished(&record));
+        }
+        let state = operation.state();
+        Some(live(&LiveAction { operation, state, callers: 1 }))
     }
 }
 
@@ -142,6 +167,7 @@ impl StatusSource {
             exit_code,
             message: response.as_ref().map(|response| message(response)).unwrap_or_default(),
             result: result.map(Message::encode_to_vec),
+            kind: kind(record.kind).into(),
             ..common(record.id, &record.timeline, &record.invocation)
         }
     }
@@ -155,9 +181,31 @@ fn warn(text: &str, remedy: &str) -> control::Warning {
     }
 }
 
+/// A build hangs on a machine that rests, and nothing in the build tool says why.
+fn at_rest(machine: &MachineState, queued: u64) -> Option<control::Warning> {
+    let what = match machine.duty {
+        Duty::Active => return None,
+        Duty::Draining => "is draining",
+        Duty::Paused => "is paused",
+    };
+    (queued > 0).then(|| {
+        let actions =
+            if queued == 1 { "an action waits".to_owned() } else { format!("{queued} actions wait") };
+        warn(&format!("{actions} while {} {what}", machine.name), "farmhand resume")
+    })
+}
+
+fn kind(kind: Kind) -> operation::Kind {
+    match kind {
+        Kind::Execute => operation::Kind::Execute,
+        Kind::Rerun => operation::Kind::Rerun,
+    }
+}
+
 fn message(response: &farmhand_proto::reapi::ExecuteResponse) -> String {
     let status = response.status.as_ref().map(|status| status.message.as_str()).unwrap_or_default();
-    let parts = [status, &response.message];
+    // Those that come from the scheduler say it in both places.
+    let parts = [status, response.message.strip_prefix(status).unwrap_or(&response.message).trim_start()];
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
@@ -206,6 +254,7 @@ fn live(action: &LiveAction) -> control::Operation {
         action_digest: action.operation.action.to_string(),
         instance_name: action.operation.instance.to_string(),
         stage: stage.into(),
+        kind: kind(action.operation.kind).into(),
         ..common(action.operation.id, &action.state.timeline, &action.operation.invocation)
     }
 }

@@ -27,9 +27,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status};
 
+use super::Instances;
 use crate::action_cache::ActionCache;
 use crate::activity::Activity;
 use crate::cas::ContentAddressableStorage;
+use crate::execution::Scheduler;
 
 pub use socket::{SocketFile, bind_private};
 
@@ -44,6 +46,8 @@ mod rerun;
 mod settings;
 mod socket;
 mod steer;
+#[cfg(test)]
+mod testing;
 mod tree;
 mod watch;
 
@@ -74,6 +78,27 @@ pub trait ControlSource: Send + Sync + 'static {
     /// The operations in flight and those still in the history, the newest first, with their
     /// results where they have one.
     async fn operations(&self) -> Vec<Operation>;
+
+    /// The one among them that is called `name`.
+    async fn operation(&self, name: &str) -> Option<Operation> {
+        self.operations().await.into_iter().find(|operation| operation.name == name)
+    }
+}
+
+/// What the service speaks of.
+pub struct ControlParts {
+    /// The node.
+    pub source: Arc<dyn ControlSource>,
+    /// What its actions do.
+    pub activity: Arc<Activity>,
+    /// Its blobs.
+    pub cas: Arc<dyn ContentAddressableStorage>,
+    /// Its results.
+    pub results: Arc<dyn ActionCache>,
+    /// What runs its actions.
+    pub scheduler: Scheduler,
+    /// Its instances.
+    pub instances: Instances,
 }
 
 /// The service.
@@ -82,6 +107,8 @@ pub struct ControlService {
     activity: Arc<Activity>,
     cas: Arc<dyn ContentAddressableStorage>,
     results: Arc<dyn ActionCache>,
+    scheduler: Scheduler,
+    instances: Instances,
     /// Fires when streams are to end.
     stopping: CancellationToken,
 }
@@ -89,14 +116,10 @@ pub struct ControlService {
 // === impl ControlService ===
 
 impl ControlService {
-    /// A service over what the node tells and holds.
-    pub fn new(
-        source: Arc<dyn ControlSource>,
-        activity: Arc<Activity>,
-        cas: Arc<dyn ContentAddressableStorage>,
-        results: Arc<dyn ActionCache>,
-    ) -> Self {
-        Self { source, activity, cas, results, stopping: CancellationToken::new() }
+    /// A service over these.
+    pub fn new(parts: ControlParts) -> Self {
+        let ControlParts { source, activity, cas, results, scheduler, instances } = parts;
+        Self { source, activity, cas, results, scheduler, instances, stopping: CancellationToken::new() }
     }
 
     /// Serves on `listener` until `stop` fires and the calls under way are answered, or a few seconds

@@ -20,8 +20,10 @@ use crate::action_cache::ActionCacheError;
 use crate::activity::Full;
 use crate::cas::CasError;
 use crate::digest::DigestError;
-use crate::execution::{ExecuteError, Refusal};
+use crate::execution::rerun::RerunError;
+use crate::execution::{ExecuteError, KillError, MachineError, Refusal};
 use crate::instance::InstanceNameError;
+use crate::worker::SlotsError;
 
 /// Seconds a client should wait before it tries again.
 const RETRY_SECONDS: i64 = 2;
@@ -190,6 +192,36 @@ impl StatusOf for Full {
     }
 }
 
+impl StatusOf for KillError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Unknown(_) => Code::NotFound,
+            Self::Over(_) => Code::FailedPrecondition,
+            Self::ShuttingDown => Code::Unavailable,
+        }
+    }
+}
+
+impl StatusOf for MachineError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Unknown(_) => Code::NotFound,
+            Self::Slots(SlotsError::Range { .. }) => Code::InvalidArgument,
+            Self::Slots(SlotsError::Run(_)) => Code::Internal,
+            Self::ShuttingDown => Code::Unavailable,
+        }
+    }
+}
+
+impl StatusOf for RerunError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Missing(_) | Self::UnknownMachine(_) => Code::NotFound,
+            Self::Execute(error) => error.code(),
+        }
+    }
+}
+
 /// Lets handlers use `?` on these.
 macro_rules! into_status {
     ($($error:ty),+ $(,)?) => {$(
@@ -211,7 +243,10 @@ into_status!(
     Full,
     InstanceError,
     InstanceNameError,
+    KillError,
+    MachineError,
     ReadError,
+    RerunError,
     ResourceNameError,
     TreeError,
     UpdateError,

@@ -8,10 +8,9 @@ use farmhand_proto::protobuf;
 use futures_util::StreamExt;
 use tonic::Code;
 
+use super::super::{ControlParts, testing};
 use super::*;
-use crate::action_cache::memory::MemoryActionCache;
 use crate::activity::{Activity, Gauges, WATCHERS};
-use crate::cas::memory::MemoryCas;
 
 /// A node that says what the test wants.
 #[derive(Default)]
@@ -50,8 +49,9 @@ impl Bench {
         };
         let source = Arc::new(FakeSource(Mutex::new(status)));
         let activity = Arc::new(Activity::new(5, "m"));
-        let stores = (Arc::new(MemoryCas::default()), Arc::new(MemoryActionCache::default()));
-        let service = ControlService::new(source.clone(), Arc::clone(&activity), stores.0, stores.1);
+        let parts = testing::parts(FakeSource::default());
+        let service =
+            ControlService::new(ControlParts { source: source.clone(), activity: activity.clone(), ..parts });
         Self { source, activity, service }
     }
 
