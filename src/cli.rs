@@ -17,9 +17,12 @@ mod doctor;
 mod error;
 mod fetch;
 mod output;
+mod private_node;
 mod remote;
+mod scratch;
 mod serve;
 mod shell;
+mod signals;
 mod status;
 mod target;
 

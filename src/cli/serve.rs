@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::error::{CliError, Explain, chain};
 use super::output::print;
+use super::signals::Signals;
 use crate::cas::disk::OpenError;
 use crate::config::{Config, Host, RawConfig};
 use crate::node::{Endpoints, Node, NodeError, StartProgress};
@@ -69,7 +69,7 @@ pub(super) fn read(file: Option<PathBuf>, host: &Host) -> Result<RawConfig, CliE
 
 async fn serve(config: Config) -> Result<(), CliError> {
     // Before the start, so that a signal during a long rebuild counts too.
-    let mut signals = Signals::new().explain("cannot wait for signals")?;
+    let mut signals = Signals::of_service().explain("cannot wait for signals")?;
     let progress = Arc::new(Rebuild::new());
     let node = tokio::select! {
         node = Node::start(config, progress.clone()) => node.map_err(explain_start)?,
@@ -158,27 +158,6 @@ fn store_remedy(error: &OpenError) -> Option<&'static str> {
         }
         OpenError::Newer { .. } => Some("start the newer version, or give this one a --data-dir of its own"),
         OpenError::Malformed { .. } => Some("put the file back, or start afresh with another --data-dir"),
-    }
-}
-
-/// SIGTERM and SIGINT, as one stream.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-// === impl Signals ===
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }
 
