@@ -13,6 +13,7 @@ use crate::config::raw::DEFAULTS;
 mod action;
 mod bench;
 mod client;
+mod demo;
 mod doctor;
 mod error;
 mod fetch;
@@ -51,6 +52,7 @@ enum Command {
     Client(client::ClientArgs),
     Doctor(Box<doctor::DoctorArgs>),
     Bench(bench::BenchArgs),
+    Demo(demo::DemoArgs),
     #[command(hide = true)]
     Drive(bench::drive::DriveArgs),
     Completions(shell::CompletionsArgs),
@@ -126,6 +128,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Some(Command::Client(args)) => client::run(args),
         Some(Command::Doctor(args)) => wait(doctor::run(*args)),
         Some(Command::Bench(args)) => wait(bench::run(args)),
+        Some(Command::Demo(args)) => demo::run(args),
         Some(Command::Drive(args)) => wait(bench::drive::run(args)),
         Some(Command::Completions(args)) => shell::completions(&args),
         Some(Command::Man(args)) => shell::man(&args),
