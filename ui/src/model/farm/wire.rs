@@ -1,0 +1,39 @@
+//! Makes the texts of messages harmless.
+
+use farmhand_proto::control;
+
+use crate::sanitize::in_place;
+
+/// Of the node.
+pub(super) fn clean_node(node: &mut control::Node) {
+    for text in [&mut node.name, &mut node.version, &mut node.data_dir, &mut node.sandbox, &mut node.farm] {
+        in_place(text);
+    }
+    if let Some(doors) = &mut node.endpoints {
+        for text in [&mut doors.reapi, &mut doors.reapi_socket, &mut doors.peers, &mut doors.control] {
+            in_place(text);
+        }
+    }
+}
+
+/// Of a machine.
+pub(super) fn clean_machine(machine: &mut control::Machine) {
+    let control::Machine { name, version, os, arch, found_by, .. } = machine;
+    for text in [name, version, os, arch, found_by] {
+        in_place(text);
+    }
+}
+
+/// Of a warning.
+pub(super) fn clean_warning(warning: &mut control::Warning) {
+    in_place(&mut warning.text);
+    in_place(&mut warning.remedy);
+}
+
+/// Of a build.
+pub(super) fn clean_build(build: &mut control::Build) {
+    let control::Build { invocation, correlated, tool, user, machine, .. } = build;
+    for text in [invocation, correlated, tool, user, machine] {
+        in_place(text);
+    }
+}

@@ -1,0 +1,54 @@
+//! What happens in the overview.
+
+use crate::keymap::Act;
+use crate::message::Todo;
+use crate::model::overview::Pane;
+use crate::model::{ListId, Model};
+use crate::options::View;
+
+/// The view comes to be shown.
+pub(super) fn enter(_model: &mut Model, _todo: &mut Todo) {}
+
+/// The view ceases to be shown.
+pub(super) fn leave(_model: &mut Model, _todo: &mut Todo) {}
+
+/// The farm changed.
+pub(super) fn changed(_model: &mut Model, _todo: &mut Todo) {}
+
+/// A person did something.
+pub(super) fn act(model: &mut Model, act: Act, _argument: Option<&str>, todo: &mut Todo) -> bool {
+    match act {
+        Act::NextTab => model.overview.pane = model.overview.pane.step(1),
+        Act::PreviousTab => model.overview.pane = model.overview.pane.step(-1),
+        Act::Open => open(model, todo),
+        _ => return false,
+    }
+    true
+}
+
+fn open(model: &mut Model, todo: &mut Todo) {
+    let selected = model.lists[model.overview.pane.list()].selected;
+    match model.overview.pane {
+        Pane::Machines => {
+            model.lists[ListId::Machines].selected = selected;
+            super::go(model, View::Machines, todo);
+        }
+        Pane::Builds => {
+            let now = model.node_now();
+            let chosen = model.farm().builds.active(now).get(selected).map(|build| build.invocation.clone());
+            if let Some(invocation) = chosen {
+                model.build = Some(invocation);
+                super::go(model, View::Actions, todo);
+            }
+        }
+        Pane::Queue => super::go(model, View::Actions, todo),
+        Pane::Events => {
+            let events = &model.farm().events;
+            let event = events.len().checked_sub(selected + 1).and_then(|at| events.get(at));
+            if let Some(invocation) = event.and_then(|event| event.invocation.clone()) {
+                model.build = Some(invocation);
+                super::go(model, View::Actions, todo);
+            }
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Painting the model. Nothing in here changes anything.
+//!
+//! [`draw`] divides the screen: a header line, the view, a line of hints. Each view is a file with
+//! one function `draw(&Model, &mut Canvas, Rect)`, which paints any area, however small.
+
+mod action;
+mod actions;
+mod bars;
+mod builds;
+mod cache;
+mod chrome;
+mod graph;
+mod logs;
+mod machines;
+mod modal;
+mod overview;
+mod table;
+mod timeline;
+
+use ratatui::layout::Rect;
+
+use crate::canvas::Canvas;
+use crate::model::Model;
+use crate::options::View;
+use crate::theme::Role;
+
+/// The least that makes sense.
+const LEAST: (u16, u16) = (40, 8);
+
+/// Paints everything.
+pub(crate) fn draw(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
+    canvas.fill(area, Role::Text);
+    if area.width < LEAST.0 || area.height < LEAST.1 {
+        return too_small(canvas, area);
+    }
+    let header = Rect { height: 1, ..area };
+    let crumbs = Rect { y: area.y + 1, height: 1, ..area };
+    let hints = Rect { y: area.bottom() - 1, height: 1, ..area };
+    let body = Rect { y: area.y + 2, height: area.height - 3, ..area };
+    chrome::header(model, canvas, header);
+    chrome::crumbs(model, canvas, crumbs);
+    let body = chrome::banner(model, canvas, body);
+    view(model, canvas, body);
+    chrome::hints(model, canvas, hints);
+    if let Some(modal) = &model.modal {
+        modal::draw(model, modal, canvas, area);
+    }
+}
+
+/// Paints the view that is shown.
+pub(crate) fn view(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
+    match model.view() {
+        View::Overview => overview::draw(model, canvas, area),
+        View::Builds => builds::draw(model, canvas, area),
+        View::Actions => actions::draw(model, canvas, area),
+        View::Action => action::draw(model, canvas, area),
+        View::Timeline => timeline::draw(model, canvas, area),
+        View::Machines => machines::draw(model, canvas, area),
+        View::Cache => cache::draw(model, canvas, area),
+        View::Logs => logs::draw(model, canvas, area),
+    }
+}
+
+fn too_small(canvas: &mut Canvas<'_>, area: Rect) {
+    let text = format!("needs {}x{}, has {}x{}", LEAST.0, LEAST.1, area.width, area.height);
+    canvas.text(area.x, area.y + area.height / 2, area.width, &text, Role::Warn);
+}
+
+#[cfg(test)]
+mod tests;
