@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use farmhand_proto::control::control_client::ControlClient;
 use farmhand_proto::control::operation::Stage;
 use farmhand_proto::control::{GetActionRequest, GetActionResponse, ListActionsRequest, Operation};
 use farmhand_proto::protobuf::Timestamp;
@@ -11,6 +12,7 @@ use farmhand_proto::reapi;
 use farmhand_proto::time::{std_duration, system_time};
 use prost::Message;
 use serde::Serialize;
+use tonic::transport::Channel;
 
 use super::error::{CliError, Explain};
 use super::fetch::{self, FetchRequest};
@@ -80,8 +82,7 @@ pub(super) struct Decoded {
 /// Shows or fetches an action.
 pub(super) async fn run(args: ActionArgs) -> Result<(), CliError> {
     let mut control = args.target.connect().await?;
-    let request = GetActionRequest { digest: args.digest, instance_name: args.instance.as_str().to_owned() };
-    let found = control.get_action(request).await.map_err(explain_lookup)?.into_inner();
+    let found = look_up(&mut control, args.digest, args.instance.as_str().to_owned()).await?;
     match args.what {
         What::Show => print(&show(&found, Paint::stdout())?),
         What::Fetch { directory, outputs } => {
@@ -90,6 +91,16 @@ pub(super) async fn run(args: ActionArgs) -> Result<(), CliError> {
             fetch::run(control, FetchRequest { digest, instance, directory, outputs, decoded }).await
         }
     }
+}
+
+/// What the node knows of an action.
+pub(super) async fn look_up(
+    control: &mut ControlClient<Channel>,
+    digest: String,
+    instance_name: String,
+) -> Result<GetActionResponse, CliError> {
+    let request = GetActionRequest { digest, instance_name };
+    Ok(control.get_action(request).await.map_err(explain_lookup)?.into_inner())
 }
 
 fn explain_lookup(status: tonic::Status) -> CliError {
@@ -110,7 +121,7 @@ fn explain_lookup(status: tonic::Status) -> CliError {
 }
 
 /// Decodes all parts; an action whose definition is gone cannot be fetched.
-fn decode(found: &GetActionResponse) -> Result<Decoded, CliError> {
+pub(super) fn decode(found: &GetActionResponse) -> Result<Decoded, CliError> {
     if found.action.is_empty() || found.command.is_empty() {
         return Err(CliError::new(format!(
             "the definition of {} is not in the store any more",

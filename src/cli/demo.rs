@@ -7,7 +7,6 @@
 //! [`program`] is the job, [`words`] what stands in for it where there is no C compiler; [`build`] runs
 //! either.
 
-use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use super::output::{Paint, print};
 use super::private_node::{NodeLog, PrivateNode};
 use super::remote::{self, Client};
 use super::signals::Signals;
+use super::top::{self, LookArgs};
 use crate::tasks::{self, Tasks};
 
 mod build;
@@ -58,6 +58,8 @@ pub(super) struct DemoArgs {
     /// Print a table in place of the dashboard: three builds, and what the cache saved
     #[arg(long)]
     no_dashboard: bool,
+    #[command(flatten)]
+    look: LookArgs,
 }
 
 /// What builds, what it builds, and what came of it.
@@ -75,6 +77,7 @@ pub(super) fn run(args: DemoArgs) -> Result<(), CliError> {
 }
 
 async fn demonstrate(args: DemoArgs) -> Result<(), CliError> {
+    let screen = if args.no_dashboard { Err("--no-dashboard was given") } else { top::has_screen() };
     let mut signals = Signals::of_terminal().explain("cannot wait for signals")?;
     let node = PrivateNode::start("demo", NodeLog::File, &["--name", "demo"])?;
     let project = project(&node);
@@ -85,15 +88,31 @@ async fn demonstrate(args: DemoArgs) -> Result<(), CliError> {
         builder: Builder::new(Client::new(channel, ""), JOBS_PER_SLOT * cores()),
         project,
         report: Arc::clone(&report),
-        progress: Progress::shown(),
+        progress: if screen.is_ok() { Progress::hidden() } else { Progress::shown() },
     };
-    let outcome = tokio::select! {
-        outcome = session.build(BUILDS, Duration::ZERO) => outcome,
-        () = signals.next() => Err(CliError::new("interrupted")),
+    let outcome = match screen {
+        Ok(()) => watched(session, &node, &args.look).await,
+        Err(_) => tokio::select! {
+            outcome = session.build(BUILDS, Duration::ZERO) => outcome,
+            () = signals.next() => Err(CliError::new("interrupted")),
+        },
     };
     drop(node);
     print(&report.table(Paint::stdout()))?;
     outcome
+}
+
+/// Builds again and again while the dashboard is open. A build that fails ends the building, not the
+/// dashboard.
+async fn watched(session: Session, node: &PrivateNode, look: &LookArgs) -> Result<(), CliError> {
+    let building = Tasks::default().spawn("demo", session.build(usize::MAX, PAUSE));
+    let shown = top::show(top::options(node.control_socket(), look)).await;
+    building.abort();
+    match building.await {
+        Ok(built) => shown.map(drop).and(built),
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => shown.map(drop),
+    }
 }
 
 /// What can be built on this machine.

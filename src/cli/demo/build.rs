@@ -74,7 +74,11 @@ impl Builder {
     /// # Errors
     ///
     /// When the server refuses something, or a step does not come to what it must.
-    pub(super) async fn build(&self, job: &Job, tell: &dyn Fn(&Step, usize)) -> Result<Summary, CliError> {
+    pub(super) async fn build(
+        &self,
+        job: &Job,
+        tell: &(dyn Fn(&Step, usize) + Sync),
+    ) -> Result<Summary, CliError> {
         let invocation = uuid::Uuid::new_v4().to_string();
         let build = Build { client: &self.client, job, session: &self.session, invocation };
         let begin = Instant::now();
