@@ -105,14 +105,14 @@ pub(super) async fn run(args: ActionArgs) -> Result<(), CliError> {
     let mut control = args.target.connect().await?;
     let (digest, instance) = (args.digest, args.instance.as_str().to_owned());
     match args.what {
-        What::Show => print(&show(&find(&mut control, digest, instance).await?, Paint::stdout())?),
+        What::Show => print(&show(&look_up(&mut control, digest, instance).await?, Paint::stdout())?),
         What::Kill => rerun::kill(control, digest).await,
         What::Rerun { times, on, json } => {
             let machine = on.unwrap_or_default();
             rerun::rerun(control, RerunOptions { digest, instance, times, machine, json }).await
         }
         What::Fetch { directory, outputs } => {
-            let found = find(&mut control, digest, instance).await?;
+            let found = look_up(&mut control, digest, instance).await?;
             let decoded = decode(&found)?;
             let (digest, instance) = (found.digest, found.instance_name);
             fetch::run(control, FetchRequest { digest, instance, directory, outputs, decoded }).await
@@ -120,13 +120,14 @@ pub(super) async fn run(args: ActionArgs) -> Result<(), CliError> {
     }
 }
 
-async fn find(
+/// What the node knows of an action.
+pub(super) async fn look_up(
     control: &mut ControlClient<Channel>,
     digest: String,
     instance_name: String,
 ) -> Result<GetActionResponse, CliError> {
-    let found = control.get_action(GetActionRequest { digest, instance_name }).await;
-    Ok(found.map_err(explain_lookup)?.into_inner())
+    let request = GetActionRequest { digest, instance_name };
+    Ok(control.get_action(request).await.map_err(explain_lookup)?.into_inner())
 }
 
 fn explain_lookup(status: tonic::Status) -> CliError {
@@ -147,7 +148,7 @@ fn explain_lookup(status: tonic::Status) -> CliError {
 }
 
 /// Decodes all parts; an action whose definition is gone cannot be fetched.
-fn decode(found: &GetActionResponse) -> Result<Decoded, CliError> {
+pub(super) fn decode(found: &GetActionResponse) -> Result<Decoded, CliError> {
     if found.action.is_empty() || found.command.is_empty() {
         return Err(CliError::new(format!(
             "the definition of {} is not in the store any more",

@@ -2,32 +2,29 @@
 //!
 //! Every figure stands beside a limit that was measured in the same run on the same machine, so
 //! that it means something on any of them. [`limits`] and [`spawner`] measure those, [`probes`]
-//! drive the node over REAPI as a client would, [`private_node`] starts one where none is named.
+//! drive the node over REAPI as a client would.
 //! [`drive`] puts load of other kinds on a node, for the tests that watch it from outside.
 
 use std::time::Duration;
 
 use super::error::{CliError, Explain};
 use super::output::{Paint, print, print_json};
-use super::remote;
+use super::private_node::{NodeLog, PrivateNode};
+use super::remote::{self, Client};
+use super::signals::Signals;
 use crate::instance::InstanceName;
 
 mod blobs;
-mod client;
 pub(super) mod drive;
 mod figure;
 mod limits;
 mod load;
-mod private_node;
 mod probes;
-mod scratch;
 mod spawner;
 
 use blobs::Maker;
-use client::Client;
 use figure::{Failure, Report};
 use limits::Limits;
-use private_node::PrivateNode;
 use probes::{Need, Probe};
 
 /// Measure a node beside the limits of this machine
@@ -110,11 +107,13 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
         let names = Probe::ALL.map(Probe::name).join(", ");
         return Err(CliError::new("no benchmark has such a name").hint(format!("the names are {names}")));
     }
+    let mut signals = Signals::of_terminal().explain("cannot wait for signals")?;
     let (private, address, unix, control) = match args.connect {
         Some(address) => (None, address, args.unix, args.control),
         None => {
-            let node = PrivateNode::start()?;
-            let (address, unix, control) = (node.address().to_owned(), node.socket(), node.control());
+            let node = PrivateNode::start("bench", NodeLog::Stderr, &[])?;
+            let (address, unix) = (node.address().to_owned(), node.socket());
+            let control = node.control_socket().display().to_string();
             (Some(node), address, Some(unix), Some(control))
         }
     };
@@ -134,10 +133,10 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
         limits: Limits::new(args.time),
         time: args.time,
     };
-    // So that Ctrl-C too removes what the node wrote.
+    // So that what the node wrote is removed then too.
     let report = tokio::select! {
         report = measure(&bench, &probes, address) => report,
-        _ = tokio::signal::ctrl_c() => return Err(CliError::new("interrupted")),
+        () = signals.next() => return Err(CliError::new("interrupted")),
     };
     drop(private);
     if args.json {

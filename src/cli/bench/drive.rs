@@ -11,9 +11,8 @@ use tokio::time::Instant;
 
 use super::super::error::{CliError, Explain};
 use super::super::output::print;
-use super::super::remote;
-use super::blobs::{Blob, Maker};
-use super::client::Client;
+use super::super::remote::{self, Blob, Client};
+use super::blobs::Maker;
 use super::load::time_all;
 use super::parse_time;
 use crate::digest::{DigestFunction, Hasher};

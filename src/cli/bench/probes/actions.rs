@@ -10,8 +10,8 @@ use prost::Message;
 use tokio::time::Instant;
 
 use super::super::super::error::CliError;
+use super::super::super::remote::Blob;
 use super::super::Bench;
-use super::super::blobs::Blob;
 use super::super::figure::Figure;
 use super::super::load::{Samples, round_rate, time_all};
 use super::super::spawner::Spawners;
