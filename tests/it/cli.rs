@@ -57,8 +57,20 @@ fn every_command_has_help_with_an_example() {
     let home = tempfile::tempdir().unwrap();
     let overview = stdout(&farmhand(home.path(), &["--help"]));
     let commands = [
-        "serve", "status", "machines", "pause", "drain", "resume", "slots", "actions", "action", "client",
-        "doctor", "bench", "completions", "man",
+        "serve",
+        "status",
+        "machines",
+        "pause",
+        "drain",
+        "resume",
+        "slots",
+        "actions",
+        "action",
+        "client",
+        "doctor",
+        "bench",
+        "completions",
+        "man",
     ];
     for command in commands {
         assert!(overview.contains(&format!("\n  {command} ")), "{command} is not in {overview}");
