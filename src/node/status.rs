@@ -195,7 +195,7 @@ fn execution(snapshot: &Snapshot, now: SystemTime) -> control::Execution {
     let counters = snapshot.counters;
     let recent = snapshot.history.iter().filter(|record| {
         let ended = record.timeline.ended_at.unwrap_or(SystemTime::UNIX_EPOCH);
-        now.duration_since(ended).unwrap_or_default() <= RECENT
+        record.kind == Kind::Execute && now.duration_since(ended).unwrap_or_default() <= RECENT
     });
     let (mut recent_hits, mut recent_lookups) = (0, 0);
     for record in recent {
