@@ -213,7 +213,11 @@ fn operation_lines(line: &mut impl FnMut(&str, &str), operation: &Operation) {
 
 fn waiting_lines(line: &mut impl FnMut(&str, &str), found: &GetActionResponse) {
     if let Some(ahead) = found.ahead {
-        line("ahead", &format!("{} will likely be started before it", plural(ahead, "action")));
+        let before = match ahead {
+            0 => "nothing: it is the next to begin".to_owned(),
+            _ => format!("{} will likely begin before it", plural(ahead, "action")),
+        };
+        line("ahead", &before);
     }
     for reason in &found.waiting {
         line("waits", &format!("{}: {}", reason.machine, one_line(&reason.text)));
@@ -413,6 +417,8 @@ fn took(operation: &Operation) -> Option<std::time::Duration> {
 
 #[cfg(test)]
 mod tests {
+    use farmhand_proto::control::WaitReason;
+
     use super::*;
 
     fn found() -> GetActionResponse {
@@ -463,6 +469,22 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
+    }
+
+    #[test]
+    fn why_it_waits_is_told_for_each_machine() {
+        let reason = |machine: &str, text: &str| WaitReason { machine: machine.into(), text: text.into() };
+        let waiting = vec![reason("attic", "paused for 3m"), reason("cellar", "bad\x1b[31m\ntext")];
+        let text = show(&GetActionResponse { waiting, ahead: Some(2), ..found() }, Paint::plain()).unwrap();
+        for part in [
+            "ahead        2 actions will likely begin before it\n",
+            "waits        attic: paused for 3m\n",
+            "waits        cellar: bad [31m text\n",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        let next = show(&GetActionResponse { ahead: Some(0), ..found() }, Paint::plain()).unwrap();
+        assert!(next.contains("it is the next"), "{next}");
     }
 
     #[test]

@@ -29,8 +29,11 @@ pub fn killed(answer: Option<&reapi::ExecuteResponse>) -> reapi::ExecuteResponse
     let status =
         rpc::Status { code: Code::Cancelled as i32, message: KILLED.to_owned(), details: Vec::new() };
     let Some(answer) = answer else { return with_status(status) };
-    let mut response = reapi::ExecuteResponse { status: Some(status), ..answer.clone() };
-    add_message(&mut response, KILLED);
+    let mut response =
+        reapi::ExecuteResponse { status: Some(status), message: KILLED.to_owned(), ..answer.clone() };
+    if !answer.message.is_empty() {
+        add_message(&mut response, &answer.message);
+    }
     response
 }
 
@@ -95,6 +98,20 @@ mod tests {
         let failure = any::unpack::<raw::PreconditionFailure>(&status.details[0]).unwrap();
         let subjects: Vec<_> = failure.violations.iter().map(|v| (&*v.r#type, v.subject.clone())).collect();
         assert_eq!(subjects, digests.map(|digest| ("MISSING", digest.missing_subject())));
+    }
+
+    #[test]
+    fn a_killed_run_keeps_what_its_worker_told() {
+        let answer = reapi::ExecuteResponse {
+            result: Some(reapi::ActionResult { stdout_raw: b"so far".to_vec(), ..Default::default() }),
+            message: "a note".into(),
+            ..Default::default()
+        };
+        for (answer, message) in [(Some(&answer), format!("{KILLED}\na note")), (None, KILLED.to_owned())] {
+            let response = killed(answer);
+            assert_eq!(response.status.unwrap().code, Code::Cancelled as i32);
+            assert_eq!((response.result.is_some(), response.message), (answer.is_some(), message));
+        }
     }
 
     #[test]
