@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use farmhand_proto::reapi;
@@ -16,9 +16,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::Retention;
 use super::inline::InlineHints;
+use super::observer::{Nobody, Observer, Sequence};
 use super::queue::RunId;
+use super::{About, Retention};
 use crate::digest::Digest;
 use crate::instance::InstanceName;
 use crate::request_metadata::RequestMetadata;
@@ -45,6 +46,9 @@ pub struct Operation {
     pub hints: InlineHints,
     /// Something the caller should know, for `ExecuteResponse.message`.
     pub note: Option<String>,
+    /// What it wants run; `None` if it never needed a run.
+    pub about: Option<Box<About>>,
+    sequence: OnceLock<u64>,
     state: watch::Sender<OperationState>,
 }
 
@@ -139,6 +143,8 @@ pub struct Counters {
 /// All operations.
 pub struct Operations {
     retention: Retention,
+    observer: Arc<dyn Observer>,
+    sequence: Sequence,
     table: Mutex<Table>,
 }
 
@@ -210,7 +216,20 @@ impl Operation {
         state: OperationState,
     ) -> Self {
         let id = OperationId::random();
-        Self { id, instance, action, invocation, hints, note, state: watch::Sender::new(state) }
+        let state = watch::Sender::new(state);
+        let sequence = OnceLock::new();
+        Self { id, instance, action, invocation, hints, note, about: None, sequence, state }
+    }
+
+    /// The same, and what it wants run.
+    #[must_use]
+    pub fn with(self, about: About) -> Self {
+        Self { about: Some(Box::new(about)), ..self }
+    }
+
+    /// Its number among the finished ones, which only grows; 0 while it is not over.
+    pub fn sequence(&self) -> u64 {
+        self.sequence.get().copied().unwrap_or(0)
     }
 
     /// The present state.
@@ -278,19 +297,28 @@ impl Outcome {
 impl Operations {
     /// No operations yet.
     pub fn new(retention: Retention) -> Self {
-        Self { retention, table: Mutex::default() }
+        Self::observed(retention, Arc::new(Nobody))
+    }
+
+    /// The same; `observer` hears what becomes of them.
+    pub fn observed(retention: Retention, observer: Arc<dyn Observer>) -> Self {
+        let sequence = Sequence::after(observer.last_sequence());
+        Self { retention, observer, sequence, table: Mutex::default() }
     }
 
     /// Takes in a new operation, live or finished.
     pub fn insert(&self, now: Instant, operation: Arc<Operation>) {
-        let mut table = self.table();
-        table.all.insert(operation.id, operation.clone());
-        if operation.is_done() {
-            table.finish(now, &operation);
-            table.expire(now, &self.retention);
-        } else {
-            table.live.insert(operation.id, operation);
+        if !operation.is_done() {
+            let mut table = self.table();
+            table.all.insert(operation.id, operation.clone());
+            table.live.insert(operation.id, operation.clone());
+            drop(table);
+            self.observer.missed(&operation);
+            return;
         }
+        self.number(&operation, operation.state.borrow().timeline.ended_at);
+        self.table().all.insert(operation.id, operation.clone());
+        self.finish(now, &operation);
     }
 
     /// The operation called `id`.
@@ -302,13 +330,28 @@ impl Operations {
     pub fn update(&self, now: Instant, id: OperationId, state: OperationState) {
         let Some(operation) = self.get(id).filter(|operation| !operation.is_done()) else { return };
         let is_done = state.is_done();
+        if is_done {
+            self.number(&operation, state.timeline.ended_at);
+        }
         operation.state.send_replace(state);
         if is_done {
-            let mut table = self.table();
-            table.live.remove(&id);
-            table.finish(now, &operation);
-            table.expire(now, &self.retention);
+            self.finish(now, &operation);
         }
+    }
+
+    /// Before anybody can see that it is over.
+    fn number(&self, operation: &Operation, ended_at: Option<SystemTime>) {
+        let number = self.sequence.next(ended_at.unwrap_or(SystemTime::UNIX_EPOCH));
+        operation.sequence.get_or_init(|| number);
+    }
+
+    fn finish(&self, now: Instant, operation: &Arc<Operation>) {
+        let mut table = self.table();
+        table.live.remove(&operation.id);
+        table.finish(now, operation);
+        table.expire(now, &self.retention);
+        drop(table);
+        self.observer.finished(operation);
     }
 
     /// Up to `limit` operations after `after`, in the order of their names: new ones never shift a

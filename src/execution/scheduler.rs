@@ -18,7 +18,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::action::{Action, Loaded, PlatformRules, PreparedAction};
+use super::about::About;
 use super::inline::InlineHints;
+use super::observer::{Nobody, Observer};
 use super::operations::{Counters, Operation, OperationId, OperationState, Operations, Record, Stage};
 use super::queue::{Event, Now, Queue, Refusal, Submission};
 use super::{ExecuteError, PRIORITIES, Settings, response};
@@ -121,11 +123,22 @@ impl Scheduler {
         settings: Settings,
         tasks: &Tasks,
     ) -> Self {
+        Self::start_observed(cas, action_cache, settings, Arc::new(Nobody), tasks)
+    }
+
+    /// The same; `observer` hears what becomes of operations.
+    pub fn start_observed(
+        cas: Arc<dyn ContentAddressableStorage>,
+        action_cache: Arc<dyn ActionCache>,
+        settings: Settings,
+        observer: Arc<dyn Observer>,
+        tasks: &Tasks,
+    ) -> Self {
         let (events, messages) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             cas,
             action_cache,
-            operations: Operations::new(settings.retention),
+            operations: Operations::observed(settings.retention, observer),
             events,
             tasks: tasks.clone(),
             settings,
@@ -258,7 +271,9 @@ impl Scheduler {
         looked_up_at: Option<Instant>,
     ) -> Result<OperationWatch, ExecuteError> {
         let (priority, share) = (clamp(request.priority), request.invocation.share());
-        let operation = Arc::new(new_operation(request, OperationState::queued(SystemTime::now())));
+        let about = About::new(&action, priority, request.skip_cache_lookup);
+        let operation = new_operation(request, OperationState::queued(SystemTime::now())).with(about);
+        let operation = Arc::new(operation);
         let action = Arc::new(action);
         let submission = Submission { operation: operation.id, action, priority, share, looked_up_at };
         // Made before the queue knows the operation: should this call be dropped while it waits for
