@@ -11,6 +11,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::config::raw::DEFAULTS;
 
 mod action;
+mod actions;
 mod bench;
 mod client;
 mod doctor;
@@ -22,6 +23,7 @@ mod serve;
 mod shell;
 mod status;
 mod target;
+mod why;
 
 use error::CliError;
 
@@ -43,7 +45,7 @@ struct Cli {
 enum Command {
     Serve(Box<serve::ServeArgs>),
     Status(status::StatusArgs),
-    Actions(action::ActionsArgs),
+    Actions(actions::ActionsArgs),
     Action(action::ActionArgs),
     Client(client::ClientArgs),
     Doctor(Box<doctor::DoctorArgs>),
@@ -118,7 +120,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         None => Ok(()),
         Some(Command::Serve(args)) => serve::run(*args),
         Some(Command::Status(args)) => wait(status::run(args)),
-        Some(Command::Actions(args)) => wait(action::list(args)),
+        Some(Command::Actions(args)) => wait(actions::list(args)),
         Some(Command::Action(args)) => wait(action::run(args)),
         Some(Command::Client(args)) => client::run(args),
         Some(Command::Doctor(args)) => wait(doctor::run(*args)),

@@ -330,6 +330,11 @@ impl Index {
         entries.filter_map(|entry| entry.metadata().ok()).filter(|meta| meta.is_file()).map(|m| m.len()).sum()
     }
 
+    /// The error for a user who finds that what is in here makes no sense.
+    pub fn damaged(&self, reason: impl ToString) -> IndexError {
+        damaged(&self.path, reason)
+    }
+
     fn database(&self) -> Result<&sled::Db, IndexError> {
         self.db.as_ref().ok_or_else(|| failed(&self.path, "it is closed"))
     }

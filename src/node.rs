@@ -11,15 +11,18 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::net::{TcpListener, UnixListener};
+use tokio::task::{JoinError, JoinHandle};
 use tonic::service::Routes;
 
 use crate::action_cache::ActionCache;
 use crate::action_cache::complete::CompleteActionCache;
 use crate::action_cache::disk::DiskActionCache;
+use crate::action_cache::fate::Fates;
 use crate::cas::ContentAddressableStorage;
 use crate::cas::disk::{DiskCas, OpenError, RebuildProgress};
 use crate::config::{Config, SandboxMode};
 use crate::execution::Scheduler;
+use crate::history::{Explainer, History};
 use crate::platform::MachineFacts;
 use crate::rpc::action_cache::ActionCacheService;
 use crate::rpc::byte_stream::ByteStreamService;
@@ -110,6 +113,7 @@ pub struct Node {
     tasks: Tasks,
     spawners: Arc<SpawnerPool>,
     store: DiskCas,
+    history: History,
     /// Removed with the node.
     _sockets: [SocketFile; 2],
 }
@@ -136,13 +140,22 @@ impl Node {
         let doors = Doors::open(&config).await?;
         let store = open_store(&config, progress, &tasks).await?;
         let cas: Arc<dyn ContentAddressableStorage> = Arc::new(store.clone());
-        let results = complete_action_cache(&config, &store, Arc::clone(&cas));
+        let (results, fates) = complete_action_cache(&config, &store, Arc::clone(&cas));
+        let history = open_history(&config, &tasks);
 
         let spawners = Arc::new(start_spawners(&config, open_files.inherited).await?);
         let facts = settings::facts(&config, spawners.is_sandboxed());
         let worker = open_worker(&config, facts, &store, Arc::clone(&spawners), &tasks)?;
-        let scheduler =
-            Scheduler::start(Arc::clone(&cas), Arc::clone(&results), settings::execution(&config), &tasks);
+        let history = history.await.map_err(|panic| lost(&config, &panic))?;
+        let explainer = Explainer::new(history.clone(), Arc::clone(&cas), Arc::new(move |key| fates.of(key)));
+        explainer.start(&tasks);
+        let scheduler = Scheduler::start_observed(
+            Arc::clone(&cas),
+            Arc::clone(&results),
+            settings::execution(&config),
+            Arc::new(history.clone()),
+            &tasks,
+        );
         scheduler.add_worker(Arc::new(worker));
 
         let instances = Instances::new(settings::instances(&config));
@@ -157,10 +170,11 @@ impl Node {
             scheduler,
             store: store.clone(),
         };
-        let control = ControlService::new(Arc::new(source), cas, results);
+        let control =
+            ControlService::new(Arc::new(source), cas, results).with_history(history.clone(), explainer);
         let endpoints = doors.endpoints.clone();
         let sockets = doors.serve(routes, limits, control, &tasks);
-        Ok(Self { endpoints, tasks, spawners, store, _sockets: sockets })
+        Ok(Self { endpoints, tasks, spawners, store, history, _sockets: sockets })
     }
 
     /// Its doors.
@@ -177,9 +191,13 @@ impl Node {
     pub async fn stop(self) {
         self.tasks.stop().await;
         self.spawners.stop().await;
-        let store = self.store.clone();
+        let (store, history) = (self.store.clone(), self.history.clone());
+        let close = move || {
+            history.close();
+            store.close();
+        };
         // The last epoch is closed on a thread that may wait for the disk.
-        if Tasks::default().spawn_blocking(move || store.close()).await.is_err() {
+        if Tasks::default().spawn_blocking(close).await.is_err() {
             tracing::error!("closing the store panicked; it is recovered at the next start");
         }
     }
@@ -252,23 +270,36 @@ async fn open_store(
     let told = move |now: RebuildProgress| progress.rebuilding(now.done, now.total);
     match tasks.spawn_blocking(move || DiskCas::open(settings::disk(&owned), &told)).await {
         Ok(opened) => Ok(opened?),
-        Err(panic) => {
-            Err(NodeError::Io { path: config.data_dir.clone(), source: io::Error::other(panic.to_string()) })
-        }
+        Err(panic) => Err(lost(config, &panic)),
     }
+}
+
+/// A thread that worked on the data directory panicked.
+fn lost(config: &Config, panic: &JoinError) -> NodeError {
+    NodeError::Io { path: config.data_dir.clone(), source: io::Error::other(panic.to_string()) }
+}
+
+/// Opens the history while other parts start. It is in the data directory, so the store comes first,
+/// which has the lock.
+fn open_history(config: &Config, tasks: &Tasks) -> JoinHandle<History> {
+    let (path, kept) = (config.data_dir.join("history"), config.history);
+    tasks.spawn_blocking(move || History::open(&path, kept))
 }
 
 fn complete_action_cache(
     config: &Config,
     store: &DiskCas,
     cas: Arc<dyn ContentAddressableStorage>,
-) -> Arc<dyn ActionCache> {
+) -> (Arc<dyn ActionCache>, Fates) {
     let generation = {
         let store = store.clone();
         Arc::new(move || store.generation())
     };
     let fresh = FRESH.min(config.lease / 4);
-    Arc::new(CompleteActionCache::new(DiskActionCache::new(store.clone()), cas, generation, fresh))
+    let results = DiskActionCache::new(store.clone());
+    let complete = CompleteActionCache::new(results.clone(), cas, generation, fresh);
+    let fates = Fates::new(store.clone(), results, Arc::clone(complete.incomplete()));
+    (Arc::new(complete), fates)
 }
 
 /// The spawners, with a sandbox where it works or is insisted on.

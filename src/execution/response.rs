@@ -10,6 +10,9 @@ use super::queue::Loss;
 use crate::digest::Digest;
 use crate::worker::missing::missing_blobs;
 
+/// What stands in front of the reason why a good result is not in the action cache.
+pub const NOT_CACHED: &str = "the result was not cached: ";
+
 /// The action needs blobs that are absent. The one detail names them; clients upload them and try
 /// again.
 pub fn missing(digests: &[Digest]) -> reapi::ExecuteResponse {

@@ -3,17 +3,14 @@
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use farmhand_proto::control::{self, GetStatusResponse, operation, warning};
+use farmhand_proto::control::{self, GetStatusResponse, warning};
 use farmhand_proto::time::{duration, timestamp};
-use prost::Message;
 
 use super::Endpoints;
 use crate::cas::disk::{DiskCas, DiskStats};
 use crate::config::Config;
-use crate::execution::operations::{Outcome, Record, Timeline};
-use crate::execution::scheduler::LiveAction;
-use crate::execution::{OperationId, Scheduler, Snapshot, Stage};
-use crate::request_metadata::RequestMetadata;
+use crate::execution::{Scheduler, Snapshot};
+use crate::history::describe;
 use crate::rpc::control::{ControlSource, PROTOCOL_VERSION};
 
 /// The hit rate is that of this much time.
@@ -100,32 +97,7 @@ impl ControlSource for StatusSource {
 
     async fn operations(&self) -> Vec<control::Operation> {
         let snapshot = self.scheduler.snapshot();
-        let live = snapshot.running.iter().chain(&snapshot.queued).map(live);
-        live.chain(snapshot.history.iter().map(|record| self.finished(record))).collect()
-    }
-}
-
-impl StatusSource {
-    fn finished(&self, record: &Record) -> control::Operation {
-        let (status_code, exit_code) = match record.outcome {
-            Outcome::Succeeded => (0, 0),
-            Outcome::Failed(code) => (0, code),
-            Outcome::Error(code) => (code, 0),
-        };
-        let response =
-            self.scheduler.get(&record.id.to_string()).and_then(|operation| operation.state().response);
-        let result = response.as_ref().and_then(|response| response.result.as_ref());
-        control::Operation {
-            action_digest: record.action.to_string(),
-            instance_name: record.instance.to_string(),
-            stage: operation::Stage::Done.into(),
-            cached: record.cached,
-            status_code,
-            exit_code,
-            message: response.as_ref().map(|response| message(response)).unwrap_or_default(),
-            result: result.map(Message::encode_to_vec),
-            ..common(record.id, &record.timeline, &record.invocation)
-        }
+        snapshot.running.iter().chain(&snapshot.queued).map(describe::live).collect()
     }
 }
 
@@ -135,12 +107,6 @@ fn warn(text: &str, remedy: &str) -> control::Warning {
         text: text.to_owned(),
         remedy: remedy.to_owned(),
     }
-}
-
-fn message(response: &farmhand_proto::reapi::ExecuteResponse) -> String {
-    let status = response.status.as_ref().map(|status| status.message.as_str()).unwrap_or_default();
-    let parts = [status, &response.message];
-    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
 fn execution(snapshot: &Snapshot, now: SystemTime) -> control::Execution {
@@ -180,36 +146,6 @@ fn storage(stats: &DiskStats) -> control::Storage {
         damaged: stats.corrupt,
         scrub_progress: stats.scrub_progress,
         scrub_passes: stats.scrub_passes,
-        ..Default::default()
-    }
-}
-
-fn live(action: &LiveAction) -> control::Operation {
-    let stage = match action.state.stage {
-        Stage::Queued => operation::Stage::Queued,
-        Stage::Executing => operation::Stage::Running,
-        Stage::Completed => operation::Stage::Done,
-    };
-    control::Operation {
-        action_digest: action.operation.action.to_string(),
-        instance_name: action.operation.instance.to_string(),
-        stage: stage.into(),
-        ..common(action.operation.id, &action.state.timeline, &action.operation.invocation)
-    }
-}
-
-fn common(id: OperationId, timeline: &Timeline, invocation: &RequestMetadata) -> control::Operation {
-    let tool = format!("{} {}", invocation.tool_name, invocation.tool_version);
-    control::Operation {
-        name: id.to_string(),
-        machine: timeline.worker.as_deref().unwrap_or_default().to_owned(),
-        queued: timeline.queued_at.map(timestamp),
-        started: timeline.assigned_at.map(timestamp),
-        finished: timeline.ended_at.map(timestamp),
-        target: invocation.target_id.clone(),
-        mnemonic: invocation.action_mnemonic.clone(),
-        invocation: invocation.tool_invocation_id.clone(),
-        tool: tool.trim().to_owned(),
         ..Default::default()
     }
 }

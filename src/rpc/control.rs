@@ -27,6 +27,7 @@ use tonic::{Request, Response, Status};
 
 use crate::action_cache::ActionCache;
 use crate::cas::ContentAddressableStorage;
+use crate::history::{Explainer, History};
 
 pub use socket::{SocketFile, bind_private};
 
@@ -34,6 +35,7 @@ mod actions;
 mod log;
 mod miss;
 mod output;
+mod page;
 mod pin;
 mod query;
 mod rerun;
@@ -58,8 +60,7 @@ pub trait ControlSource: Send + Sync + 'static {
     /// The state of the node now.
     async fn status(&self) -> GetStatusResponse;
 
-    /// The operations in flight and those still in the history, the newest first, with their
-    /// results where they have one.
+    /// The operations in flight.
     async fn operations(&self) -> Vec<Operation>;
 }
 
@@ -68,6 +69,8 @@ pub struct ControlService {
     source: Arc<dyn ControlSource>,
     cas: Arc<dyn ContentAddressableStorage>,
     results: Arc<dyn ActionCache>,
+    history: History,
+    explainer: Explainer,
 }
 
 // === impl ControlService ===
@@ -79,7 +82,15 @@ impl ControlService {
         cas: Arc<dyn ContentAddressableStorage>,
         results: Arc<dyn ActionCache>,
     ) -> Self {
-        Self { source, cas, results }
+        let history = History::forgetful();
+        let explainer = Explainer::new(history.clone(), Arc::clone(&cas), Arc::new(|_| None));
+        Self { source, cas, results, history, explainer }
+    }
+
+    /// The same with what became of operations that are over.
+    #[must_use]
+    pub fn with_history(self, history: History, explainer: Explainer) -> Self {
+        Self { history, explainer, ..self }
     }
 
     /// Serves on `listener` until `stop` fires and the calls under way are answered; the socket is

@@ -20,6 +20,7 @@ use crate::action_cache::ActionCacheError;
 use crate::cas::CasError;
 use crate::digest::DigestError;
 use crate::execution::{ExecuteError, Refusal};
+use crate::history::HistoryError;
 use crate::instance::InstanceNameError;
 
 /// Seconds a client should wait before it tries again.
@@ -58,6 +59,13 @@ fn retry_details(code: Code) -> Vec<protobuf::Any> {
     }
     let retry_delay = Some(protobuf::Duration { seconds: RETRY_SECONDS, nanos: 0 });
     vec![any::pack(&raw::RetryInfo { retry_delay })]
+}
+
+impl StatusOf for HistoryError {
+    /// It is opened again, or begins anew, within seconds.
+    fn code(&self) -> Code {
+        Code::Unavailable
+    }
 }
 
 impl StatusOf for CasError {
@@ -197,6 +205,7 @@ macro_rules! into_status {
 into_status!(
     ActionCacheError,
     BatchError,
+    HistoryError,
     CasError,
     CompressionError,
     ExecuteError,
