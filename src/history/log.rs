@@ -169,7 +169,7 @@ impl Log {
     /// [`IndexError`]; a log that makes no sense counts as damaged.
     pub(super) fn open(letter: u8, limits: Limits, index: &Index) -> Result<Self, IndexError> {
         let mut log = Self::new(letter, limits);
-        if index.opened().fresh {
+        if index.opened().records == 0 {
             return Ok(log);
         }
         let damaged = |what: &str| index.damaged(format!("the history makes no sense: {what}"));
