@@ -41,8 +41,13 @@ pub(super) fn finished(
         (true, Some(result)) => first_output_of(result),
         _ => common.first_output.clone(),
     };
+    // What the worker wrote down is closer than what it told the scheduler; of a hit it is another run.
+    let metadata = result.filter(|_| !response.cached_result).and_then(|result| result.execution_metadata.clone());
+    let metadata = metadata.unwrap_or_default();
     control::Operation {
         stage: operation::Stage::Done.into(),
+        command_started: metadata.execution_start_timestamp.or(common.command_started),
+        command_ended: metadata.execution_completed_timestamp.or(common.command_ended),
         cached: response.cached_result,
         status_code,
         exit_code,
