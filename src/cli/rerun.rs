@@ -12,7 +12,7 @@ use farmhand_proto::time::system_time;
 use serde::Serialize;
 use tonic::transport::Channel;
 
-use super::action::state;
+use super::actions::state;
 use super::error::CliError;
 use super::output::{Paint, duration, one_line, plural, print, print_json};
 

@@ -13,6 +13,9 @@ use crate::worker::missing::missing_blobs;
 /// What the callers of a run are told that a person ended.
 const KILLED: &str = "killed by a person (farmhand action … kill, or the dashboard)";
 
+/// What stands in front of the reason why a good result is not in the action cache.
+pub const NOT_CACHED: &str = "the result was not cached: ";
+
 /// The action needs blobs that are absent. The one detail names them; clients upload them and try
 /// again.
 pub fn missing(digests: &[Digest]) -> reapi::ExecuteResponse {

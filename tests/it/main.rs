@@ -14,6 +14,7 @@ mod compression;
 mod digests;
 mod errors;
 mod execution;
+mod history;
 mod hostile;
 mod hostile_actions;
 mod layers;

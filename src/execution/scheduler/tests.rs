@@ -317,7 +317,7 @@ impl Observer for Witness {
         self.note(format!("looked up {}", found.is_some()));
     }
 
-    fn came(&self, _: &Operation, state: &OperationState, action: Option<&PreparedAction>) {
+    fn came(&self, _: &Arc<Operation>, state: &OperationState, action: Option<&PreparedAction>) {
         let output = action.and_then(PreparedAction::first_output).unwrap_or("-");
         self.note(format!("came {:?} {output}", state.stage));
     }
