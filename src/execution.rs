@@ -5,6 +5,7 @@
 //! - [`own_root`] tells input roots that are whole file systems;
 //! - [`queue`] is the pure state machine that decides who runs what, where and when;
 //! - [`operations`] remembers the operations, live and finished, that clients ask about by name;
+//! - [`live_logs`] knows where the commands that run now write stdout and stderr;
 //! - [`scheduler`] drives the queue: it asks the action cache, hands leases to workers, stores results;
 //! - [`response`] words the responses that come from the scheduler and not from a worker;
 //! - [`inline`] puts small outputs into a result for callers that asked for them.
@@ -26,6 +27,7 @@ use crate::instance::InstanceName;
 
 pub mod action;
 pub mod inline;
+pub mod live_logs;
 pub mod missing;
 pub mod operations;
 pub mod own_root;

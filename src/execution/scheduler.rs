@@ -19,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::action::{Action, Loaded, PlatformRules, PreparedAction};
 use super::inline::InlineHints;
+use super::live_logs::{LiveLogs, LogFiles};
 use super::operations::{Counters, Operation, OperationId, OperationState, Operations, Record, Stage};
-use super::queue::{Event, Now, Queue, Refusal, Submission};
+use super::queue::{AttemptId, Event, Now, Queue, Refusal, Submission};
 use super::{ExecuteError, PRIORITIES, Settings, response};
 use crate::action_cache::{ActionCache, ActionKey};
 use crate::cas::ContentAddressableStorage;
@@ -94,6 +95,7 @@ struct Shared {
     cas: Arc<dyn ContentAddressableStorage>,
     action_cache: Arc<dyn ActionCache>,
     operations: Operations,
+    logs: LiveLogs,
     settings: Settings,
     events: mpsc::UnboundedSender<Message>,
     tasks: Tasks,
@@ -126,6 +128,7 @@ impl Scheduler {
             cas,
             action_cache,
             operations: Operations::new(settings.retention),
+            logs: LiveLogs::default(),
             events,
             tasks: tasks.clone(),
             settings,
@@ -202,6 +205,13 @@ impl Scheduler {
     /// Forgets an operation that is over; `false` if it is not.
     pub fn forget(&self, operation: &Operation) -> bool {
         self.shared.operations.forget(operation.id)
+    }
+
+    /// The log files of the attempt that an operation in this state waits, or waited, for; `None` while
+    /// its command has not begun, and when the attempt is over. What came of it is told to the operation
+    /// before its files are forgotten.
+    pub fn live_logs(&self, state: &OperationState) -> Option<watch::Receiver<LogFiles>> {
+        self.shared.logs.follow(AttemptId { run: state.run?, number: state.timeline.attempts })
     }
 
     /// What runs and ran.
