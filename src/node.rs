@@ -16,6 +16,7 @@ use tonic::service::Routes;
 use crate::action_cache::ActionCache;
 use crate::action_cache::complete::CompleteActionCache;
 use crate::action_cache::disk::DiskActionCache;
+use crate::action_cache::pinned::PinnedActionCache;
 use crate::cas::ContentAddressableStorage;
 use crate::cas::disk::{DiskCas, OpenError, RebuildProgress};
 use crate::config::{Config, SandboxMode};
@@ -25,12 +26,13 @@ use crate::rpc::action_cache::ActionCacheService;
 use crate::rpc::byte_stream::ByteStreamService;
 use crate::rpc::capabilities::{CacheCapabilitiesProvider, CapabilitiesService};
 use crate::rpc::cas::CasService;
-use crate::rpc::control::{ControlService, SocketFile, bind_private};
+use crate::rpc::control::{ControlService, Inspected, SocketFile, bind_private};
 use crate::rpc::execution::{ExecutionCapabilitiesProvider, ExecutionService};
 use crate::rpc::operations::OperationsService;
 use crate::rpc::server::Limits;
 use crate::rpc::{Instances, server};
 use crate::tasks::Tasks;
+use crate::telemetry;
 use crate::worker::local::LocalWorker;
 use crate::worker::sandbox::{self, ActionGroup, Mode, SandboxSupport, SpawnerConfig, SpawnerPool};
 use crate::worker::{RunError, Runner};
@@ -136,7 +138,8 @@ impl Node {
         let doors = Doors::open(&config).await?;
         let store = open_store(&config, progress, &tasks).await?;
         let cas: Arc<dyn ContentAddressableStorage> = Arc::new(store.clone());
-        let results = complete_action_cache(&config, &store, Arc::clone(&cas));
+        let pins = pinned_action_cache(&config, &store, Arc::clone(&cas), &tasks);
+        let results: Arc<dyn ActionCache> = pins.clone();
 
         let spawners = Arc::new(start_spawners(&config, open_files.inherited).await?);
         let facts = settings::facts(&config, spawners.is_sandboxed());
@@ -148,6 +151,12 @@ impl Node {
         let instances = Instances::new(settings::instances(&config));
         let routes = routes(&config, &instances, &cas, &results, &scheduler, &tasks);
         let limits = settings::limits(&config, open_files.now);
+        let inspected = Inspected {
+            scheduler: scheduler.clone(),
+            pins,
+            config: Arc::new(config.clone()),
+            log: telemetry::recent(),
+        };
         let source = StatusSource {
             endpoints: doors.endpoints.clone(),
             started: SystemTime::now(),
@@ -157,7 +166,7 @@ impl Node {
             scheduler,
             store: store.clone(),
         };
-        let control = ControlService::new(Arc::new(source), cas, results);
+        let control = ControlService::new(Arc::new(source), cas, results, inspected);
         let endpoints = doors.endpoints.clone();
         let sockets = doors.serve(routes, limits, control, &tasks);
         Ok(Self { endpoints, tasks, spawners, store, _sockets: sockets })
@@ -258,17 +267,22 @@ async fn open_store(
     }
 }
 
-fn complete_action_cache(
+fn pinned_action_cache(
     config: &Config,
     store: &DiskCas,
     cas: Arc<dyn ContentAddressableStorage>,
-) -> Arc<dyn ActionCache> {
+    tasks: &Tasks,
+) -> Arc<PinnedActionCache<CompleteActionCache<DiskActionCache>>> {
     let generation = {
         let store = store.clone();
         Arc::new(move || store.generation())
     };
     let fresh = FRESH.min(config.lease / 4);
-    Arc::new(CompleteActionCache::new(DiskActionCache::new(store.clone()), cas, generation, fresh))
+    let complete = CompleteActionCache::new(DiskActionCache::new(store.clone()), cas, generation, fresh);
+    let pinned = Arc::new(PinnedActionCache::new(complete, store.clone()));
+    let mending = Arc::clone(&pinned);
+    tasks.spawn("mend pins", async move { mending.mend().await });
+    pinned
 }
 
 /// The spawners, with a sandbox where it works or is insisted on.

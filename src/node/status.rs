@@ -180,7 +180,7 @@ fn storage(stats: &DiskStats) -> control::Storage {
         damaged: stats.corrupt,
         scrub_progress: stats.scrub_progress,
         scrub_passes: stats.scrub_passes,
-        ..Default::default()
+        pinned: stats.kept,
     }
 }
 

@@ -25,8 +25,11 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::action_cache::ActionCache;
+use crate::action_cache::{ActionCache, Pinning};
 use crate::cas::ContentAddressableStorage;
+use crate::config::Config;
+use crate::execution::Scheduler;
+use crate::telemetry::Recent;
 
 pub use socket::{SocketFile, bind_private};
 
@@ -36,10 +39,13 @@ mod miss;
 mod output;
 mod pin;
 mod query;
+mod remains;
 mod rerun;
 mod settings;
 mod socket;
 mod steer;
+#[cfg(test)]
+mod testing;
 mod tree;
 mod watch;
 
@@ -63,11 +69,24 @@ pub trait ControlSource: Send + Sync + 'static {
     async fn operations(&self) -> Vec<Operation>;
 }
 
+/// What calls look into besides the stores.
+pub struct Inspected {
+    /// Operations, and what their commands write.
+    pub scheduler: Scheduler,
+    /// Results that are kept from eviction.
+    pub pins: Arc<dyn Pinning>,
+    /// The settings of the node.
+    pub config: Arc<Config>,
+    /// The last lines of its log.
+    pub log: Arc<Recent>,
+}
+
 /// The service.
 pub struct ControlService {
     source: Arc<dyn ControlSource>,
     cas: Arc<dyn ContentAddressableStorage>,
     results: Arc<dyn ActionCache>,
+    inspected: Inspected,
 }
 
 // === impl ControlService ===
@@ -78,8 +97,9 @@ impl ControlService {
         source: Arc<dyn ControlSource>,
         cas: Arc<dyn ContentAddressableStorage>,
         results: Arc<dyn ActionCache>,
+        inspected: Inspected,
     ) -> Self {
-        Self { source, cas, results }
+        Self { source, cas, results, inspected }
     }
 
     /// Serves on `listener` until `stop` fires and the calls under way are answered; the socket is

@@ -30,20 +30,24 @@ impl ControlService {
         let digest = Query::parse(&request.digest)?.resolve(&operations)?;
         let operation = last_of(operations, &digest, instance.as_str());
         let (action, command) = self.definition(&digest).await?;
-        let cached = self.cached_result(instance, digest).await?;
+        let key = ActionKey { instance, action: digest };
+        let cached = self.cached_result(&key).await?;
         if action.is_empty() && cached.is_none() && operation.is_none() {
             return Err(Status::not_found(format!("action {digest} is neither stored nor in the history")));
         }
-        Ok(Response::new(GetActionResponse {
+        let result = operation.as_ref().and_then(|operation| operation.result.clone());
+        let mut response = GetActionResponse {
             digest: digest.to_string(),
             instance_name: request.instance_name,
             action,
             command,
             in_action_cache: cached.is_some(),
-            result: operation.as_ref().and_then(|operation| operation.result.clone()).or(cached),
+            result: result.or_else(|| cached.clone()),
             operation,
             ..Default::default()
-        }))
+        };
+        self.add_remains(&key, cached.as_deref(), &mut response).await?;
+        Ok(Response::new(response))
     }
 
     pub(super) async fn list_actions(
@@ -90,8 +94,8 @@ impl ControlService {
         Ok((bytes, command))
     }
 
-    async fn cached_result(&self, instance: InstanceName, action: Digest) -> Result<Option<Vec<u8>>, Status> {
-        let result = self.results.get(&ActionKey { instance, action }).await;
+    async fn cached_result(&self, key: &ActionKey) -> Result<Option<Vec<u8>>, Status> {
+        let result = self.results.get(key).await;
         let result = result.map_err(|error| Status::internal(error.to_string()))?;
         Ok(result.map(|result| result.encode_to_vec()))
     }
@@ -142,9 +146,14 @@ mod tests {
             Self { cas, results: Arc::default(), action }
         }
 
+        fn service(&self, operations: Vec<Operation>) -> ControlService {
+            let source = Arc::new(FakeSource(operations));
+            let inspected = super::super::testing::inspected(&self.cas, &self.results);
+            ControlService::new(source, self.cas.clone(), self.results.clone(), inspected)
+        }
+
         async fn get(&self, digest: &str, operations: Vec<Operation>) -> Result<GetActionResponse, Status> {
-            let service =
-                ControlService::new(Arc::new(FakeSource(operations)), self.cas.clone(), self.results.clone());
+            let service = self.service(operations);
             let request = GetActionRequest { digest: digest.into(), instance_name: String::new() };
             service.get_action(Request::new(request)).await.map(Response::into_inner)
         }
@@ -211,11 +220,7 @@ mod tests {
         let fixture = Fixture::new().await;
         let many = (0..300)
             .map(|i| Operation { result: Some(vec![1]), ..operation(fixture.action, &i.to_string()) });
-        let service = ControlService::new(
-            Arc::new(FakeSource(many.collect())),
-            fixture.cas.clone(),
-            fixture.results.clone(),
-        );
+        let service = fixture.service(many.collect());
         for (limit, expected) in [(0, DEFAULT_LIST), (7, 7), (1000, 300)] {
             let listed = service
                 .list_actions(Request::new(ListActionsRequest { limit, ..Default::default() }))
