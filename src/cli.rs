@@ -11,14 +11,18 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::config::raw::DEFAULTS;
 
 mod action;
+mod action_log;
 mod bench;
 mod client;
 mod doctor;
 mod error;
 mod fetch;
+mod harmless;
+mod logs;
 mod output;
 mod remote;
 mod serve;
+mod settings;
 mod shell;
 mod status;
 mod target;
@@ -45,6 +49,8 @@ enum Command {
     Status(status::StatusArgs),
     Actions(action::ActionsArgs),
     Action(action::ActionArgs),
+    Logs(logs::LogsArgs),
+    Settings(settings::SettingsArgs),
     Client(client::ClientArgs),
     Doctor(Box<doctor::DoctorArgs>),
     Bench(bench::BenchArgs),
@@ -120,6 +126,8 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Some(Command::Status(args)) => wait(status::run(args)),
         Some(Command::Actions(args)) => wait(action::list(args)),
         Some(Command::Action(args)) => wait(action::run(args)),
+        Some(Command::Logs(args)) => wait(logs::run(args)),
+        Some(Command::Settings(args)) => wait(settings::run(args)),
         Some(Command::Client(args)) => client::run(args),
         Some(Command::Doctor(args)) => wait(doctor::run(*args)),
         Some(Command::Bench(args)) => wait(bench::run(args)),

@@ -4,17 +4,22 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use farmhand_proto::control::control_client::ControlClient;
 use farmhand_proto::control::operation::Stage;
-use farmhand_proto::control::{GetActionRequest, GetActionResponse, ListActionsRequest, Operation};
+use farmhand_proto::control::{
+    GetActionRequest, GetActionResponse, ListActionsRequest, Operation, PinActionRequest,
+};
 use farmhand_proto::protobuf::Timestamp;
 use farmhand_proto::reapi;
 use farmhand_proto::time::{std_duration, system_time};
 use prost::Message;
 use serde::Serialize;
+use tonic::transport::Channel;
 
+use super::action_log::{self, LogArgs};
 use super::error::{CliError, Explain};
 use super::fetch::{self, FetchRequest};
-use super::output::{Paint, bytes, count, duration, print, print_json, shell_word};
+use super::output::{Paint, bytes, count, duration, plural, print, print_json, shell_word};
 use super::target::TargetArgs;
 use crate::instance::InstanceName;
 
@@ -36,7 +41,7 @@ pub(super) struct ActionsArgs {
 #[derive(Debug, clap::Args)]
 #[command(
     arg_required_else_help = false,
-    after_help = "Examples:\n  farmhand action 9f86d0…/142 show\n  farmhand action 9f86d0… fetch ./repro     inputs, and the command to run on them"
+    after_help = "Examples:\n  farmhand action 9f86d0…/142 show\n  farmhand action 9f86d0… fetch ./repro     inputs, and the command to run on them\n  farmhand action 9f86d0… log --follow      what it writes, while it runs"
 )]
 pub(super) struct ActionArgs {
     /// Digest of the action: HASH/SIZE, blake3/HASH/SIZE, or HASH alone while it is in the history
@@ -65,6 +70,12 @@ enum What {
         #[arg(long)]
         outputs: bool,
     },
+    /// Print what it wrote to stdout, or writes while it runs
+    Log(LogArgs),
+    /// Keep its result, outputs and logs from eviction until it is unpinned
+    Pin,
+    /// Let go of its result
+    Unpin,
 }
 
 /// An action as it was defined, and its result, decoded.
@@ -80,16 +91,45 @@ pub(super) struct Decoded {
 /// Shows or fetches an action.
 pub(super) async fn run(args: ActionArgs) -> Result<(), CliError> {
     let mut control = args.target.connect().await?;
-    let request = GetActionRequest { digest: args.digest, instance_name: args.instance.as_str().to_owned() };
-    let found = control.get_action(request).await.map_err(explain_lookup)?.into_inner();
+    let (digest, instance) = (args.digest, args.instance.as_str().to_owned());
     match args.what {
-        What::Show => print(&show(&found, Paint::stdout())?),
+        What::Show => print(&show(&find(&mut control, digest, instance).await?, Paint::stdout())?),
         What::Fetch { directory, outputs } => {
+            let found = find(&mut control, digest, instance).await?;
             let decoded = decode(&found)?;
             let (digest, instance) = (found.digest, found.instance_name);
             fetch::run(control, FetchRequest { digest, instance, directory, outputs, decoded }).await
         }
+        What::Log(log) => action_log::run(control, digest, log).await,
+        What::Pin => pin(control, PinActionRequest { digest, instance_name: instance, unpin: false }).await,
+        What::Unpin => pin(control, PinActionRequest { digest, instance_name: instance, unpin: true }).await,
     }
+}
+
+async fn find(
+    control: &mut ControlClient<Channel>,
+    digest: String,
+    instance_name: String,
+) -> Result<GetActionResponse, CliError> {
+    let request = GetActionRequest { digest, instance_name };
+    Ok(control.get_action(request).await.map_err(explain_lookup)?.into_inner())
+}
+
+async fn pin(mut control: ControlClient<Channel>, request: PinActionRequest) -> Result<(), CliError> {
+    let pinned = control.pin_action(request).await.map_err(explain_pin)?.into_inner();
+    match pinned.pinned {
+        true => print(&format!("pinned: {} stay until it is unpinned\n", bytes(pinned.bytes))),
+        false => print("not pinned: what it made goes when room is needed\n"),
+    }
+}
+
+fn explain_pin(status: tonic::Status) -> CliError {
+    let hint = match status.code() {
+        tonic::Code::NotFound => "run the action again: only the results of actions that succeeded are kept",
+        tonic::Code::ResourceExhausted => "unpin another result, or raise disk-budget",
+        _ => return explain_lookup(status),
+    };
+    CliError::from(status).hint(hint)
 }
 
 fn explain_lookup(status: tonic::Status) -> CliError {
@@ -144,6 +184,9 @@ fn show(found: &GetActionResponse, paint: Paint) -> Result<String, CliError> {
         operation_lines(&mut line, operation);
     }
     line("cached", if found.in_action_cache { "yes" } else { "no" });
+    if found.pinned {
+        line("pinned", "yes");
+    }
     match decode(found) {
         Ok(decoded) => definition_lines(&mut line, &decoded),
         Err(_) => line("definition", "not in the store any more"),
@@ -151,6 +194,10 @@ fn show(found: &GetActionResponse, paint: Paint) -> Result<String, CliError> {
     match decode_result(found)? {
         Some(result) => result_lines(&mut line, &result),
         None => line("result", "none"),
+    }
+    if let Some(first) = found.missing_outputs.first() {
+        let number = plural(found.missing_outputs.len() as u64, "blob");
+        line("missing", &format!("{number} of the result, the first is {first}"));
     }
     Ok(text)
 }
