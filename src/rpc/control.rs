@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use farmhand_proto::control::control_server::{Control, ControlServer};
@@ -58,6 +59,10 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// Bytes of the largest message on this API, both ways.
 pub const MAX_MESSAGE_BYTES: usize = 32 << 20;
 
+/// How long callers have to take their last answers when the node ends. One that was suspended takes
+/// none.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// What a node tells of itself. Answers come from memory and take no time.
 #[async_trait]
 pub trait ControlSource: Send + Sync + 'static {
@@ -89,6 +94,12 @@ pub struct ControlService {
     inspected: Inspected,
 }
 
+/// Returns when `stop` has fired and nobody can be waited for any more.
+async fn long_after(stop: CancellationToken) {
+    stop.cancelled_owned().await;
+    tokio::time::sleep(FAREWELL).await;
+}
+
 // === impl ControlService ===
 
 impl ControlService {
@@ -102,8 +113,8 @@ impl ControlService {
         Self { source, cas, results, inspected }
     }
 
-    /// Serves on `listener` until `stop` fires and the calls under way are answered; the socket is
-    /// removed then.
+    /// Serves on `listener` until `stop` fires and the calls under way are answered, but for those of
+    /// callers who do not listen; the socket is removed then.
     ///
     /// # Errors
     /// When the transport fails.
@@ -116,10 +127,13 @@ impl ControlService {
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let path = listener.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
-        let outcome = tonic::transport::Server::builder()
+        let served = tonic::transport::Server::builder()
             .add_service(service)
-            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
-            .await;
+            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.clone().cancelled_owned());
+        let outcome = tokio::select! {
+            outcome = served => outcome,
+            () = long_after(stop) => Ok(()),
+        };
         if let Some(path) = path {
             // Nobody listens there any more; a leftover would only cost the next client a connect.
             let _ = fs::remove_file(path);

@@ -41,7 +41,7 @@ enum Subject {
     Operation(Arc<Operation>),
     /// What is known of an operation that the scheduler has forgotten, or of an action that only
     /// the action cache knows.
-    Result(ActionResult, DigestFunction),
+    Result(Box<ActionResult>, DigestFunction),
 }
 
 // === impl Which ===
@@ -115,7 +115,7 @@ impl ControlService {
     async fn cached(&self, action: Digest) -> Result<Option<Subject>, Status> {
         let key = ActionKey { instance: InstanceName::default(), action };
         let result = self.results.get(&key).await?;
-        Ok(result.map(|result| Subject::Result(result, action.function())))
+        Ok(result.map(|result| Subject::Result(Box::new(result), action.function())))
     }
 }
 
@@ -128,7 +128,7 @@ fn has_output(operation: &control::Operation) -> bool {
 fn recorded(operation: &control::Operation) -> Option<Subject> {
     let result = ActionResult::decode(operation.result.as_deref()?).ok()?;
     let Ok(Query::Digest(action)) = Query::parse(&operation.action_digest) else { return None };
-    Some(Subject::Result(result, action.function()))
+    Some(Subject::Result(Box::new(result), action.function()))
 }
 
 fn not_kept(what: &str) -> Status {

@@ -53,3 +53,74 @@ impl ControlService {
         Ok(missing.iter().take(MOST_MISSING).map(ToString::to_string).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use async_trait::async_trait;
+    use farmhand_proto::control::{GetStatusResponse, Operation};
+    use farmhand_proto::reapi;
+
+    use super::super::ControlSource;
+    use super::*;
+    use crate::action_cache::memory::MemoryActionCache;
+    use crate::action_cache::{ActionCache, Pinning};
+    use crate::cas::memory::MemoryCas;
+    use crate::digest::DigestFunction::Sha256;
+    use crate::instance::InstanceName;
+
+    struct Silent;
+
+    #[async_trait]
+    impl ControlSource for Silent {
+        async fn status(&self) -> GetStatusResponse {
+            GetStatusResponse::default()
+        }
+
+        async fn operations(&self) -> Vec<Operation> {
+            Vec::new()
+        }
+    }
+
+    fn file(digest: Digest) -> reapi::OutputFile {
+        reapi::OutputFile { path: "f".into(), digest: Some(digest.to_wire()), ..Default::default() }
+    }
+
+    #[tokio::test]
+    async fn what_is_gone_is_told_in_order_and_at_most_so_much() {
+        let (cas, results) = (Arc::new(MemoryCas::default()), Arc::new(MemoryActionCache::default()));
+        let inspected = super::super::testing::inspected(&cas, &results);
+        let service = ControlService::new(Arc::new(Silent), cas.clone(), results.clone(), inspected);
+        let key = ActionKey { instance: InstanceName::default(), action: Digest::of(Sha256, b"action") };
+        let missing = async |result: &ActionResult, cached: Option<&[u8]>| {
+            let mut response =
+                GetActionResponse { result: Some(result.encode_to_vec()), ..Default::default() };
+            service.add_remains(&key, cached, &mut response).await.unwrap();
+            (response.missing_outputs, response.pinned)
+        };
+        let stored = cas.insert(Sha256, b"stored".to_vec());
+        let gone = |n: u32| Digest::of(Sha256, &n.to_be_bytes());
+        let mut result = ActionResult { output_files: vec![file(stored)], ..Default::default() };
+        assert_eq!(missing(&result, None).await, (Vec::new(), false));
+
+        let tree = reapi::OutputDirectory { tree_digest: Some(gone(0).to_wire()), ..Default::default() };
+        result.output_directories.push(tree);
+        result.stdout_digest = Some(gone(1).to_wire());
+        let mut expected = [gone(0), gone(1)];
+        expected.sort();
+        assert_eq!(missing(&result, None).await.0, expected.map(|digest| digest.to_string()));
+        assert_eq!(
+            missing(&result, Some(&result.encode_to_vec())).await.0,
+            [""; 0],
+            "complete, by its cache"
+        );
+
+        result.output_files.extend((2..2000).map(|n| file(gone(n))));
+        assert_eq!(missing(&result, None).await.0.len(), MOST_MISSING);
+        result.output_files[0].digest = None;
+        results.put(&key, ActionResult::default()).await.unwrap();
+        results.pin(&key).await.unwrap();
+        assert_eq!(missing(&result, None).await, (Vec::new(), true), "malformed");
+    }
+}

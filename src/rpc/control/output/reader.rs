@@ -45,7 +45,7 @@ pub(super) struct Reader {
 /// Whose output it is, with what tells that it goes on.
 enum Followed {
     Operation { operation: Arc<Operation>, state: watch::Receiver<OperationState> },
-    Result(ActionResult, DigestFunction),
+    Result(Box<ActionResult>, DigestFunction),
 }
 
 /// Where the next byte is.
