@@ -347,13 +347,16 @@ impl DiskCas {
         let store = self.inner();
         let counters = &store.counters;
         let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let pins = lock(&store.pins);
+        let (kept, pinned) = {
+            let pins = lock(&store.pins);
+            (pins.kept.len(), pins.pinned.len())
+        };
         let mut stats = DiskStats {
             index_bytes: get(&counters.index_bytes),
             used_bytes: store.space.used(),
             budget_bytes: store.marks.budget,
-            pins: (pins.pinned.len() - pins.kept.len()) as u64,
-            kept: pins.kept.len() as u64,
+            pins: (pinned - kept) as u64,
+            kept: kept as u64,
             evicted: get(&counters.evicted),
             evicted_bytes: get(&counters.evicted_bytes),
             corrupt: get(&counters.corrupt),
@@ -363,7 +366,6 @@ impl DiskCas {
             generation: get(&counters.generation),
             ..DiskStats::default()
         };
-        drop(pins);
         stats.youngest_victim = match counters.youngest_victim.load(Ordering::Relaxed) {
             0 => None,
             age => Some(Duration::from_secs(u64::from(age - 1))),

@@ -107,33 +107,39 @@ impl DiskCas {
 // === impl Store ===
 
 impl Store {
-    /// Takes in what the directory says, before anything is evicted.
-    pub(super) fn load_kept(&self) -> io::Result<()> {
-        let entries = match std::fs::read_dir(self.kept_directory()) {
+    /// Takes in what the directory says, before anything is evicted. What cannot be read keeps no node
+    /// from starting.
+    pub(super) fn load_kept(&self) {
+        let directory = self.kept_directory();
+        let entries = match std::fs::read_dir(&directory) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        for entry in entries {
-            let path = entry?.path();
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let mut hash = [0; 32];
-            if const_hex::decode_to_slice(name, &mut hash).is_err() {
-                if name.ends_with(UNFINISHED) {
-                    remove_if_there(&path)?;
-                }
-                continue;
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => {
+                tracing::error!(%error, path = %directory.display(), "what was pinned is not known");
+                return;
             }
-            let keys = read(&path).unwrap_or_else(|reason| {
-                tracing::warn!(path = %path.display(), reason, "a list of pinned blobs is damaged");
-                lock(&self.keeping.damaged).push(hash);
-                vec![Key::action(&hash)]
-            });
-            let mut table = lock(&self.pins);
-            let number = table.insert(keys.into());
-            table.kept.insert(hash, number);
+        };
+        entries.flatten().for_each(|entry| self.load_one(&entry.path()));
+    }
+
+    fn load_one(&self, path: &Path) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let mut hash = [0; 32];
+        if const_hex::decode_to_slice(name, &mut hash).is_err() {
+            if name.ends_with(UNFINISHED) {
+                // One that stays is looked at again at the next start.
+                let _ = remove_if_there(path);
+            }
+            return;
         }
-        Ok(())
+        let keys = read(path).unwrap_or_else(|reason| {
+            tracing::warn!(path = %path.display(), reason, "a list of pinned blobs is damaged");
+            lock(&self.keeping.damaged).push(hash);
+            vec![Key::action(&hash)]
+        });
+        let mut table = lock(&self.pins);
+        let number = table.insert(keys.into());
+        table.kept.insert(hash, number);
     }
 
     fn keep(&self, hash: &[u8; 32], keys: Arc<[Key]>) -> Result<u64, KeepError> {

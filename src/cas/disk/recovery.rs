@@ -446,7 +446,7 @@ impl Recovery {
             forgotten: Mutex::default(),
             stopped: AtomicBool::new(false),
         });
-        store.load_kept().map_err(|error| OpenError::io(&store.config.directory, error))?;
+        store.load_kept();
         if !self.rebuilt {
             let ends = self.tail.packs.iter().filter_map(|id| store.packs.get(*id));
             let packs = ends.map(|pack| (pack.clone(), pack.end())).collect();

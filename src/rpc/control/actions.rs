@@ -60,6 +60,7 @@ impl ControlService {
         };
         let mut operations = self.source.operations().await;
         operations.truncate(limit);
+        self.mark_pinned(&mut operations);
         for operation in &mut operations {
             operation.result = None;
         }

@@ -1,14 +1,16 @@
 //! What there still is of an action's result: whether it is pinned, and which blobs of it are gone.
 
-use farmhand_proto::control::GetActionResponse;
+use farmhand_proto::control::{GetActionResponse, Operation};
 use farmhand_proto::reapi::ActionResult;
 use prost::Message;
 use tonic::Status;
 
 use super::ControlService;
+use super::query::Query;
 use crate::action_cache::complete::{Named, named};
 use crate::action_cache::{ActionCacheError, ActionKey};
 use crate::digest::{Digest, DigestFunction};
+use crate::instance::InstanceName;
 
 /// Missing blobs that are told by name.
 const MOST_MISSING: usize = 1000;
@@ -32,6 +34,15 @@ impl ControlService {
         let Ok(result) = ActionResult::decode(result) else { return Ok(()) };
         response.missing_outputs = self.missing_of(key.action.function(), &result).await?;
         Ok(())
+    }
+
+    /// Fills in which of `operations` have a pinned result.
+    pub(super) fn mark_pinned(&self, operations: &mut [Operation]) {
+        for operation in operations {
+            let Ok(Query::Digest(action)) = Query::parse(&operation.action_digest) else { continue };
+            let Ok(instance) = InstanceName::parse(&operation.instance_name) else { continue };
+            operation.pinned = self.inspected.pins.is_pinned(&ActionKey { instance, action });
+        }
     }
 
     async fn missing_of(
@@ -59,7 +70,7 @@ mod tests {
     use std::sync::Arc;
 
     use async_trait::async_trait;
-    use farmhand_proto::control::{GetStatusResponse, Operation};
+    use farmhand_proto::control::GetStatusResponse;
     use farmhand_proto::reapi;
 
     use super::super::ControlSource;
@@ -68,7 +79,6 @@ mod tests {
     use crate::action_cache::{ActionCache, Pinning};
     use crate::cas::memory::MemoryCas;
     use crate::digest::DigestFunction::Sha256;
-    use crate::instance::InstanceName;
 
     struct Silent;
 
