@@ -64,19 +64,21 @@ impl ControlService {
         if action.is_empty() && cached.is_none() && runs.operation.is_none() {
             return Err(Status::not_found(format!("action {digest} is neither stored nor in the history")));
         }
-        Ok(Response::new(GetActionResponse {
+        let mut response = GetActionResponse {
             digest: digest.to_string(),
             instance_name: runs.key.instance.to_string(),
             action,
             command,
             in_action_cache: cached.is_some(),
-            result: shown_result(runs.last.as_deref(), cached),
+            result: shown_result(runs.last.as_deref(), cached.clone()),
             operation: runs.operation,
             earlier: runs.earlier,
             waiting,
             ahead,
             ..Default::default()
-        }))
+        };
+        self.add_remains(&runs.key, cached.as_deref(), &mut response).await?;
+        Ok(Response::new(response))
     }
 
     /// Why an operation waits, if it does, and how many will be started before it.
@@ -146,7 +148,8 @@ impl ControlService {
         let (mut operations, next_live) = live_page(live, from.live, &filter, limit);
         if let Some(place) = next_live {
             let next = PageToken { live: Some(place), ..from };
-            let operations = operations.into_iter().map(|operation| self.with_miss(operation)).collect();
+            operations = operations.into_iter().map(|operation| self.with_miss(operation)).collect();
+            self.mark_pinned(&mut operations);
             return Ok(Response::new(ListActionsResponse { operations, next_page_token: next.encode() }));
         }
         let live: HashSet<String> = operations.iter().map(|operation| operation.name.clone()).collect();
@@ -154,6 +157,7 @@ impl ControlService {
         let page = self.finished(filter, from.before, limit - operations.len()).await?;
         let finished = page.records.iter().filter(|record| !live.contains(&record.operation.name));
         operations.extend(finished.map(|record| record.to_operation()));
+        self.mark_pinned(&mut operations);
         let next = page.next.map(|before| PageToken { before, live: None }.encode());
         Ok(Response::new(ListActionsResponse { operations, next_page_token: next.unwrap_or_default() }))
     }
