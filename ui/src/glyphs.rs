@@ -56,6 +56,8 @@ pub(crate) struct Glyphs {
     pub(crate) closed: &'static str,
     /// An open branch of a tree.
     pub(crate) open: &'static str,
+    /// Stands for a sender where there are colours.
+    pub(crate) sender: &'static str,
     /// Separates small things on a line.
     pub(crate) dot: &'static str,
     /// A full piece of a bar.
@@ -103,6 +105,7 @@ pub(crate) static UNICODE: Glyphs = Glyphs {
     down: "↓",
     closed: "▸",
     open: "▾",
+    sender: "■",
     dot: "·",
     bar_full: "█",
     bar_empty: "░",
@@ -141,6 +144,7 @@ pub(crate) static ASCII: Glyphs = Glyphs {
     down: "v",
     closed: "+",
     open: "-",
+    sender: "#",
     dot: "-",
     bar_full: "#",
     bar_empty: ".",
@@ -187,6 +191,7 @@ impl Glyphs {
             self.down,
             self.closed,
             self.open,
+            self.sender,
             self.dot,
             self.bar_full,
             self.bar_empty,

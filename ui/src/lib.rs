@@ -19,6 +19,7 @@
 
 mod app;
 mod canvas;
+mod clipboard;
 mod feed;
 mod format;
 mod glyphs;

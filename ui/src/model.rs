@@ -69,6 +69,10 @@ pub(crate) struct Model {
     pub(crate) lists: Lists,
     /// Calls to the node that are under way.
     pub(crate) calls: Calls,
+    /// `:` commands that were run, the latest last.
+    pub(crate) typed: Vec<String>,
+    /// When a person last did something.
+    pub(crate) touched: Duration,
     /// Columns and rows of the terminal.
     pub(crate) size: (u16, u16),
     /// What the last painting told.
@@ -153,6 +157,8 @@ impl Model {
             notice: None,
             lists: Lists::default(),
             calls: Calls::default(),
+            typed: Vec::new(),
+            touched: Duration::ZERO,
             size: (80, 24),
             drawn: Drawn::default(),
             theme,
@@ -204,6 +210,14 @@ impl Model {
             Some(modal) => vec![modal.place()],
             None => vec![Place::In(self.view()), Place::List, Place::Anywhere],
         }
+    }
+
+    /// Takes what a painting told.
+    pub(crate) fn painted(&mut self, drawn: Drawn) {
+        for viewport in &drawn.viewports {
+            self.lists.seen(viewport);
+        }
+        self.drawn = drawn;
     }
 
     /// Shows a line of news.

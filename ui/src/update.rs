@@ -14,6 +14,7 @@ mod actions;
 mod acts;
 mod builds;
 mod cache;
+mod complete;
 mod deeds;
 mod feed;
 mod filters;
@@ -33,7 +34,9 @@ use crate::message::{Answer, CallId, Message, Slot, Todo};
 use crate::model::{ListId, Model};
 use crate::options::View;
 
+pub(crate) use complete::candidates;
 pub(crate) use deeds::{confirm, perform};
+pub(crate) use filters::text as filter_text;
 
 /// Applies a message at `now` of the program.
 pub(crate) fn update(model: &mut Model, message: Message, now: Duration) -> Todo {
@@ -167,6 +170,7 @@ fn key(model: &mut Model, event: KeyEvent, todo: &mut Todo) {
     if event.kind == KeyEventKind::Release {
         return;
     }
+    model.touched = model.now;
     let key = Key::from(event);
     let binding = keymap::find(&model.places(), key);
     if model.modal.is_some() {

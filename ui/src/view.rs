@@ -17,11 +17,13 @@ mod overview;
 mod table;
 mod timeline;
 
+use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use crate::canvas::Canvas;
 use crate::model::Model;
 use crate::options::View;
+use crate::sanitize;
 use crate::theme::Role;
 
 /// The least that makes sense.
@@ -59,6 +61,28 @@ pub(crate) fn view(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
         View::Cache => cache::draw(model, canvas, area),
         View::Logs => logs::draw(model, canvas, area),
     }
+}
+
+/// Cells as text, without spaces at the ends of lines.
+pub(crate) fn text_of(buffer: &Buffer) -> String {
+    let mut text = String::with_capacity(buffer.content.len());
+    for line in buffer.content.chunks(usize::from(buffer.area.width).max(1)) {
+        let mut covered = 0;
+        let from = text.len();
+        for cell in line {
+            // The second cell of a wide letter holds nothing of its own.
+            if covered > 0 {
+                covered -= 1;
+                continue;
+            }
+            covered = sanitize::width(cell.symbol()).saturating_sub(1);
+            text.push_str(cell.symbol());
+        }
+        let end = from + text[from..].trim_end().len();
+        text.truncate(end);
+        text.push('\n');
+    }
+    text
 }
 
 fn too_small(canvas: &mut Canvas<'_>, area: Rect) {

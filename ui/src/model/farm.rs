@@ -14,7 +14,7 @@ use std::time::Duration;
 use farmhand_proto::control;
 
 pub(crate) use builds::{BuildRow, BuildTable};
-pub(crate) use events::{Event, EventKind};
+pub(crate) use events::{Event, EventKind, machine_glyph};
 
 use super::op::{Op, OpKey};
 use super::operations::Operations;

@@ -20,3 +20,6 @@ pub(super) fn act(_model: &mut Model, _act: Act, _argument: Option<&str>, _todo:
 
 /// The node answered.
 pub(super) fn answer(_model: &mut Model, _slot: Slot, _answer: Answer, _todo: &mut Todo) {}
+
+/// A tab was pressed.
+pub(super) fn tab(_model: &mut Model, _tab: usize, _todo: &mut Todo) {}

@@ -5,7 +5,7 @@ use farmhand_proto::control;
 use crate::keymap::Act;
 use crate::message::{Answer, Call, Slot, Todo};
 use crate::model::action::Subject;
-use crate::model::actions::Older;
+use crate::model::actions::{Older, Section};
 use crate::model::operations::Changes;
 use crate::model::{ListId, Model, Op};
 use crate::options::View;
@@ -90,10 +90,18 @@ pub(super) fn chosen(model: &Model) -> Option<&Op> {
     model.farm().ops.get(model.actions.chosen?)
 }
 
+/// A tab was pressed.
+pub(super) fn tab(model: &mut Model, tab: usize, todo: &mut Todo) {
+    if let Some(section) = Section::ALL.get(tab) {
+        model.actions.section = *section;
+        model.lists[ListId::Actions].selected = 0;
+        changed(model, todo);
+    }
+}
+
 fn section(model: &mut Model, steps: isize, todo: &mut Todo) {
-    model.actions.section = model.actions.section.step(steps);
-    model.lists[ListId::Actions].selected = 0;
-    changed(model, todo);
+    let section = model.actions.section.step(steps);
+    tab(model, section as usize, todo);
 }
 
 fn load(model: &mut Model, todo: &mut Todo) {

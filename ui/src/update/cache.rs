@@ -17,3 +17,6 @@ pub(super) fn changed(_model: &mut Model, _todo: &mut Todo) {}
 pub(super) fn act(_model: &mut Model, _act: Act, _argument: Option<&str>, _todo: &mut Todo) -> bool {
     false
 }
+
+/// A tab was pressed.
+pub(super) fn tab(_model: &mut Model, _tab: usize, _todo: &mut Todo) {}

@@ -2,11 +2,14 @@
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use crate::keymap::{self, Act, Place};
+use crate::keymap::{self, Act};
 use crate::message::Todo;
 use crate::model::list::ListState;
 use crate::model::modal::{Ask, Deed, Input, Modal};
 use crate::model::{ListId, Model};
+
+/// `:` commands that are remembered.
+const TYPED: usize = 50;
 
 /// A key, and what the table makes of it.
 pub(super) fn key(model: &mut Model, event: KeyEvent, act: Option<Act>, todo: &mut Todo) {
@@ -17,6 +20,9 @@ pub(super) fn key(model: &mut Model, event: KeyEvent, act: Option<Act>, todo: &m
         Some(Act::Up | Act::Down | Act::PageUp | Act::PageDown | Act::Top | Act::Bottom) => {
             scroll(&mut model.lists[ListId::Modal], act.unwrap_or(Act::Up));
         }
+        Some(Act::Complete) => complete(model),
+        Some(Act::Earlier) => recall(model, 1),
+        Some(Act::Later) => recall(model, -1),
         Some(_) => {}
         None => {
             edit(model, event, todo);
@@ -65,8 +71,34 @@ fn accept(model: &mut Model, todo: &mut Todo) {
     }
 }
 
+/// Completes what was typed after `:`.
+fn complete(model: &mut Model) {
+    let Some(Modal::Palette(input)) = &model.modal else { return };
+    let completed = super::complete::complete(model, input.text());
+    model.modal = Some(Modal::Palette(Input::of(&completed)));
+}
+
+/// Shows a `:` command from before; positive steps go further back.
+fn recall(model: &mut Model, steps: isize) {
+    let Some(Modal::Palette(input)) = &mut model.modal else { return };
+    let at = input.earlier.map_or(-1, |at| isize::try_from(at).unwrap_or(0)) + steps;
+    let earlier = usize::try_from(at).ok().filter(|at| *at < model.typed.len());
+    if earlier.is_none() && steps > 0 {
+        return;
+    }
+    let text = earlier.map_or("", |at| &model.typed[model.typed.len() - 1 - at]);
+    *input = Input::of(text);
+    input.earlier = earlier;
+}
+
 /// Runs a `:` command.
 fn command(model: &mut Model, line: &str, todo: &mut Todo) {
+    let line = line.trim();
+    if !line.is_empty() && model.typed.last().is_none_or(|last| last != line) {
+        model.typed.push(line.to_owned());
+        let surplus = model.typed.len().saturating_sub(TYPED);
+        model.typed.drain(..surplus);
+    }
     let (name, argument) = match line.trim().split_once(char::is_whitespace) {
         Some((name, argument)) => (name, Some(argument.trim())),
         None => (line.trim(), None),
@@ -137,9 +169,4 @@ fn typed(model: &mut Model, todo: &mut Todo) {
         model.notice = None;
         super::filters::set(model, &text, todo);
     }
-}
-
-/// The place the palette's commands are looked up in: that of the view below it.
-pub(super) fn below(model: &Model) -> Vec<Place> {
-    vec![Place::In(model.view()), Place::List, Place::Anywhere]
 }

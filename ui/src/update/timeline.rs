@@ -1,5 +1,7 @@
 //! What happens in the timeline view.
 
+use crossterm::event::MouseEvent;
+
 use crate::keymap::Act;
 use crate::message::Todo;
 use crate::model::Model;
@@ -17,3 +19,6 @@ pub(super) fn changed(_model: &mut Model, _todo: &mut Todo) {}
 pub(super) fn act(_model: &mut Model, _act: Act, _argument: Option<&str>, _todo: &mut Todo) -> bool {
     false
 }
+
+/// The mouse was used over the lanes.
+pub(super) fn mouse(_model: &mut Model, _event: MouseEvent, _todo: &mut Todo) {}

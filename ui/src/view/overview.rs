@@ -1,9 +1,125 @@
-//! How the overview view looks.
+//! How the overview looks: machines beside graphs, builds beside what runs and waits, and what
+//! happened. On a narrow screen what stands beside goes below, and on a low one the last goes.
+
+mod boxes;
 
 use ratatui::layout::Rect;
 
-use crate::canvas::Canvas;
+use crate::canvas::{Canvas, Hit};
 use crate::model::Model;
+use crate::model::overview::Pane;
+use crate::theme::Role;
+
+/// Cells from which on there are two columns.
+const WIDE: u16 = 72;
+
+/// The boxes as they lie on the screen; an empty one is not shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Plan {
+    machines: Rect,
+    graphs: Rect,
+    builds: Rect,
+    queue: Rect,
+    events: Rect,
+}
 
 /// Paints it.
-pub(super) fn draw(_model: &Model, _canvas: &mut Canvas<'_>, _area: Rect) {}
+pub(super) fn draw(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
+    let farm = model.farm();
+    let builds = farm.builds.active(model.node_now());
+    let plan = Plan::of(area, farm.machines.len(), builds.len());
+    boxed(model, canvas, plan.machines, Some(Pane::Machines), "Machines", boxes::machines);
+    boxed(model, canvas, plan.graphs, None, &boxes::graph_title(model), boxes::graphs);
+    let title = format!("Builds {}", builds.len());
+    boxed(model, canvas, plan.builds, Some(Pane::Builds), &title, |model, canvas, area| {
+        boxes::builds(model, canvas, area, &builds);
+    });
+    boxed(model, canvas, plan.queue, Some(Pane::Queue), &boxes::queue_title(model), boxes::queue);
+    boxed(model, canvas, plan.events, Some(Pane::Events), "Events", boxes::events);
+}
+
+// === impl Plan ===
+
+impl Plan {
+    /// Boxes over `area`, each one line for its title and as many as what it holds is worth.
+    fn of(area: Rect, machines: usize, builds: usize) -> Self {
+        let lines = |count: usize| u16::try_from(count).unwrap_or(u16::MAX).saturating_add(1);
+        let height = area.height;
+        let top = lines(machines).clamp(5, (height * 2 / 5).max(5)).min(height);
+        if area.width < WIDE {
+            return Self::narrow(area, lines(machines), lines(builds));
+        }
+        let rest = height - top;
+        let middle = lines(builds).max(rest * 3 / 5).min(rest.saturating_sub(3)).max(rest.min(3));
+        let left = area.width * 11 / 20;
+        let row = |y: u16, height: u16| {
+            let both = Rect { y: area.y + y, height, ..area };
+            let left_box = Rect { width: left, ..both };
+            (left_box, Rect { x: area.x + left + 1, width: area.width - left - 1, ..both })
+        };
+        let (machines, graphs) = row(0, top);
+        let (builds, queue) = row(top, middle);
+        let events = Rect { y: area.y + top + middle, height: rest - middle, ..area };
+        Self { machines, graphs, builds, queue, events }
+    }
+
+    /// One below the other, as far as there is room.
+    fn narrow(area: Rect, machines: u16, builds: u16) -> Self {
+        let mut y = area.y;
+        let mut take = |wanted: u16| {
+            let height = wanted.min(area.bottom().saturating_sub(y));
+            let place = Rect { y, height, ..area };
+            y += height;
+            place
+        };
+        let share = (area.height / 3).max(3);
+        let (machines, builds) = (take(machines.min(share)), take(builds.min(share)));
+        let queue = take(area.height.saturating_sub(machines.height + builds.height));
+        Self { machines, builds, queue, ..Self::default() }
+    }
+}
+
+/// A title line with the box below it.
+fn boxed(
+    model: &Model,
+    canvas: &mut Canvas<'_>,
+    area: Rect,
+    pane: Option<Pane>,
+    title: &str,
+    paint: impl FnOnce(&Model, &mut Canvas<'_>, Rect),
+) {
+    if area.is_empty() {
+        return;
+    }
+    let focus = pane == Some(model.overview.pane);
+    let line = canvas.glyphs.horizontal.repeat(usize::from(area.width));
+    canvas.text(area.x, area.y, area.width, &line, if focus { Role::Focus } else { Role::Border });
+    canvas.text(area.x + 1, area.y, area.width.saturating_sub(2), &format!(" {title} "), Role::Title);
+    if let Some(pane) = pane {
+        canvas.hit(Rect { height: 1, ..area }, Hit::List(pane.list()));
+    }
+    paint(model, canvas, Rect { y: area.y + 1, height: area.height - 1, ..area });
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn boxes_lie_within_and_apart(width in 0..200_u16, height in 0..80_u16, machines in 0..60_usize, builds in 0..60_usize) {
+            let area = Rect::new(3, 2, width, height);
+            let plan = Plan::of(area, machines, builds);
+            let boxes = [plan.machines, plan.graphs, plan.builds, plan.queue, plan.events];
+            let shown: Vec<_> = boxes.into_iter().filter(|place| !place.is_empty()).collect();
+            for (at, place) in shown.iter().enumerate() {
+                prop_assert_eq!(area.intersection(*place), *place);
+                for other in &shown[..at] {
+                    prop_assert!(place.intersection(*other).is_empty(), "{:?} {:?}", place, other);
+                }
+            }
+        }
+    }
+}
