@@ -17,15 +17,18 @@ mod demo;
 mod doctor;
 mod error;
 mod fetch;
+mod machines;
 mod output;
 mod private_node;
 mod remote;
+mod rerun;
 mod run;
 mod scratch;
 mod serve;
 mod shell;
 mod signals;
 mod status;
+mod steer;
 mod target;
 mod top;
 
@@ -56,6 +59,11 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     Top(top::TopArgs),
     Status(status::StatusArgs),
+    Machines(machines::MachinesArgs),
+    Pause(steer::PauseArgs),
+    Drain(steer::DrainArgs),
+    Resume(steer::ResumeArgs),
+    Slots(steer::SlotsArgs),
     Actions(action::ActionsArgs),
     Action(action::ActionArgs),
     Client(client::ClientArgs),
@@ -136,6 +144,11 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Serve(args) => serve::run(*args),
         Command::Top(args) => wait(top::run(args)),
         Command::Status(args) => wait(status::run(args)),
+        Command::Machines(args) => wait(machines::run(args)),
+        Command::Pause(args) => wait(steer::pause(args)),
+        Command::Drain(args) => wait(steer::drain(args)),
+        Command::Resume(args) => wait(steer::resume(args)),
+        Command::Slots(args) => wait(steer::slots(args)),
         Command::Actions(args) => wait(action::list(args)),
         Command::Action(args) => wait(action::run(args)),
         Command::Client(args) => client::run(args),

@@ -7,7 +7,9 @@
 //! - [`operations`] remembers the operations, live and finished, that clients ask about by name;
 //! - [`scheduler`] drives the queue: it asks the action cache, hands leases to workers, stores results;
 //! - [`response`] words the responses that come from the scheduler and not from a worker;
-//! - [`inline`] puts small outputs into a result for callers that asked for them.
+//! - [`rerun`] runs an action again, to see whether the same comes of it;
+//! - [`inline`] puts small outputs into a result for callers that asked for them;
+//! - [`observer`] is the seam for whoever wants to know what becomes of operations.
 //!
 //! **Every call has an operation of its own**; several operations may share one *run*. So cancelling
 //! one caller never harms another, each caller keeps its own hints, and a run ends early only when
@@ -27,18 +29,23 @@ use crate::instance::InstanceName;
 pub mod action;
 pub mod inline;
 pub mod missing;
+pub mod observer;
 pub mod operations;
 pub mod own_root;
 pub mod queue;
+pub mod rerun;
 pub mod response;
 pub mod scheduler;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use action::ActionError;
-pub use operations::{Operation, OperationId, OperationState, Stage};
-pub use queue::Refusal;
-pub use scheduler::{LiveAction, OperationWatch, Request, Scheduler, Snapshot};
+pub use observer::Observer;
+pub use operations::{Call, Kind, Operation, OperationId, OperationState, Stage};
+pub use queue::{Duty, MachineState, Refusal, Target, Waiting};
+pub use scheduler::{
+    KillError, LiveAction, MachineChange, MachineError, OperationWatch, Request, Scheduler, Snapshot,
+};
 
 /// The most and the least urgent value of `ExecutionPolicy.priority`; others are clamped.
 pub const PRIORITIES: std::ops::RangeInclusive<i32> = -1000..=1000;

@@ -9,6 +9,7 @@
 //! - [`cas`]: blobs by digest; [`action_cache`]: results by action;
 //! - [`worker`]: staging inputs, running commands, collecting outputs;
 //! - [`execution`]: operations, the queue, the scheduler that drives it;
+//! - [`activity`]: what a person may see of operations, builds and kinds of actions, as it changes;
 //! - [`rpc`]: one file for each gRPC service, and the only mapping of errors to statuses;
 //! - [`node`]: the composition root: what runs in this process;
 //! - [`cli`]: the command line;
@@ -17,6 +18,7 @@
 //! [`tasks`], [`telemetry`] and [`config`] are visible to all.
 
 pub mod action_cache;
+pub mod activity;
 pub mod cas;
 pub mod cli;
 pub mod config;

@@ -16,6 +16,7 @@ use tonic::service::Routes;
 use crate::action_cache::ActionCache;
 use crate::action_cache::complete::CompleteActionCache;
 use crate::action_cache::disk::DiskActionCache;
+use crate::activity::Activity;
 use crate::cas::ContentAddressableStorage;
 use crate::cas::disk::{DiskCas, OpenError, RebuildProgress};
 use crate::config::{Config, SandboxMode};
@@ -25,7 +26,7 @@ use crate::rpc::action_cache::ActionCacheService;
 use crate::rpc::byte_stream::ByteStreamService;
 use crate::rpc::capabilities::{CacheCapabilitiesProvider, CapabilitiesService};
 use crate::rpc::cas::CasService;
-use crate::rpc::control::{ControlService, SocketFile, bind_private};
+use crate::rpc::control::{ControlParts, ControlService, SocketFile, bind_private};
 use crate::rpc::execution::{ExecutionCapabilitiesProvider, ExecutionService};
 use crate::rpc::operations::OperationsService;
 use crate::rpc::server::Limits;
@@ -35,10 +36,13 @@ use crate::worker::local::LocalWorker;
 use crate::worker::sandbox::{self, ActionGroup, Mode, SandboxSupport, SpawnerConfig, SpawnerPool};
 use crate::worker::{RunError, Runner};
 
+mod boot;
+mod meter;
 mod open_files;
 mod settings;
 mod status;
 
+use meter::Meter;
 use status::StatusSource;
 
 /// A result that was found complete is shown again without another look for this long, or for a
@@ -137,27 +141,37 @@ impl Node {
         let store = open_store(&config, progress, &tasks).await?;
         let cas: Arc<dyn ContentAddressableStorage> = Arc::new(store.clone());
         let results = complete_action_cache(&config, &store, Arc::clone(&cas));
+        let activity = start_activity(&config, &store, &tasks);
 
         let spawners = Arc::new(start_spawners(&config, open_files.inherited).await?);
         let facts = settings::facts(&config, spawners.is_sandboxed());
         let worker = open_worker(&config, facts, &store, Arc::clone(&spawners), &tasks)?;
+        let (blobs, observer) = (Arc::clone(&cas), Arc::clone(&activity));
         let scheduler =
-            Scheduler::start(Arc::clone(&cas), Arc::clone(&results), settings::execution(&config), &tasks);
+            Scheduler::start(blobs, Arc::clone(&results), settings::execution(&config), observer, &tasks);
         scheduler.add_worker(Arc::new(worker));
 
         let instances = Instances::new(settings::instances(&config));
-        let routes = routes(&config, &instances, &cas, &results, &scheduler, &tasks);
+        let routes = routes(&config, &instances, &cas, &results, &scheduler, &activity, &tasks);
         let limits = settings::limits(&config, open_files.now);
         let source = StatusSource {
             endpoints: doors.endpoints.clone(),
             started: SystemTime::now(),
             warnings: warnings(&config, spawners.is_sandboxed()),
             sandboxed: spawners.is_sandboxed(),
+            meter: Meter::start(store.clone(), config.data_dir.clone(), &tasks),
+            activity: Arc::clone(&activity),
             config,
-            scheduler,
-            store: store.clone(),
+            scheduler: scheduler.clone(),
         };
-        let control = ControlService::new(Arc::new(source), cas, results);
+        let control = ControlService::new(ControlParts {
+            source: Arc::new(source),
+            activity,
+            cas,
+            results,
+            scheduler,
+            instances,
+        });
         let endpoints = doors.endpoints.clone();
         let sockets = doors.serve(routes, limits, control, &tasks);
         Ok(Self { endpoints, tasks, spawners, store, _sockets: sockets })
@@ -271,6 +285,15 @@ fn complete_action_cache(
     Arc::new(CompleteActionCache::new(DiskActionCache::new(store.clone()), cas, generation, fresh))
 }
 
+/// What people may see of this run of the node; its seconds are counted from here on.
+fn start_activity(config: &Config, store: &DiskCas, tasks: &Tasks) -> Arc<Activity> {
+    let epoch = boot::count(&config.data_dir, SystemTime::now());
+    let activity = Arc::new(Activity::new(epoch, &config.name));
+    let (counted, slots) = (Arc::clone(&activity), config.slots as u64);
+    tasks.spawn("seconds", meter::seconds(counted, store.clone(), slots, tasks.token().clone()));
+    activity
+}
+
 /// The spawners, with a sandbox where it works or is insisted on.
 async fn start_spawners(config: &Config, open_files: Option<u64>) -> Result<SpawnerPool, NodeError> {
     let mode = match config.sandbox {
@@ -343,6 +366,7 @@ fn routes(
     cas: &Arc<dyn ContentAddressableStorage>,
     results: &Arc<dyn ActionCache>,
     scheduler: &Scheduler,
+    activity: &Arc<Activity>,
     tasks: &Tasks,
 ) -> Routes {
     let capabilities = CapabilitiesService::new(
@@ -352,11 +376,21 @@ fn routes(
             Box::new(ExecutionCapabilitiesProvider),
         ],
     );
-    let byte_stream =
-        ByteStreamService::new(Arc::clone(cas), instances.clone(), settings::byte_stream(config), tasks);
-    let action_cache = ActionCacheService::new(Arc::clone(results), Arc::clone(cas), instances.clone());
+    let byte_stream = ByteStreamService::new(
+        Arc::clone(cas),
+        instances.clone(),
+        settings::byte_stream(config),
+        Arc::clone(activity),
+        tasks,
+    );
+    let action_cache = ActionCacheService::new(
+        Arc::clone(results),
+        Arc::clone(cas),
+        instances.clone(),
+        Arc::clone(activity),
+    );
     Routes::new(capabilities.into_server())
-        .add_service(CasService::new(Arc::clone(cas), instances.clone()))
+        .add_service(CasService::new(Arc::clone(cas), instances.clone(), Arc::clone(activity)))
         .add_service(byte_stream)
         .add_service(action_cache.into_server())
         .add_service(ExecutionService::new(scheduler.clone(), instances.clone()).into_server())

@@ -175,6 +175,15 @@ pub enum OpenError {
     },
 }
 
+/// What a store takes, as in [`DiskStats`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// Bytes used in all, those promised to running uploads included.
+    pub used_bytes: u64,
+    /// Blobs evicted since the start.
+    pub evicted: u64,
+}
+
 /// Numbers for status and dashboard. Bytes are bytes of disk unless said otherwise.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DiskStats {
@@ -335,6 +344,13 @@ impl DiskCas {
         self.inner().check(&key);
         let is_there = digest.is_empty_blob() || self.inner().map.peek(&key).is_some();
         is_there.then_some(()).ok_or(CasError::NotFound(*digest))
+    }
+
+    /// The numbers that take no time.
+    pub fn usage(&self) -> DiskUsage {
+        let store = self.inner();
+        let evicted = store.counters.evicted.load(Ordering::Relaxed);
+        DiskUsage { used_bytes: store.space.used(), evicted }
     }
 
     /// The numbers. Looks at every entry: some ten milliseconds for a million.

@@ -16,7 +16,8 @@ use tonic::transport::Channel;
 
 use super::error::{CliError, Explain};
 use super::fetch::{self, FetchRequest};
-use super::output::{Paint, bytes, count, duration, print, print_json, shell_word};
+use super::output::{Paint, bytes, count, duration, one_line, plural, print, print_json, shell_word};
+use super::rerun::{self, RerunOptions};
 use super::target::TargetArgs;
 use crate::instance::InstanceName;
 
@@ -34,14 +35,15 @@ pub(super) struct ActionsArgs {
     target: TargetArgs,
 }
 
-/// Look at one action
+/// Look at one action, run it again, or end it
 #[derive(Debug, clap::Args)]
 #[command(
     arg_required_else_help = false,
-    after_help = "Examples:\n  farmhand action 9f86d0…/142 show\n  farmhand action 9f86d0… fetch ./repro     inputs, and the command to run on them"
+    after_help = "Examples:\n  farmhand action 9f86d0…/142 show\n  farmhand action 9f86d0… fetch ./repro     inputs, and the command to run on them\n  farmhand action 9f86d0… rerun -n 5        does the same come of it each time?\n  farmhand action 9f86d0… kill"
 )]
 pub(super) struct ActionArgs {
-    /// Digest of the action: HASH/SIZE, blake3/HASH/SIZE, or HASH alone while it is in the history
+    /// Digest of the action: HASH/SIZE, blake3/HASH/SIZE, or HASH alone while it is in the history; to
+    /// kill or to run again also the name of an operation
     #[arg(value_name = "DIGEST")]
     digest: String,
     /// Instance of the action
@@ -67,6 +69,25 @@ enum What {
         #[arg(long)]
         outputs: bool,
     },
+    /// Run it again, past the action cache, and compare what comes of it
+    ///
+    /// The runs leave no trace in the action cache, give way to builds, and end when this command does.
+    /// Exit code, stdout, stderr and all outputs are compared, with the cached result too where there is
+    /// one. The exit code is 1 when runs differ or fail.
+    Rerun {
+        /// How often, 1 to 100
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 1)]
+        #[arg(value_parser = clap::value_parser!(u32).range(1..=100))]
+        times: u32,
+        /// Machine to run on; any by default
+        #[arg(long, value_name = "NAME")]
+        on: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// End it, for every client that waits for it; what it wrote is kept
+    Kill,
 }
 
 /// An action as it was defined, and its result, decoded.
@@ -82,10 +103,16 @@ pub(super) struct Decoded {
 /// Shows or fetches an action.
 pub(super) async fn run(args: ActionArgs) -> Result<(), CliError> {
     let mut control = args.target.connect().await?;
-    let found = look_up(&mut control, args.digest, args.instance.as_str().to_owned()).await?;
+    let (digest, instance) = (args.digest, args.instance.as_str().to_owned());
     match args.what {
-        What::Show => print(&show(&found, Paint::stdout())?),
+        What::Show => print(&show(&look_up(&mut control, digest, instance).await?, Paint::stdout())?),
+        What::Kill => rerun::kill(control, digest).await,
+        What::Rerun { times, on, json } => {
+            let machine = on.unwrap_or_default();
+            rerun::rerun(control, RerunOptions { digest, instance, times, machine, json }).await
+        }
         What::Fetch { directory, outputs } => {
+            let found = look_up(&mut control, digest, instance).await?;
             let decoded = decode(&found)?;
             let (digest, instance) = (found.digest, found.instance_name);
             fetch::run(control, FetchRequest { digest, instance, directory, outputs, decoded }).await
@@ -154,6 +181,7 @@ fn show(found: &GetActionResponse, paint: Paint) -> Result<String, CliError> {
     if let Some(operation) = &found.operation {
         operation_lines(&mut line, operation);
     }
+    waiting_lines(&mut line, found);
     line("cached", if found.in_action_cache { "yes" } else { "no" });
     match decode(found) {
         Ok(decoded) => definition_lines(&mut line, &decoded),
@@ -180,6 +208,15 @@ fn operation_lines(line: &mut impl FnMut(&str, &str), operation: &Operation) {
         if !value.is_empty() {
             line(label, value);
         }
+    }
+}
+
+fn waiting_lines(line: &mut impl FnMut(&str, &str), found: &GetActionResponse) {
+    if let Some(ahead) = found.ahead {
+        line("ahead", &format!("{} will likely be started before it", plural(ahead, "action")));
+    }
+    for reason in &found.waiting {
+        line("waits", &format!("{}: {}", reason.machine, one_line(&reason.text)));
     }
 }
 
@@ -355,7 +392,7 @@ fn list_text(operations: &[Operation], paint: Paint) -> String {
 }
 
 /// How it stands, in a word or two.
-fn state(operation: &Operation) -> String {
+pub(super) fn state(operation: &Operation) -> String {
     match operation.stage() {
         Stage::Done if operation.status_code != 0 => format!("error {}", operation.status_code),
         Stage::Done if operation.exit_code != 0 => format!("exit {}", operation.exit_code),

@@ -25,7 +25,7 @@ mod spawner;
 use blobs::Maker;
 use figure::{Failure, Report};
 use limits::Limits;
-use probes::Probe;
+use probes::{Need, Probe};
 
 /// Measure a node beside the limits of this machine
 ///
@@ -50,6 +50,8 @@ use probes::Probe;
 ///   find-missing         1,000 digests a call, 8 in flight
 ///   cache-hits, execute-hits
 ///                        complete results by GetActionResult and by Execute, 8 in flight
+///   watched              parallel-actions while two dashboards watch, in turns with the same while
+///                        nobody does
 #[derive(Debug, clap::Args)]
 #[command(
     verbatim_doc_comment,
@@ -62,6 +64,9 @@ pub(super) struct BenchArgs {
     /// Unix socket of the same server; without it the benchmarks of the socket are left out
     #[arg(long, value_name = "PATH", requires = "connect")]
     unix: Option<String>,
+    /// Control socket of the same server; without it the benchmark of being watched is left out
+    #[arg(long, value_name = "PATH", requires = "connect")]
+    control: Option<String>,
     /// Instance to use there
     #[arg(long, value_name = "NAME", default_value = "")]
     #[arg(value_parser = |name: &str| InstanceName::parse(name))]
@@ -87,6 +92,8 @@ struct Bench {
     client: Client,
     /// The same server over its Unix socket, if it has one.
     unix: Option<Client>,
+    /// Address of its control API, if it is known.
+    control: Option<String>,
     blobs: Maker,
     limits: Limits,
     /// How long each figure is measured.
@@ -101,12 +108,13 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
         return Err(CliError::new("no benchmark has such a name").hint(format!("the names are {names}")));
     }
     let mut signals = Signals::of_terminal().explain("cannot wait for signals")?;
-    let (private, address, unix) = match args.connect {
-        Some(address) => (None, address, args.unix),
+    let (private, address, unix, control) = match args.connect {
+        Some(address) => (None, address, args.unix, args.control),
         None => {
             let node = PrivateNode::start("bench", NodeLog::Stderr, &[])?;
             let (address, unix) = (node.address().to_owned(), node.socket());
-            (Some(node), address, Some(unix))
+            let control = node.control_socket().display().to_string();
+            (Some(node), address, Some(unix), Some(control))
         }
     };
     let connect = async |address: String| {
@@ -114,12 +122,13 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
         Ok::<_, CliError>(Client::new(channel, args.instance.as_str()))
     };
     let unix = match unix {
-        Some(path) => Some(connect(format!("unix:{}", path.trim_start_matches("unix:"))).await?),
+        Some(path) => Some(connect(on_socket(&path)).await?),
         None => None,
     };
     let bench = Bench {
         client: connect(address.clone()).await?,
         unix,
+        control: control.as_deref().map(on_socket),
         blobs: Maker::new(),
         limits: Limits::new(args.time),
         time: args.time,
@@ -142,8 +151,13 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
 async fn measure(bench: &Bench, probes: &[Probe], server: String) -> Report {
     let mut report = Report::new(server, bench.time);
     for probe in probes {
-        if probe.needs_socket() && bench.unix.is_none() {
-            eprintln!("leaving out {}: no --unix was given", probe.name());
+        let missing = match probe.need() {
+            Some(Need::UnixSocket) if bench.unix.is_none() => Some("--unix"),
+            Some(Need::ControlSocket) if bench.control.is_none() => Some("--control"),
+            _ => None,
+        };
+        if let Some(option) = missing {
+            eprintln!("leaving out {}: no {option} was given", probe.name());
             continue;
         }
         eprintln!("measuring {} …", probe.name());
@@ -153,6 +167,11 @@ async fn measure(bench: &Bench, probes: &[Probe], server: String) -> Report {
         }
     }
     report
+}
+
+/// The address of a Unix socket.
+fn on_socket(path: &str) -> String {
+    format!("unix:{}", path.trim_start_matches("unix:"))
 }
 
 fn parse_time(text: &str) -> Result<Duration, String> {

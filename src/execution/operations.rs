@@ -2,7 +2,8 @@
 //!
 //! A map behind one short lock: live operations as long as they live, finished ones until
 //! [`Retention`] says otherwise, the oldest first. Nothing here decides anything about running;
-//! the queue does. Also keeps the counters and the recent history that people look at.
+//! the queue does. Also keeps the counters and the recent history that people look at, and tells the
+//! [`Observer`] of everything before clients learn of it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -17,7 +18,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Retention;
+use super::action::PreparedAction;
 use super::inline::InlineHints;
+use super::observer::Observer;
 use super::queue::RunId;
 use crate::digest::Digest;
 use crate::instance::InstanceName;
@@ -35,17 +38,48 @@ pub struct OperationId(Uuid);
 pub struct Operation {
     /// Its name.
     pub id: OperationId,
+    /// What asked for it.
+    pub kind: Kind,
     /// Instance of the call.
     pub instance: InstanceName,
     /// Digest of the Action.
     pub action: Digest,
     /// Who called.
     pub invocation: Arc<RequestMetadata>,
+    /// `ExecutionPolicy.priority`, as far as it is honoured.
+    pub priority: i32,
     /// What the caller wants inside the result.
     pub hints: InlineHints,
     /// Something the caller should know, for `ExecuteResponse.message`.
     pub note: Option<String>,
     state: watch::Sender<OperationState>,
+}
+
+/// What an operation is asked for with.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// What asks for it.
+    pub kind: Kind,
+    /// Instance of the call.
+    pub instance: InstanceName,
+    /// Digest of the Action.
+    pub action: Digest,
+    /// Who calls.
+    pub invocation: Arc<RequestMetadata>,
+    /// `ExecutionPolicy.priority`, as far as it is honoured.
+    pub priority: i32,
+    /// What the caller wants inside the result.
+    pub hints: InlineHints,
+}
+
+/// What asks for an operation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// A client called Execute.
+    #[default]
+    Execute,
+    /// A person has an action run again.
+    Rerun,
 }
 
 /// How far an operation is. Never goes back once it is completed.
@@ -107,6 +141,8 @@ pub enum Outcome {
 pub struct Record {
     /// Its name.
     pub id: OperationId,
+    /// What asked for it.
+    pub kind: Kind,
     /// Instance of the call.
     pub instance: InstanceName,
     /// Digest of the Action.
@@ -139,6 +175,7 @@ pub struct Counters {
 /// All operations.
 pub struct Operations {
     retention: Retention,
+    observer: Arc<dyn Observer>,
     table: Mutex<Table>,
 }
 
@@ -201,16 +238,11 @@ impl fmt::Debug for OperationId {
 
 impl Operation {
     /// An operation in its first state.
-    pub fn new(
-        instance: InstanceName,
-        action: Digest,
-        invocation: Arc<RequestMetadata>,
-        hints: InlineHints,
-        note: Option<String>,
-        state: OperationState,
-    ) -> Self {
+    pub fn new(call: Call, note: Option<String>, state: OperationState) -> Self {
         let id = OperationId::random();
-        Self { id, instance, action, invocation, hints, note, state: watch::Sender::new(state) }
+        let Call { kind, instance, action, invocation, priority, hints } = call;
+        let state = watch::Sender::new(state);
+        Self { id, kind, instance, action, invocation, priority, hints, note, state }
     }
 
     /// The present state.
@@ -228,11 +260,13 @@ impl Operation {
         self.state.borrow().is_done()
     }
 
-    fn record(&self) -> Option<Record> {
+    /// What people are told of it once it is over.
+    pub fn record(&self) -> Option<Record> {
         let state = self.state();
         let response = state.response?;
         Some(Record {
             id: self.id,
+            kind: self.kind,
             instance: self.instance.clone(),
             action: self.action,
             invocation: self.invocation.clone(),
@@ -277,12 +311,13 @@ impl Outcome {
 
 impl Operations {
     /// No operations yet.
-    pub fn new(retention: Retention) -> Self {
-        Self { retention, table: Mutex::default() }
+    pub fn new(retention: Retention, observer: Arc<dyn Observer>) -> Self {
+        Self { retention, observer, table: Mutex::default() }
     }
 
-    /// Takes in a new operation, live or finished.
-    pub fn insert(&self, now: Instant, operation: Arc<Operation>) {
+    /// Takes in a new operation, finished or waiting for `action` to be run.
+    pub fn insert(&self, now: Instant, operation: Arc<Operation>, action: Option<&PreparedAction>) {
+        self.observer.came(&operation, &operation.state.borrow(), action);
         let mut table = self.table();
         table.all.insert(operation.id, operation.clone());
         if operation.is_done() {
@@ -302,6 +337,7 @@ impl Operations {
     pub fn update(&self, now: Instant, id: OperationId, state: OperationState) {
         let Some(operation) = self.get(id).filter(|operation| !operation.is_done()) else { return };
         let is_done = state.is_done();
+        self.observer.changed(&operation, &state);
         operation.state.send_replace(state);
         if is_done {
             let mut table = self.table();
@@ -395,14 +431,15 @@ mod tests {
     use crate::execution::response;
 
     fn operation(state: OperationState) -> Arc<Operation> {
-        Arc::new(Operation::new(
-            InstanceName::default(),
-            Digest::empty(DigestFunction::Sha256),
-            Arc::default(),
-            InlineHints::default(),
-            None,
-            state,
-        ))
+        let call = Call {
+            kind: Kind::Execute,
+            instance: InstanceName::default(),
+            action: Digest::empty(DigestFunction::Sha256),
+            invocation: Arc::default(),
+            priority: 0,
+            hints: InlineHints::default(),
+        };
+        Arc::new(Operation::new(call, None, state))
     }
 
     fn done() -> OperationState {
@@ -410,7 +447,7 @@ mod tests {
     }
 
     fn operations(count: usize, bytes: usize) -> Operations {
-        Operations::new(Retention { age: Duration::from_secs(600), count, bytes })
+        Operations::new(Retention { age: Duration::from_secs(600), count, bytes }, Arc::new(()))
     }
 
     #[test]
@@ -430,7 +467,7 @@ mod tests {
         let operations = operations(2, 1 << 20);
         let all: Vec<_> = (0..3).map(|_| operation(done())).collect();
         for operation in &all {
-            operations.insert(start, operation.clone());
+            operations.insert(start, operation.clone(), None);
         }
         assert!(operations.get(all[0].id).is_none());
         assert!(operations.get(all[2].id).is_some());
@@ -440,7 +477,7 @@ mod tests {
         assert!(operations.get(all[2].id).is_none());
 
         let small = self::operations(10, 1);
-        small.insert(start, all[0].clone());
+        small.insert(start, all[0].clone(), None);
         assert!(small.get(all[0].id).is_none());
     }
 
@@ -449,7 +486,7 @@ mod tests {
         let start = Instant::now();
         let operations = operations(0, 0);
         let live = operation(OperationState::queued(SystemTime::UNIX_EPOCH));
-        operations.insert(start, live.clone());
+        operations.insert(start, live.clone(), None);
         operations.expire(start + Duration::from_secs(100_000));
         assert!(operations.get(live.id).is_some());
         assert!(!operations.forget(live.id));
@@ -462,7 +499,7 @@ mod tests {
     fn a_finished_state_is_final() {
         let operations = operations(10, 1 << 20);
         let operation = operation(done());
-        operations.insert(Instant::now(), operation.clone());
+        operations.insert(Instant::now(), operation.clone(), None);
         operations.update(Instant::now(), operation.id, OperationState::queued(SystemTime::UNIX_EPOCH));
         assert!(operation.is_done());
         assert_eq!(operations.history().0, Counters { cancelled: 1, ..Default::default() });
@@ -472,7 +509,7 @@ mod tests {
     fn pages_join_to_the_whole() {
         let operations = operations(100, 1 << 20);
         for _ in 0..10 {
-            operations.insert(Instant::now(), operation(done()));
+            operations.insert(Instant::now(), operation(done()), None);
         }
         let mut after = None;
         let mut seen = Vec::new();

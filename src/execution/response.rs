@@ -10,6 +10,9 @@ use super::queue::Loss;
 use crate::digest::Digest;
 use crate::worker::missing::missing_blobs;
 
+/// What the callers of a run are told that a person ended.
+const KILLED: &str = "killed by a person (farmhand action … kill, or the dashboard)";
+
 /// The action needs blobs that are absent. The one detail names them; clients upload them and try
 /// again.
 pub fn missing(digests: &[Digest]) -> reapi::ExecuteResponse {
@@ -19,6 +22,16 @@ pub fn missing(digests: &[Digest]) -> reapi::ExecuteResponse {
 /// Nobody wants the result any more, for the reason given.
 pub fn cancelled(reason: &str) -> reapi::ExecuteResponse {
     ended(Code::Cancelled, reason.to_owned())
+}
+
+/// A person ended the run: what its worker answered, if it did, with the logs that are in it.
+pub fn killed(answer: Option<&reapi::ExecuteResponse>) -> reapi::ExecuteResponse {
+    let status =
+        rpc::Status { code: Code::Cancelled as i32, message: KILLED.to_owned(), details: Vec::new() };
+    let Some(answer) = answer else { return with_status(status) };
+    let mut response = reapi::ExecuteResponse { status: Some(status), ..answer.clone() };
+    add_message(&mut response, KILLED);
+    response
 }
 
 /// No machine can run the action; `reason` says why, machine by machine.

@@ -19,7 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::action::{Action, Loaded, PlatformRules, PreparedAction};
 use super::inline::InlineHints;
-use super::operations::{Counters, Operation, OperationId, OperationState, Operations, Record, Stage};
+use super::observer::Observer;
+use super::operations::{
+    Call, Counters, Kind, Operation, OperationId, OperationState, Operations, Record, Stage,
+};
 use super::queue::{Event, Now, Queue, Refusal, Submission};
 use super::{ExecuteError, PRIORITIES, Settings, response};
 use crate::action_cache::{ActionCache, ActionKey};
@@ -31,12 +34,18 @@ use crate::tasks::Tasks;
 use crate::worker::Worker;
 
 mod driver;
+mod steering;
 #[cfg(test)]
 mod tests;
+
+use steering::Question;
+pub use steering::{KillError, MachineChange, MachineError};
 
 /// One Execute call, its fields parsed.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// What asks.
+    pub kind: Kind,
     /// Instance named by the client.
     pub instance: InstanceName,
     /// Digest of the Action.
@@ -94,6 +103,7 @@ struct Shared {
     cas: Arc<dyn ContentAddressableStorage>,
     action_cache: Arc<dyn ActionCache>,
     operations: Operations,
+    observer: Arc<dyn Observer>,
     settings: Settings,
     events: mpsc::UnboundedSender<Message>,
     tasks: Tasks,
@@ -104,6 +114,7 @@ enum Message {
     Event(Event),
     Submit { operation: Arc<Operation>, submission: Submission, reply: oneshot::Sender<Result<(), Refusal>> },
     AddWorker(Arc<dyn Worker>),
+    Question(Question),
 }
 
 /// The time, on both clocks.
@@ -114,18 +125,20 @@ fn now() -> Now {
 // === impl Scheduler ===
 
 impl Scheduler {
-    /// Starts a scheduler without workers. It ends with `tasks`.
+    /// Starts a scheduler without workers, which tells `observer` what it does. It ends with `tasks`.
     pub fn start(
         cas: Arc<dyn ContentAddressableStorage>,
         action_cache: Arc<dyn ActionCache>,
         settings: Settings,
+        observer: Arc<dyn Observer>,
         tasks: &Tasks,
     ) -> Self {
         let (events, messages) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             cas,
             action_cache,
-            operations: Operations::new(settings.retention),
+            operations: Operations::new(settings.retention, Arc::clone(&observer)),
+            observer,
             events,
             tasks: tasks.clone(),
             settings,
@@ -160,7 +173,9 @@ impl Scheduler {
         let mut looked_up_at = None;
         if !request.skip_cache_lookup && !action.do_not_cache() {
             looked_up_at = Some(Instant::now());
-            if let Some(result) = self.lookup(action.key()).await {
+            let found = self.lookup(action.key()).await;
+            self.shared.observer.looked_up(&request, found.as_ref());
+            if let Some(result) = found {
                 return Ok(self.finished(request, response::cached(result)));
             }
         }
@@ -197,6 +212,11 @@ impl Scheduler {
         let Some(operation) = self.get(name) else { return false };
         self.send(Message::Event(Event::Cancel(operation.id)));
         true
+    }
+
+    /// As [`cancel`](Self::cancel), for one that the queue may not know yet.
+    pub(super) fn give_up(&self, operation: &Operation) {
+        self.send(Message::Event(Event::Cancel(operation.id)));
     }
 
     /// Forgets an operation that is over; `false` if it is not.
@@ -241,7 +261,7 @@ impl Scheduler {
 
     /// The stored result, if it may be served. A cache that cannot be read is like an empty one: the
     /// build goes on.
-    async fn lookup(&self, key: &ActionKey) -> Option<reapi::ActionResult> {
+    pub(super) async fn lookup(&self, key: &ActionKey) -> Option<reapi::ActionResult> {
         match self.shared.action_cache.get(key).await {
             Ok(found) => found.filter(|result| result.exit_code == 0),
             Err(error) => {
@@ -257,24 +277,35 @@ impl Scheduler {
         action: PreparedAction,
         looked_up_at: Option<Instant>,
     ) -> Result<OperationWatch, ExecuteError> {
-        let (priority, share) = (clamp(request.priority), request.invocation.share());
+        let (watch, answer) = self.offer(request, Arc::new(action), looked_up_at);
+        answer.await.map_err(|_| ExecuteError::ShuttingDown)??;
+        Ok(watch)
+    }
+
+    /// Hands an action to the queue. The answer tells whether it was taken.
+    pub(super) fn offer(
+        &self,
+        request: Request,
+        action: Arc<PreparedAction>,
+        looked_up_at: Option<Instant>,
+    ) -> (OperationWatch, oneshot::Receiver<Result<(), Refusal>>) {
+        let share = request.invocation.share();
         let operation = Arc::new(new_operation(request, OperationState::queued(SystemTime::now())));
-        let action = Arc::new(action);
+        let priority = operation.priority;
         let submission = Submission { operation: operation.id, action, priority, share, looked_up_at };
         // Made before the queue knows the operation: should this call be dropped while it waits for
         // the answer, the notice of that is in the channel behind the submission.
         let watch = self.watch(operation.clone());
         let (reply, answer) = oneshot::channel();
         self.send(Message::Submit { operation, submission, reply });
-        answer.await.map_err(|_| ExecuteError::ShuttingDown)??;
-        Ok(watch)
+        (watch, answer)
     }
 
     /// An operation that is over before it began.
     fn finished(&self, request: Request, response: reapi::ExecuteResponse) -> OperationWatch {
         let state = OperationState::completed(SystemTime::now(), Arc::new(response));
         let operation = Arc::new(new_operation(request, state));
-        self.shared.operations.insert(Instant::now(), operation.clone());
+        self.shared.operations.insert(Instant::now(), operation.clone(), None);
         self.watch(operation)
     }
 
@@ -290,11 +321,13 @@ impl Scheduler {
 }
 
 fn new_operation(request: Request, state: OperationState) -> Operation {
-    let note = (clamp(request.priority) != request.priority).then(|| {
+    let priority = clamp(request.priority);
+    let note = (priority != request.priority).then(|| {
         let (least, most) = (PRIORITIES.start(), PRIORITIES.end());
         format!("priority {} is not between {least} and {most}; the nearest was taken", request.priority)
     });
-    Operation::new(request.instance, request.action, request.invocation, request.hints, note, state)
+    let Request { kind, instance, action, invocation, hints, .. } = request;
+    Operation::new(Call { kind, instance, action, invocation, priority, hints }, note, state)
 }
 
 fn clamp(priority: i32) -> i32 {

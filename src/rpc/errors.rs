@@ -17,10 +17,13 @@ use super::compression::CompressionError;
 use super::instances::InstanceError;
 use super::resource_name::ResourceNameError;
 use crate::action_cache::ActionCacheError;
+use crate::activity::Full;
 use crate::cas::CasError;
 use crate::digest::DigestError;
-use crate::execution::{ExecuteError, Refusal};
+use crate::execution::rerun::RerunError;
+use crate::execution::{ExecuteError, KillError, MachineError, Refusal};
 use crate::instance::InstanceNameError;
+use crate::worker::SlotsError;
 
 /// Seconds a client should wait before it tries again.
 const RETRY_SECONDS: i64 = 2;
@@ -183,6 +186,42 @@ impl StatusOf for ExecuteError {
     }
 }
 
+impl StatusOf for Full {
+    fn code(&self) -> Code {
+        Code::ResourceExhausted
+    }
+}
+
+impl StatusOf for KillError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Unknown(_) => Code::NotFound,
+            Self::Over(_) => Code::FailedPrecondition,
+            Self::ShuttingDown => Code::Unavailable,
+        }
+    }
+}
+
+impl StatusOf for MachineError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Unknown(_) => Code::NotFound,
+            Self::Slots(SlotsError::Range { .. }) => Code::InvalidArgument,
+            Self::Slots(SlotsError::Run(_)) => Code::Internal,
+            Self::ShuttingDown => Code::Unavailable,
+        }
+    }
+}
+
+impl StatusOf for RerunError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Missing(_) | Self::UnknownMachine(_) => Code::NotFound,
+            Self::Execute(error) => error.code(),
+        }
+    }
+}
+
 /// Lets handlers use `?` on these.
 macro_rules! into_status {
     ($($error:ty),+ $(,)?) => {$(
@@ -201,9 +240,13 @@ into_status!(
     CompressionError,
     ExecuteError,
     DigestError,
+    Full,
     InstanceError,
     InstanceNameError,
+    KillError,
+    MachineError,
     ReadError,
+    RerunError,
     ResourceNameError,
     TreeError,
     UpdateError,

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use prost::Message;
 use tonic::metadata::MetadataMap;
 
+use crate::activity::{Activity, Meter};
 use crate::request_metadata::RequestMetadata;
 
 /// The header's names, the current one first. Pants sends the second, recc of 2021 the third.
@@ -24,6 +25,12 @@ pub fn of(metadata: &MetadataMap) -> RequestMetadata {
 /// As [`of`], from the headers as HTTP has them.
 pub fn of_headers(headers: &HeaderMap) -> RequestMetadata {
     HEADERS.iter().find_map(|name| decode(headers, name)).map(RequestMetadata::from).unwrap_or_default()
+}
+
+/// What counts the bytes of a call with these headers.
+pub(super) fn meter(activity: &Activity, headers: &HeaderMap) -> Meter {
+    let metadata = of_headers(headers);
+    activity.meter(metadata.build(), || metadata.clone())
 }
 
 /// The message in all values of one header. A value may hold several, joined by commas; later ones

@@ -56,8 +56,23 @@ fn json(output: &Output) -> Value {
 fn every_command_has_help_with_an_example() {
     let home = tempfile::tempdir().unwrap();
     let overview = stdout(&farmhand(home.path(), &["--help"]));
-    for command in ["serve", "status", "actions", "action", "client", "doctor", "bench", "completions", "man"]
-    {
+    let commands = [
+        "serve",
+        "status",
+        "machines",
+        "pause",
+        "drain",
+        "resume",
+        "slots",
+        "actions",
+        "action",
+        "client",
+        "doctor",
+        "bench",
+        "completions",
+        "man",
+    ];
+    for command in commands {
         assert!(overview.contains(&format!("\n  {command} ")), "{command} is not in {overview}");
         let help = farmhand(home.path(), &[command, "--help"]);
         assert!(help.status.success());

@@ -25,5 +25,7 @@ mod requirements;
 mod running;
 mod sandbox;
 mod staging;
+mod steer;
 mod support;
 mod validity;
+mod watch;

@@ -116,7 +116,7 @@ pub(super) fn code(response: &ExecuteResponse) -> tonic::Code {
     response.status.as_ref().map_or(0, |status| status.code).into()
 }
 
-fn stores(effects: &[Effect]) -> usize {
+pub(super) fn stores(effects: &[Effect]) -> usize {
     effects.iter().filter(|effect| matches!(effect, Effect::Store(..))).count()
 }
 

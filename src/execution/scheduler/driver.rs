@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::{Message, Shared, now};
+use super::{Message, Question, Shared, now};
 use crate::action_cache::ActionKey;
 use crate::execution::operations::{Operation, OperationId, OperationState};
 use crate::execution::queue::{
@@ -59,6 +59,27 @@ impl Driver {
             Message::Event(event) => self.apply(event),
             Message::Submit { operation, submission, reply } => self.submit(operation, submission, reply),
             Message::AddWorker(worker) => self.add_worker(worker),
+            Message::Question(question) => self.answer(question),
+        }
+    }
+
+    /// Whoever asked may have gone away meanwhile.
+    fn answer(&mut self, question: Question) {
+        match question {
+            Question::Kill(target, reply) => {
+                let ended = self.queue.victims(&target).len();
+                self.apply(Event::Kill(target));
+                let _gone = reply.send(ended);
+            }
+            Question::Explain(operation, reply) => {
+                let _gone = reply.send(self.queue.explain(now().instant, operation));
+            }
+            Question::Machines(reply) => {
+                let _gone = reply.send(self.queue.machines());
+            }
+            Question::Worker(name, reply) => {
+                let _gone = reply.send(self.workers.get(&name).cloned());
+            }
         }
     }
 
@@ -80,7 +101,11 @@ impl Driver {
         let name: Arc<str> = worker.name().into();
         let slots = worker.slots();
         self.workers.insert(name.clone(), worker.clone());
-        let matcher = Matcher::new(move |requirements| worker.mismatches(requirements));
+        let matcher = Matcher::new(move |requirements| {
+            let mut reasons = worker.mismatches(requirements);
+            reasons.extend(requirements.wrong_machine(worker.name()));
+            reasons
+        });
         self.apply(Event::WorkerJoined { worker: name, slots, matcher });
     }
 
@@ -90,12 +115,13 @@ impl Driver {
         submission: Submission,
         reply: oneshot::Sender<Result<(), Refusal>>,
     ) {
+        let action = submission.action.clone();
         let mut effects = self.queue.apply(now(), Event::Submitted(submission));
         let refused = effects.iter().position(|e| matches!(e, Effect::Refuse(id, _) if *id == operation.id));
         let answer = match refused.map(|index| effects.remove(index)) {
             Some(Effect::Refuse(_, refusal)) => Err(refusal),
             _ => {
-                self.shared.operations.insert(now().instant, operation);
+                self.shared.operations.insert(now().instant, operation, Some(&action));
                 Ok(())
             }
         };

@@ -1,6 +1,9 @@
 //! One action by its digest, and the operations in flight and in the history.
 
-use farmhand_proto::control::{GetActionRequest, GetActionResponse, ListActionsRequest, ListActionsResponse};
+use farmhand_proto::control::operation::Stage;
+use farmhand_proto::control::{
+    GetActionRequest, GetActionResponse, ListActionsRequest, ListActionsResponse, Operation, WaitReason,
+};
 use farmhand_proto::reapi;
 use prost::Message;
 use tonic::{Request, Response, Status};
@@ -31,6 +34,7 @@ impl ControlService {
         let operation = last_of(operations, &digest, instance.as_str());
         let (action, command) = self.definition(&digest).await?;
         let cached = self.cached_result(instance, digest).await?;
+        let (waiting, ahead) = self.waiting(operation.as_ref()).await;
         if action.is_empty() && cached.is_none() && operation.is_none() {
             return Err(Status::not_found(format!("action {digest} is neither stored nor in the history")));
         }
@@ -42,8 +46,26 @@ impl ControlService {
             in_action_cache: cached.is_some(),
             result: operation.as_ref().and_then(|operation| operation.result.clone()).or(cached),
             operation,
+            waiting,
+            ahead,
             ..Default::default()
         }))
+    }
+
+    /// Why an operation waits, if it does, and how many will be started before it.
+    async fn waiting(&self, operation: Option<&Operation>) -> (Vec<WaitReason>, Option<u64>) {
+        let Some(queued) = operation.filter(|operation| operation.stage() == Stage::Queued) else {
+            return (Vec::new(), None);
+        };
+        // It may have begun meanwhile.
+        let Some(waiting) = self.scheduler.explain(&queued.name).await else {
+            return (Vec::new(), None);
+        };
+        let reasons = waiting.obstacles.into_iter().map(|(machine, obstacle)| WaitReason {
+            machine: machine.to_string(),
+            text: obstacle.to_string(),
+        });
+        (reasons.collect(), Some(waiting.ahead as u64))
     }
 
     pub(super) async fn list_actions(
@@ -103,9 +125,9 @@ mod tests {
 
     use async_trait::async_trait;
     use bytes::Bytes;
-    use farmhand_proto::control::{GetStatusResponse, Operation};
+    use farmhand_proto::control::GetStatusResponse;
 
-    use super::super::ControlSource;
+    use super::super::{ControlParts, ControlSource, testing};
     use super::*;
     use crate::action_cache::ActionCache;
     use crate::action_cache::memory::MemoryActionCache;
@@ -142,9 +164,17 @@ mod tests {
             Self { cas, results: Arc::default(), action }
         }
 
+        fn service(&self, operations: Vec<Operation>) -> ControlService {
+            let parts = testing::parts(FakeSource(operations));
+            ControlService::new(ControlParts {
+                cas: self.cas.clone(),
+                results: self.results.clone(),
+                ..parts
+            })
+        }
+
         async fn get(&self, digest: &str, operations: Vec<Operation>) -> Result<GetActionResponse, Status> {
-            let service =
-                ControlService::new(Arc::new(FakeSource(operations)), self.cas.clone(), self.results.clone());
+            let service = self.service(operations);
             let request = GetActionRequest { digest: digest.into(), instance_name: String::new() };
             service.get_action(Request::new(request)).await.map(Response::into_inner)
         }
@@ -211,11 +241,7 @@ mod tests {
         let fixture = Fixture::new().await;
         let many = (0..300)
             .map(|i| Operation { result: Some(vec![1]), ..operation(fixture.action, &i.to_string()) });
-        let service = ControlService::new(
-            Arc::new(FakeSource(many.collect())),
-            fixture.cas.clone(),
-            fixture.results.clone(),
-        );
+        let service = fixture.service(many.collect());
         for (limit, expected) in [(0, DEFAULT_LIST), (7, 7), (1000, 300)] {
             let listed = service
                 .list_actions(Request::new(ListActionsRequest { limit, ..Default::default() }))

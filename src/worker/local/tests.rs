@@ -39,6 +39,10 @@ impl Runner for FakeRunner {
     fn is_sandboxed(&self) -> bool {
         self.sandboxed
     }
+
+    async fn resize(&self, _seats: usize) -> Result<(), RunError> {
+        Ok(())
+    }
 }
 
 #[async_trait]
