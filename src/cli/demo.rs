@@ -15,7 +15,7 @@ use super::output::{Paint, print};
 use super::private_node::{NodeLog, PrivateNode};
 use super::remote::{self, Client};
 use super::signals::Signals;
-use super::top::{self, LookArgs};
+use super::top::{self, LookArgs, Screen};
 use crate::tasks::{self, Tasks};
 
 mod build;
@@ -88,7 +88,7 @@ pub(super) fn run(args: DemoArgs) -> Result<(), CliError> {
 }
 
 async fn demonstrate(args: DemoArgs) -> Result<(), CliError> {
-    let has_screen = !args.no_dashboard && top::has_screen().is_ok();
+    let has_screen = !args.no_dashboard && Screen::detect() == Screen::Fit;
     let mut signals = Signals::of_terminal().explain("cannot wait for signals")?;
     let node = PrivateNode::start("demo", NodeLog::File, &["--name", "demo"])?;
     let report = Arc::new(Report::default());

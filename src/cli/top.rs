@@ -89,19 +89,15 @@ pub(super) fn options(socket: PathBuf, look: &LookArgs) -> Options {
     }
 }
 
-/// Whether there is a terminal to show a dashboard on.
-///
-/// # Errors
-///
-/// Why there is none, in a few words.
-pub(super) fn has_screen() -> Result<(), &'static str> {
-    if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
-        return Err("there is no terminal");
-    }
-    match std::env::var("TERM") {
-        Ok(term) if !term.is_empty() && term != "dumb" => Ok(()),
-        _ => Err("this terminal has no cursor (TERM)"),
-    }
+/// What there is to show a dashboard on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Screen {
+    /// A terminal that can show it.
+    Fit,
+    /// A terminal without a cursor.
+    Dumb,
+    /// No terminal: a file or a pipe.
+    None,
 }
 
 /// Shows a dashboard until the person leaves.
@@ -136,6 +132,21 @@ fn columns() -> u16 {
 fn parse_view(name: &str) -> Result<View, String> {
     let names = || View::ALL.map(|view| view.title().to_lowercase()).join(", ");
     View::by_name(name).ok_or_else(|| format!("the views are {}", names()))
+}
+
+// === impl Screen ===
+
+impl Screen {
+    /// That of this process.
+    pub(super) fn detect() -> Self {
+        if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+            return Self::None;
+        }
+        match std::env::var("TERM") {
+            Ok(term) if !term.is_empty() && term != "dumb" => Self::Fit,
+            _ => Self::Dumb,
+        }
+    }
 }
 
 // === impl LookArgs ===

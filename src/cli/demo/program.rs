@@ -17,7 +17,7 @@ use kernels::{KERNELS, mix};
 const PARTS: usize = 10;
 
 /// Rounds of a module in its test.
-const ROUNDS: usize = 60;
+const ROUNDS: usize = 200;
 
 /// Headers that everybody includes.
 const COMMON: [(&str, &str); 2] = [
@@ -315,7 +315,8 @@ impl Program {
             ));
         }
         let total = values.into_iter().fold(0, mix);
-        job.steps.push(test(&program, "//demo:harvest_test", vec![program.clone()], total));
+        let arguments = vec![program.clone(), "all".to_owned(), ROUNDS.to_string()];
+        job.steps.push(test(&program, "//demo:harvest_test", arguments, total));
     }
 }
 
