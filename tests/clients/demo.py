@@ -55,6 +55,15 @@ class Demo(unittest.TestCase):
                 self.assertIn("interrupted", (self.logs / "stderr").read_text())
                 self.assert_nothing_is_left()
 
+    def test_a_demo_that_is_killed_takes_its_node_with_it(self) -> None:
+        demo = self.start()
+        processes.wait_until(lambda: list(self.temporary.glob("*/run/control.sock")),
+                             seconds=SECONDS, what="its node serves")
+        demo.kill()
+        self.finish(demo, code=-signal.SIGKILL)
+        processes.wait_until(lambda: not processes.session_members(self.session), seconds=20,
+                             what="its node is gone")
+
     def start(self, *arguments: str):
         """Starts it; its streams go to files."""
         for name in ("stdout", "stderr"):
