@@ -313,6 +313,45 @@ class Hostile(DashboardTest):
             self.assertNotIn(sequence, written)
 
 
+class Demo(DashboardTest):
+    """`farmhand demo` in a terminal: alive with real actions, and gone without a trace."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.temporary = self.scratch / "tmp"
+        self.temporary.mkdir()
+        self.screen = self.terminal(TMPDIR=str(self.temporary))
+        self.facts, self.modes = self.screen.facts(), self.screen.modes()
+        self.screen.type(f"clear; {self.farmhand} demo --words")
+        self.screen.wait_for("1 Overview", "farmhand-demo")
+
+    def test_it_goes_on_until_one_leaves(self) -> None:
+        self.screen.press("2")
+        self.screen.wait_for("100%", *VIEWS["2"])
+        # The fourth build and those after it are beyond what there is without a dashboard.
+        self.screen.wait_for_match(r"(?s)(farmhand-demo.*){4}")
+        self.screen.press("q")
+        self.screen.wait_for("from cache", "again, nothing changed", "times faster")
+        self.assert_gone()
+
+    def test_it_cleans_up_however_it_ends(self) -> None:
+        os.kill(self.screen.job(), signal.SIGTERM)
+        self.assert_gone()
+        self.screen.type(f"clear; {self.farmhand} demo --words")
+        self.screen.wait_for("1 Overview", "farmhand-demo")
+        if program().parent.name == "debug":
+            os.kill(self.screen.job(), signal.SIGUSR1)
+            self.assert_gone()
+
+    def assert_gone(self) -> None:
+        """No file of it is left, no process, and the terminal is as it was."""
+        self.screen.wait_for_prompt()
+        self.assertEqual([], list(self.temporary.iterdir()))
+        self.assertEqual([], list(self.node.runtime.parent.glob("*")))
+        self.assertEqual(self.facts, self.screen.facts())
+        self.assertEqual(self.modes, self.screen.modes())
+
+
 class Bazel(DashboardTest):
     """A real build, as the dashboard shows it."""
 
