@@ -1,7 +1,7 @@
 //! The action cache (AC): results of actions, by instance and action digest.
 //!
 //! `disk` keeps them beside the blobs of this machine; `complete` is the decorator that lets a
-//! result be seen only while everything it names can be read.
+//! result be seen only while everything it names can be read. `fate` tells what became of others.
 
 use async_trait::async_trait;
 use farmhand_proto::reapi::ActionResult;
@@ -12,6 +12,7 @@ use crate::instance::InstanceName;
 
 pub mod complete;
 pub mod disk;
+pub mod fate;
 pub mod memory;
 
 /// What a result is stored under. Salt and timeout are part of it by being in the Action's bytes.

@@ -24,9 +24,10 @@ use tokio::time::Instant;
 use crate::action_cache::ActionKey;
 use crate::execution::action::PreparedAction;
 use crate::execution::queue::Now;
-use crate::execution::{self, Observer, Operation, OperationId, OperationState};
+use crate::execution::{self, Observer, Operation, OperationId, OperationState, Sequence};
 use crate::request_metadata::RequestMetadata;
 use book::{Book, Via};
+use entry::Entry;
 use traffic::Traffic;
 
 mod book;
@@ -65,16 +66,30 @@ pub struct Activity {
     watchers: Arc<Semaphore>,
 }
 
+/// A result that a client took from the action cache, or put there.
+#[derive(Clone, Debug)]
+pub struct Passed(Arc<Entry>);
+
+// === impl Passed ===
+
+impl Passed {
+    /// As the control API tells it.
+    pub fn to_operation(&self) -> control::Operation {
+        self.0.to_wire()
+    }
+}
+
 // === impl Activity ===
 
 impl Activity {
     /// Nothing yet, of a node on `machine`. `epoch` grows with every start of the node, so that a reader
     /// can tell that the numbers of changes began anew.
-    pub fn new(epoch: u64, machine: &str) -> Self {
+    /// What ends is numbered by `sequence`.
+    pub fn new(epoch: u64, machine: &str, sequence: Sequence) -> Self {
         Self {
             epoch,
             machine: machine.into(),
-            book: Mutex::new(Book::new()),
+            book: Mutex::new(Book::new(sequence)),
             change: Notify::new(),
             traffic: Arc::default(),
             watchers: Arc::new(Semaphore::new(WATCHERS)),
@@ -91,14 +106,25 @@ impl Activity {
         self.book().execution()
     }
 
-    /// A client asked for a result by GetActionResult, and got this.
-    pub fn looked_up(&self, key: &ActionKey, metadata: &RequestMetadata, found: Option<&ActionResult>) {
-        self.change(|book| book.looked_up(now(), Via::GetActionResult, key, metadata, found));
+    /// A client asked for a result by GetActionResult, and got this. Returns the operation this is told
+    /// as, if it is.
+    pub fn looked_up(
+        &self,
+        key: &ActionKey,
+        metadata: &RequestMetadata,
+        found: Option<&ActionResult>,
+    ) -> Option<Passed> {
+        self.change(|book| book.looked_up(now(), Via::GetActionResult, key, metadata, found)).map(Passed)
     }
 
-    /// A client told a result by UpdateActionResult.
-    pub fn stored(&self, key: &ActionKey, metadata: &RequestMetadata, result: &ActionResult) {
-        self.change(|book| book.stored(now(), key, metadata, result));
+    /// A client told a result by UpdateActionResult. Returns the operation this is told as, if it is.
+    pub fn stored(
+        &self,
+        key: &ActionKey,
+        metadata: &RequestMetadata,
+        result: &ActionResult,
+    ) -> Option<Passed> {
+        self.change(|book| book.stored(now(), key, metadata, result)).map(Passed)
     }
 
     /// Counts the bytes of a call of the build called `build`; `metadata` is asked for when nothing was
@@ -152,7 +178,7 @@ impl Observer for Activity {
         self.change(|book| book.looked_up(now(), Via::Execute, &key, &request.invocation, found));
     }
 
-    fn came(&self, operation: &Operation, state: &OperationState, action: Option<&PreparedAction>) {
+    fn came(&self, operation: &Arc<Operation>, state: &OperationState, action: Option<&PreparedAction>) {
         self.change(|book| book.came(now(), operation, state, action));
     }
 

@@ -11,6 +11,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::config::raw::DEFAULTS;
 
 mod action;
+mod actions;
 mod bench;
 mod client;
 mod demo;
@@ -31,6 +32,7 @@ mod status;
 mod steer;
 mod target;
 mod top;
+mod why;
 
 use error::CliError;
 
@@ -64,7 +66,7 @@ enum Command {
     Drain(steer::DrainArgs),
     Resume(steer::ResumeArgs),
     Slots(steer::SlotsArgs),
-    Actions(action::ActionsArgs),
+    Actions(actions::ActionsArgs),
     Action(action::ActionArgs),
     Client(client::ClientArgs),
     Doctor(Box<doctor::DoctorArgs>),
@@ -149,7 +151,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Drain(args) => wait(steer::drain(args)),
         Command::Resume(args) => wait(steer::resume(args)),
         Command::Slots(args) => wait(steer::slots(args)),
-        Command::Actions(args) => wait(action::list(args)),
+        Command::Actions(args) => wait(actions::list(args)),
         Command::Action(args) => wait(action::run(args)),
         Command::Client(args) => client::run(args),
         Command::Doctor(args) => wait(doctor::run(*args)),

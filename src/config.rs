@@ -58,6 +58,8 @@ pub struct Config {
     pub epoch_interval: Duration,
     /// Time in which everything stored is read once to find damage; zero for never.
     pub scrub_interval: Duration,
+    /// Finished actions that are remembered; 1,000 at least.
+    pub history: u64,
     /// Committed size of compressed uploads.
     pub compressed_committed_size: CommittedSize,
     /// Actions that run at once; 1 at least.
@@ -326,6 +328,7 @@ impl Set {
             sync: required(raw.sync),
             epoch_interval: check_epoch(required(raw.epoch_interval).0)?,
             scrub_interval: required(raw.scrub_interval).0,
+            history: at_least("history", required(raw.history), 1000)?,
             compressed_committed_size: required(raw.compressed_committed_size),
             slots: at_least("slots", raw.slots.unwrap_or(host.cores), 1)?,
             sandbox: required(raw.sandbox),

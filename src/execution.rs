@@ -4,6 +4,7 @@
 //! - [`missing`] finds every absent input of an action in one pass;
 //! - [`own_root`] tells input roots that are whole file systems;
 //! - [`queue`] is the pure state machine that decides who runs what, where and when;
+//! - [`observer`] is told what becomes of operations, [`about`] is what they remember of their actions;
 //! - [`operations`] remembers the operations, live and finished, that clients ask about by name;
 //! - [`scheduler`] drives the queue: it asks the action cache, hands leases to workers, stores results;
 //! - [`response`] words the responses that come from the scheduler and not from a worker;
@@ -26,6 +27,7 @@ use crate::cas::CasError;
 use crate::digest::DigestFunction;
 use crate::instance::InstanceName;
 
+pub mod about;
 pub mod action;
 pub mod inline;
 pub mod missing;
@@ -39,8 +41,9 @@ pub mod scheduler;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use about::About;
 pub use action::ActionError;
-pub use observer::Observer;
+pub use observer::{Observer, Sequence};
 pub use operations::{Call, Kind, Operation, OperationId, OperationState, Stage};
 pub use queue::{Duty, MachineState, Refusal, Target, Waiting};
 pub use scheduler::{

@@ -11,16 +11,19 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::net::{TcpListener, UnixListener};
+use tokio::task::{JoinError, JoinHandle};
 use tonic::service::Routes;
 
 use crate::action_cache::ActionCache;
 use crate::action_cache::complete::CompleteActionCache;
 use crate::action_cache::disk::DiskActionCache;
+use crate::action_cache::fate::Fates;
 use crate::activity::Activity;
 use crate::cas::ContentAddressableStorage;
 use crate::cas::disk::{DiskCas, OpenError, RebuildProgress};
 use crate::config::{Config, SandboxMode};
-use crate::execution::Scheduler;
+use crate::execution::{Scheduler, Sequence};
+use crate::history::{Explainer, History};
 use crate::platform::MachineFacts;
 use crate::rpc::action_cache::ActionCacheService;
 use crate::rpc::byte_stream::ByteStreamService;
@@ -114,6 +117,7 @@ pub struct Node {
     tasks: Tasks,
     spawners: Arc<SpawnerPool>,
     store: DiskCas,
+    history: History,
     /// Removed with the node.
     _sockets: [SocketFile; 2],
 }
@@ -140,19 +144,35 @@ impl Node {
         let doors = Doors::open(&config).await?;
         let store = open_store(&config, progress, &tasks).await?;
         let cas: Arc<dyn ContentAddressableStorage> = Arc::new(store.clone());
-        let results = complete_action_cache(&config, &store, Arc::clone(&cas));
-        let activity = start_activity(&config, &store, &tasks);
+        let (results, fates) = complete_action_cache(&config, &store, Arc::clone(&cas));
+        let history = open_history(&config, &tasks);
 
         let spawners = Arc::new(start_spawners(&config, open_files.inherited).await?);
         let facts = settings::facts(&config, spawners.is_sandboxed());
         let worker = open_worker(&config, facts, &store, Arc::clone(&spawners), &tasks)?;
-        let (blobs, observer) = (Arc::clone(&cas), Arc::clone(&activity));
-        let scheduler =
-            Scheduler::start(blobs, Arc::clone(&results), settings::execution(&config), observer, &tasks);
+        let history = history.await.map_err(|panic| lost(&config, &panic))?;
+        let sequence = Sequence::after(history.last_sequence());
+        let activity = start_activity(&config, &store, sequence.clone(), &tasks);
+        let explainer = start_explainer(&history, &cas, fates, &activity, &tasks);
+        let scheduler = Scheduler::start(
+            Arc::clone(&cas),
+            Arc::clone(&results),
+            settings::execution(&config),
+            sequence,
+            Arc::new((Arc::clone(&activity), history.clone())),
+            &tasks,
+        );
         scheduler.add_worker(Arc::new(worker));
 
         let instances = Instances::new(settings::instances(&config));
-        let routes = routes(&config, &instances, &cas, &results, &scheduler, &activity, &tasks);
+        let action_cache = ActionCacheService::new(
+            Arc::clone(&results),
+            Arc::clone(&cas),
+            instances.clone(),
+            Arc::clone(&activity),
+            history.clone(),
+        );
+        let routes = routes(&config, &instances, &cas, action_cache, &scheduler, &activity, &tasks);
         let limits = settings::limits(&config, open_files.now);
         let source = StatusSource {
             endpoints: doors.endpoints.clone(),
@@ -167,6 +187,8 @@ impl Node {
         let control = ControlService::new(ControlParts {
             source: Arc::new(source),
             activity,
+            history: history.clone(),
+            explainer,
             cas,
             results,
             scheduler,
@@ -174,7 +196,7 @@ impl Node {
         });
         let endpoints = doors.endpoints.clone();
         let sockets = doors.serve(routes, limits, control, &tasks);
-        Ok(Self { endpoints, tasks, spawners, store, _sockets: sockets })
+        Ok(Self { endpoints, tasks, spawners, store, history, _sockets: sockets })
     }
 
     /// Its doors.
@@ -191,9 +213,13 @@ impl Node {
     pub async fn stop(self) {
         self.tasks.stop().await;
         self.spawners.stop().await;
-        let store = self.store.clone();
+        let (store, history) = (self.store.clone(), self.history.clone());
+        let close = move || {
+            history.close();
+            store.close();
+        };
         // The last epoch is closed on a thread that may wait for the disk.
-        if Tasks::default().spawn_blocking(move || store.close()).await.is_err() {
+        if Tasks::default().spawn_blocking(close).await.is_err() {
             tracing::error!("closing the store panicked; it is recovered at the next start");
         }
     }
@@ -266,29 +292,58 @@ async fn open_store(
     let told = move |now: RebuildProgress| progress.rebuilding(now.done, now.total);
     match tasks.spawn_blocking(move || DiskCas::open(settings::disk(&owned), &told)).await {
         Ok(opened) => Ok(opened?),
-        Err(panic) => {
-            Err(NodeError::Io { path: config.data_dir.clone(), source: io::Error::other(panic.to_string()) })
-        }
+        Err(panic) => Err(lost(config, &panic)),
     }
+}
+
+/// A thread that worked on the data directory panicked.
+fn lost(config: &Config, panic: &JoinError) -> NodeError {
+    NodeError::Io { path: config.data_dir.clone(), source: io::Error::other(panic.to_string()) }
+}
+
+/// Opens the history while other parts start. It is in the data directory, so the store comes first,
+/// which has the lock.
+fn open_history(config: &Config, tasks: &Tasks) -> JoinHandle<History> {
+    let (path, kept) = (config.data_dir.join("history"), config.history);
+    tasks.spawn_blocking(move || History::open(&path, kept))
 }
 
 fn complete_action_cache(
     config: &Config,
     store: &DiskCas,
     cas: Arc<dyn ContentAddressableStorage>,
-) -> Arc<dyn ActionCache> {
+) -> (Arc<dyn ActionCache>, Fates) {
     let generation = {
         let store = store.clone();
         Arc::new(move || store.generation())
     };
     let fresh = FRESH.min(config.lease / 4);
-    Arc::new(CompleteActionCache::new(DiskActionCache::new(store.clone()), cas, generation, fresh))
+    let results = DiskActionCache::new(store.clone());
+    let complete = CompleteActionCache::new(results.clone(), cas, generation, fresh);
+    let fates = Fates::new(store.clone(), results, Arc::clone(complete.incomplete()));
+    (Arc::new(complete), fates)
+}
+
+/// Who explains misses, and tells those who watch.
+fn start_explainer(
+    history: &History,
+    cas: &Arc<dyn ContentAddressableStorage>,
+    fates: Fates,
+    activity: &Arc<Activity>,
+    tasks: &Tasks,
+) -> Explainer {
+    let explainer = Explainer::new(history.clone(), Arc::clone(cas), Arc::new(move |key| fates.of(key)));
+    let activity = Arc::clone(activity);
+    explainer.start(tasks, move |operation, miss| {
+        activity.annotate(operation, |remarks| remarks.miss = miss.kind());
+    });
+    explainer
 }
 
 /// What people may see of this run of the node; its seconds are counted from here on.
-fn start_activity(config: &Config, store: &DiskCas, tasks: &Tasks) -> Arc<Activity> {
+fn start_activity(config: &Config, store: &DiskCas, sequence: Sequence, tasks: &Tasks) -> Arc<Activity> {
     let epoch = boot::count(&config.data_dir, SystemTime::now());
-    let activity = Arc::new(Activity::new(epoch, &config.name));
+    let activity = Arc::new(Activity::new(epoch, &config.name, sequence));
     let (counted, slots) = (Arc::clone(&activity), config.slots as u64);
     tasks.spawn("seconds", meter::seconds(counted, store.clone(), slots, tasks.token().clone()));
     activity
@@ -364,7 +419,7 @@ fn routes(
     config: &Config,
     instances: &Instances,
     cas: &Arc<dyn ContentAddressableStorage>,
-    results: &Arc<dyn ActionCache>,
+    action_cache: ActionCacheService,
     scheduler: &Scheduler,
     activity: &Arc<Activity>,
     tasks: &Tasks,
@@ -382,12 +437,6 @@ fn routes(
         settings::byte_stream(config),
         Arc::clone(activity),
         tasks,
-    );
-    let action_cache = ActionCacheService::new(
-        Arc::clone(results),
-        Arc::clone(cas),
-        instances.clone(),
-        Arc::clone(activity),
     );
     Routes::new(capabilities.into_server())
         .add_service(CasService::new(Arc::clone(cas), instances.clone(), Arc::clone(activity)))

@@ -26,6 +26,9 @@ use crate::merkle::Directory;
 use crate::path::{PathError, RootPath};
 use remembered::{Remembered, fingerprint};
 
+pub use incomplete::Incomplete;
+
+mod incomplete;
 mod remembered;
 
 /// Bytes of the largest Tree, Directory, Action or Command that is read.
@@ -40,6 +43,7 @@ pub struct CompleteActionCache<A> {
     cas: Arc<dyn ContentAddressableStorage>,
     generation: Generation,
     remembered: Remembered,
+    incomplete: Arc<Incomplete>,
 }
 
 /// Everything one result names.
@@ -62,7 +66,12 @@ impl<A: ActionCache> CompleteActionCache<A> {
         generation: Generation,
         fresh: Duration,
     ) -> Self {
-        Self { inner, cas, generation, remembered: Remembered::new(fresh) }
+        Self { inner, cas, generation, remembered: Remembered::new(fresh), incomplete: Arc::default() }
+    }
+
+    /// The results that were found incomplete.
+    pub fn incomplete(&self) -> &Arc<Incomplete> {
+        &self.incomplete
     }
 
     /// The blobs `result` names that are not in the CAS; the life of the others is extended.
@@ -131,6 +140,7 @@ impl<A: ActionCache> ActionCache for CompleteActionCache<A> {
             }
             Ok(missing) => {
                 tracing::debug!(action = %key.action, missing = missing.len(), "result is no longer complete");
+                missing.first().inspect(|digest| self.incomplete.note(key, **digest));
                 Ok(None)
             }
             Err(ActionCacheError::Malformed(reason)) => {

@@ -15,7 +15,7 @@ use prost::Message;
 use sha2::Digest as _;
 
 use super::{ActionCache, ActionCacheError, ActionKey};
-use crate::cas::disk::{ActionPlace, DiskCas};
+use crate::cas::disk::{ActionPlace, Departure, DiskCas};
 use crate::digest::KEY_LEN;
 
 /// Bytes of results kept in memory.
@@ -46,6 +46,11 @@ impl DiskActionCache {
     /// The action cache in the packs of `cas`.
     pub fn new(cas: DiskCas) -> Self {
         Self { cas, hot: Arc::default() }
+    }
+
+    /// How the result under `key` left the store last, if that is remembered.
+    pub(super) fn departure(&self, key: &ActionKey) -> Option<Departure> {
+        self.cas.action_departure(&identity(key))
     }
 
     fn hot(&self) -> MutexGuard<'_, Hot> {

@@ -31,7 +31,7 @@ use crate::action_cache::ActionKey;
 use crate::execution::action::PreparedAction;
 use crate::execution::operations::{Outcome, Timeline};
 use crate::execution::queue::{Now, RunId};
-use crate::execution::{Operation, OperationId, OperationState, Stage};
+use crate::execution::{Operation, OperationId, OperationState, Sequence, Stage};
 use crate::request_metadata::RequestMetadata;
 
 /// Finished operations that are kept.
@@ -61,6 +61,7 @@ const NEEDS: usize = 256;
 /// What is remembered.
 #[derive(Debug)]
 pub(super) struct Book {
+    sequence: Sequence,
     changes: u64,
     pub(super) journal: Journal<Entry>,
     builds: Builds,
@@ -85,8 +86,6 @@ struct Totals {
     errors: u64,
     lookups: u64,
     hits: u64,
-    /// Operations that are over.
-    finished: u64,
 }
 
 /// The call that looked something up.
@@ -114,9 +113,10 @@ pub(super) struct Page {
 // === impl Book ===
 
 impl Book {
-    /// Nothing yet.
-    pub(super) fn new() -> Self {
+    /// Nothing yet. What ends is numbered by `sequence`.
+    pub(super) fn new(sequence: Sequence) -> Self {
         Self {
+            sequence,
             changes: 0,
             journal: Journal::new(FINISHED),
             builds: Builds::new(BUILDS),
@@ -164,9 +164,9 @@ impl Book {
         }
         let mut entry = self.entry(operation, caller, state, action);
         if let Some(response) = &state.response {
-            self.end(&mut entry, state, response);
+            end(&mut entry, state, response, operation.sequence());
         }
-        self.journal.insert(change, entry.id, entry, !state.is_done());
+        self.journal.insert(change, entry.id, Arc::new(entry), !state.is_done());
     }
 
     /// An operation is in a new state.
@@ -219,9 +219,7 @@ impl Book {
         let is_over = !is_cancelled(Outcome::of(response));
         let left = known_run.and_then(|run| self.runs.leave(run, operation.id, is_over));
         self.count_end(change, operation, state, response, left.map(|left| left.is_end));
-        let end = End::of(response);
-        self.totals.finished += 1;
-        let sequence = self.totals.finished;
+        let (end, sequence) = (End::of(response), operation.sequence());
         self.journal.finish(change, operation.id, |entry| finish(entry, state, response, end, sequence));
         if let (Some(run), Some(left), false) = (known_run, left, is_over) {
             self.tell_callers(run, left.callers);
@@ -269,16 +267,6 @@ impl Book {
             sequence: 0,
             remarks: Remarks::default(),
         }
-    }
-
-    /// Ends an operation that was over when it came.
-    fn end(&mut self, entry: &mut Entry, state: &OperationState, response: &ExecuteResponse) {
-        self.totals.finished += 1;
-        if let Some(result) = response.result.as_ref().filter(|_| response.cached_result) {
-            entry.first_output = entry::first_output(result).into();
-            entry.expected = command_time(result);
-        }
-        finish(entry, state, response, End::of(response), self.totals.finished);
     }
 
     /// Counts the end of an operation. `is_end` is `None` without a run, else whether the run ended with
@@ -338,7 +326,7 @@ impl Book {
         key: &ActionKey,
         metadata: &RequestMetadata,
         found: Option<&ActionResult>,
-    ) {
+    ) -> Option<Arc<Entry>> {
         let wish = self.misses.wish(metadata.build(), key);
         let is_new = match via {
             Via::GetActionResult => true,
@@ -362,9 +350,8 @@ impl Book {
         kind.lookups += lookups;
         kind.hits += hits;
         kind.saved_time += found.and_then(command_time).unwrap_or_default();
-        if let (Via::GetActionResult, Some(result)) = (via, found) {
-            self.passed(now, Kind::Lookup, caller, key, metadata, result);
-        }
+        let (Via::GetActionResult, Some(result)) = (via, found) else { return None };
+        self.passed(now, Kind::Lookup, caller, key, metadata, result)
     }
 
     /// A client told a result.
@@ -374,12 +361,12 @@ impl Book {
         key: &ActionKey,
         metadata: &RequestMetadata,
         result: &ActionResult,
-    ) {
+    ) -> Option<Arc<Entry>> {
         let change = self.next();
         let build = self.builds.seen(change, now.wall, metadata);
         build.counts().uploads += 1;
         let caller = Arc::clone(&build.caller);
-        self.passed(now, Kind::Upload, caller, key, metadata, result);
+        self.passed(now, Kind::Upload, caller, key, metadata, result)
     }
 
     /// Keeps a result that a client took or gave as an operation, where it says what it is about.
@@ -391,12 +378,11 @@ impl Book {
         key: &ActionKey,
         metadata: &RequestMetadata,
         result: &ActionResult,
-    ) {
+    ) -> Option<Arc<Entry>> {
         if !metadata.names_action() || !self.pace.take(now.instant) {
-            return;
+            return None;
         }
         let is_lookup = kind == Kind::Lookup;
-        self.totals.finished += 1;
         let entry = Entry {
             id: OperationId::random(),
             kind,
@@ -415,11 +401,12 @@ impl Book {
             timeline: Timeline { queued_at: Some(now.wall), ended_at: Some(now.wall), ..Timeline::default() },
             message: Box::default(),
             end: Some(End::result(result, is_lookup)),
-            sequence: self.totals.finished,
+            sequence: self.sequence.next(now.wall),
             remarks: Remarks::default(),
         };
-        let change = self.next();
-        self.journal.insert(change, entry.id, entry, false);
+        let (change, entry) = (self.next(), Arc::new(entry));
+        self.journal.insert(change, entry.id, Arc::clone(&entry), false);
+        Some(entry)
     }
 
     // --- time and bytes ---
@@ -455,7 +442,7 @@ impl Book {
     /// The counters of the node.
     pub(super) fn execution(&self) -> control::Execution {
         let (queued, running) = self.runs.counts();
-        let Totals { executed, cached, failed, errors, lookups, hits, finished: _ } = self.totals;
+        let Totals { executed, cached, failed, errors, lookups, hits } = self.totals;
         let recent = self.samples.recent();
         control::Execution {
             queued,
@@ -492,6 +479,15 @@ impl Book {
             is_last,
         }
     }
+}
+
+/// Ends an operation that was over when it came.
+fn end(entry: &mut Entry, state: &OperationState, response: &ExecuteResponse, sequence: u64) {
+    if let Some(result) = response.result.as_ref().filter(|_| response.cached_result) {
+        entry.first_output = entry::first_output(result).into();
+        entry.expected = command_time(result);
+    }
+    finish(entry, state, response, End::of(response), sequence);
 }
 
 /// Puts the end of an operation into its entry.

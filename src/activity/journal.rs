@@ -44,9 +44,9 @@ impl<V: Clone> Journal<V> {
     }
 
     /// Takes in a new operation, by change number `change`.
-    pub(super) fn insert(&mut self, change: u64, id: OperationId, value: V, is_live: bool) {
+    pub(super) fn insert(&mut self, change: u64, id: OperationId, value: impl Into<Arc<V>>, is_live: bool) {
         self.remove(id);
-        self.slots.insert(id, Slot { changed: change, is_live, value: Arc::new(value) });
+        self.slots.insert(id, Slot { changed: change, is_live, value: value.into() });
         self.order(is_live).insert(change, id);
         self.forget();
     }

@@ -73,8 +73,10 @@ mod store;
 mod sums;
 #[cfg(test)]
 mod tests;
+mod vanished;
 
 pub(crate) use self::actions::ActionPlace;
+pub use self::vanished::Departure;
 
 /// Digests looked up before other tasks get a turn.
 const TURN: usize = 8192;

@@ -1,49 +1,34 @@
-//! `farmhand actions` and `farmhand action`: what ran, what it was, what came of it.
+//! `farmhand action`: what one action was, and what came of it.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use farmhand_proto::control::control_client::ControlClient;
-use farmhand_proto::control::operation::Stage;
-use farmhand_proto::control::{GetActionRequest, GetActionResponse, ListActionsRequest, Operation};
+use farmhand_proto::control::{ExplainMissRequest, GetActionRequest, GetActionResponse, Operation};
 use farmhand_proto::protobuf::Timestamp;
 use farmhand_proto::reapi;
 use farmhand_proto::time::{std_duration, system_time};
 use prost::Message;
-use serde::Serialize;
 use tonic::transport::Channel;
 
+use super::actions::{state, took};
 use super::error::{CliError, Explain};
 use super::fetch::{self, FetchRequest};
-use super::output::{Paint, bytes, count, duration, one_line, plural, print, print_json, shell_word};
+use super::output::{Paint, bytes, duration, one_line, plural, print, shell_word, visible};
 use super::rerun::{self, RerunOptions};
 use super::target::TargetArgs;
+use super::why::{self, miss_word};
 use crate::instance::InstanceName;
-
-/// List the actions that wait, run, or ended not long ago
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  farmhand actions --limit 20")]
-pub(super) struct ActionsArgs {
-    /// Most actions listed
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    limit: u32,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    target: TargetArgs,
-}
 
 /// Look at one action, run it again, or end it
 #[derive(Debug, clap::Args)]
 #[command(
     arg_required_else_help = false,
-    after_help = "Examples:\n  farmhand action 9f86d0…/142 show\n  farmhand action 9f86d0… fetch ./repro     inputs, and the command to run on them\n  farmhand action 9f86d0… rerun -n 5        does the same come of it each time?\n  farmhand action 9f86d0… kill"
+    after_help = "Examples:\n  farmhand action 9f86d0…/142 show\n  farmhand action 9f86d0… why               what changed since the last run\n  farmhand action 9f86d0… fetch ./repro     inputs, and the command to run on them\n  farmhand action 9f86d0… rerun -n 5        does the same come of it each time?\n  farmhand action 9f86d0… kill"
 )]
 pub(super) struct ActionArgs {
-    /// Digest of the action: HASH/SIZE, blake3/HASH/SIZE, or HASH alone while it is in the history; to
-    /// kill or to run again also the name of an operation
+    /// Digest of the action: HASH/SIZE, blake3/HASH/SIZE, or HASH alone while it is in the history; or the
+    /// name of an operation
     #[arg(value_name = "DIGEST")]
     digest: String,
     /// Instance of the action
@@ -60,6 +45,12 @@ pub(super) struct ActionArgs {
 enum What {
     /// Show its command, its platform, its result and its times
     Show,
+    /// Say why the action cache had no result for it
+    Why {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Write its input tree into a directory and print the command that reproduces it
     Fetch {
         /// Directory to fill; must be empty or not there
@@ -106,6 +97,11 @@ pub(super) async fn run(args: ActionArgs) -> Result<(), CliError> {
     let (digest, instance) = (args.digest, args.instance.as_str().to_owned());
     match args.what {
         What::Show => print(&show(&look_up(&mut control, digest, instance).await?, Paint::stdout())?),
+        What::Why { json } => {
+            let request = ExplainMissRequest { digest: digest.clone(), instance_name: instance };
+            let miss = control.explain_miss(request).await.map_err(explain_lookup)?.into_inner();
+            why::run(&digest, &miss, json)
+        }
         What::Kill => rerun::kill(control, digest).await,
         What::Rerun { times, on, json } => {
             let machine = on.unwrap_or_default();
@@ -173,7 +169,7 @@ fn decode_result(found: &GetActionResponse) -> Result<Option<reapi::ActionResult
 fn show(found: &GetActionResponse, paint: Paint) -> Result<String, CliError> {
     let mut text = format!("{} {}\n", paint.bold("Action"), found.digest);
     let mut line = |label: &str, value: &str| {
-        let _ = writeln!(text, "  {} {value}", paint.dim(&format!("{label:<12}")));
+        let _ = writeln!(text, "  {} {}", paint.dim(&format!("{label:<12}")), visible(value));
     };
     if !found.instance_name.is_empty() {
         line("instance", &found.instance_name);
@@ -191,12 +187,27 @@ fn show(found: &GetActionResponse, paint: Paint) -> Result<String, CliError> {
         Some(result) => result_lines(&mut line, &result),
         None => line("result", "none"),
     }
+    for operation in &found.earlier {
+        line("earlier", &earlier_text(operation));
+    }
     Ok(text)
+}
+
+/// One that came before, on a line.
+fn earlier_text(operation: &Operation) -> String {
+    let finished = operation.finished.as_ref().and_then(system_time);
+    let finished = finished.map(|time| humantime::format_rfc3339_seconds(time).to_string());
+    let took = took(operation).map(duration).unwrap_or_default();
+    let parts = [finished.unwrap_or_default(), state(operation), took, operation.machine.clone()];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("  ")
 }
 
 fn operation_lines(line: &mut impl FnMut(&str, &str), operation: &Operation) {
     line("operation", &operation.name);
     line("state", &state(operation));
+    if let Some(word) = miss_word(operation.miss()) {
+        line("miss", word);
+    }
     for (label, value) in [
         ("target", &operation.target),
         ("mnemonic", &operation.mnemonic),
@@ -213,7 +224,11 @@ fn operation_lines(line: &mut impl FnMut(&str, &str), operation: &Operation) {
 
 fn waiting_lines(line: &mut impl FnMut(&str, &str), found: &GetActionResponse) {
     if let Some(ahead) = found.ahead {
-        line("ahead", &format!("{} will likely be started before it", plural(ahead, "action")));
+        let before = match ahead {
+            0 => "nothing: it is the next to begin".to_owned(),
+            _ => format!("{} will likely begin before it", plural(ahead, "action")),
+        };
+        line("ahead", &before);
     }
     for reason in &found.waiting {
         line("waits", &format!("{}: {}", reason.machine, one_line(&reason.text)));
@@ -304,115 +319,10 @@ pub(super) fn command_line(arguments: &[String]) -> String {
     arguments.iter().map(|argument| shell_word(argument)).collect::<Vec<_>>().join(" ")
 }
 
-// === list ===
-
-/// What `actions --json` prints for each action.
-#[derive(Debug, Serialize)]
-struct OperationJson<'a> {
-    name: &'a str,
-    action: &'a str,
-    instance: &'a str,
-    stage: &'static str,
-    cached: bool,
-    status_code: i32,
-    exit_code: i32,
-    message: &'a str,
-    machine: &'a str,
-    target: &'a str,
-    mnemonic: &'a str,
-    invocation: &'a str,
-    tool: &'a str,
-    queued: Option<String>,
-    started: Option<String>,
-    finished: Option<String>,
-}
-
-/// Lists operations.
-pub(super) async fn list(args: ActionsArgs) -> Result<(), CliError> {
-    let mut control = args.target.connect().await?;
-    let request = ListActionsRequest { limit: args.limit, ..Default::default() };
-    let operations = control.list_actions(request).await?.into_inner().operations;
-    if args.json {
-        return print_json(&operations.iter().map(operation_json).collect::<Vec<_>>());
-    }
-    print(&list_text(&operations, Paint::stdout()))
-}
-
-fn operation_json(operation: &Operation) -> OperationJson<'_> {
-    let time = |time: &Option<Timestamp>| {
-        time.as_ref().and_then(system_time).map(|time| humantime::format_rfc3339_millis(time).to_string())
-    };
-    OperationJson {
-        name: &operation.name,
-        action: &operation.action_digest,
-        instance: &operation.instance_name,
-        stage: stage_name(operation.stage()),
-        cached: operation.cached,
-        status_code: operation.status_code,
-        exit_code: operation.exit_code,
-        message: &operation.message,
-        machine: &operation.machine,
-        target: &operation.target,
-        mnemonic: &operation.mnemonic,
-        invocation: &operation.invocation,
-        tool: &operation.tool,
-        queued: time(&operation.queued),
-        started: time(&operation.started),
-        finished: time(&operation.finished),
-    }
-}
-
-fn stage_name(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Unspecified => "unknown",
-        Stage::Queued => "queued",
-        Stage::Running => "running",
-        Stage::Done => "done",
-    }
-}
-
-fn list_text(operations: &[Operation], paint: Paint) -> String {
-    if operations.is_empty() {
-        return "no action is waiting, running or in the history\n".to_owned();
-    }
-    let mut text = String::new();
-    for operation in operations {
-        let what = [&operation.mnemonic, &operation.target].map(String::as_str).join(" ");
-        let state = format!("{:<14}", state(operation));
-        let state = match operation.stage() {
-            Stage::Done if operation.status_code != 0 || operation.exit_code != 0 => paint.red(&state),
-            Stage::Done => paint.green(&state),
-            _ => paint.yellow(&state),
-        };
-        let took = took(operation).map(duration).unwrap_or_default();
-        let _ = writeln!(text, "{state} {took:>9}  {}  {}", operation.action_digest, what.trim());
-    }
-    let _ = writeln!(text, "{}", paint.dim(&format!("{} listed", count(operations.len() as u64))));
-    text
-}
-
-/// How it stands, in a word or two.
-pub(super) fn state(operation: &Operation) -> String {
-    match operation.stage() {
-        Stage::Done if operation.status_code != 0 => format!("error {}", operation.status_code),
-        Stage::Done if operation.exit_code != 0 => format!("exit {}", operation.exit_code),
-        Stage::Done if operation.cached => "cached".to_owned(),
-        stage => stage_name(stage).to_owned(),
-    }
-}
-
-/// Time since it came in, up to its end or to now.
-fn took(operation: &Operation) -> Option<std::time::Duration> {
-    let from = system_time(operation.queued.as_ref()?)?;
-    let to = match &operation.finished {
-        Some(finished) => system_time(finished)?,
-        None => SystemTime::now(),
-    };
-    to.duration_since(from).ok()
-}
-
 #[cfg(test)]
 mod tests {
+    use farmhand_proto::control::WaitReason;
+
     use super::*;
 
     fn found() -> GetActionResponse {
@@ -466,34 +376,25 @@ mod tests {
     }
 
     #[test]
+    fn why_it_waits_is_told_for_each_machine() {
+        let reason = |machine: &str, text: &str| WaitReason { machine: machine.into(), text: text.into() };
+        let waiting = vec![reason("attic", "paused for 3m"), reason("cellar", "bad\x1b[31m\ntext")];
+        let text = show(&GetActionResponse { waiting, ahead: Some(2), ..found() }, Paint::plain()).unwrap();
+        for part in [
+            "ahead        2 actions will likely begin before it\n",
+            "waits        attic: paused for 3m\n",
+            "waits        cellar: bad [31m text\n",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        let next = show(&GetActionResponse { ahead: Some(0), ..found() }, Paint::plain()).unwrap();
+        assert!(next.contains("it is the next"), "{next}");
+    }
+
+    #[test]
     fn a_definition_that_is_gone_is_told() {
         let gone = GetActionResponse { action: Vec::new(), ..found() };
         assert!(show(&gone, Paint::plain()).unwrap().contains("not in the store any more"));
         assert!(decode(&gone).is_err());
-    }
-
-    #[test]
-    fn states_in_words() {
-        let done = Operation { stage: Stage::Done.into(), ..Default::default() };
-        assert_eq!(state(&done), "done");
-        assert_eq!(state(&Operation { cached: true, ..done.clone() }), "cached");
-        assert_eq!(state(&Operation { exit_code: 1, ..done.clone() }), "exit 1");
-        assert_eq!(state(&Operation { status_code: 8, ..done }), "error 8");
-    }
-
-    #[test]
-    fn a_list_has_a_line_for_each_action() {
-        let done = Operation {
-            stage: Stage::Done.into(),
-            action_digest: "abc/1".into(),
-            mnemonic: "CppCompile".into(),
-            target: "//a:b".into(),
-            queued: Some(Timestamp { seconds: 1, nanos: 0 }),
-            finished: Some(Timestamp { seconds: 3, nanos: 0 }),
-            ..Default::default()
-        };
-        let text = list_text(&[done], Paint::plain());
-        assert_eq!(text, "done              2.00 s  abc/1  CppCompile //a:b\n1 listed\n");
-        assert!(list_text(&[], Paint::plain()).starts_with("no action"));
     }
 }

@@ -12,7 +12,7 @@ use farmhand_proto::time::system_time;
 use serde::Serialize;
 use tonic::transport::Channel;
 
-use super::action::state;
+use super::actions::state;
 use super::error::CliError;
 use super::output::{Paint, duration, one_line, plural, print, print_json};
 
@@ -105,7 +105,7 @@ pub(super) async fn rerun(
 fn explain(status: tonic::Status) -> CliError {
     let hint = match status.code() {
         tonic::Code::NotFound => {
-            "farmhand actions lists those of the history; run the build again if inputs are missing"
+            "farmhand actions lists actions, farmhand machines lists machines; if inputs are gone, run the build again"
         }
         tonic::Code::InvalidArgument => {
             "the digest of an action is in the log of the build tool, or in farmhand actions"

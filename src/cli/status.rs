@@ -319,7 +319,8 @@ fn machines_text(text: &mut String, machines: &[MachineJson<'_>], paint: Paint) 
     let width = machines.iter().map(|machine| machine.name.chars().count()).max().unwrap_or(0).max(7);
     let _ = writeln!(text, "{}", paint.dim(&format!("{:<width$}  {:<10}SLOTS", "MACHINE", "STATE")));
     for machine in machines {
-        let state = format!("{:<10}", machine.state);
+        let is_drained = machine.state == state_name(State::Draining) && machine.busy == 0;
+        let state = format!("{:<10}", if is_drained { "drained" } else { machine.state });
         let state = match machine.state {
             "active" => paint.green(&state),
             "lost" => paint.red(&state),

@@ -57,6 +57,8 @@ pub struct PreparedAction {
     pub key: ActionKey,
     /// The Command, checked; its working directory is in normal form.
     pub command: Arc<reapi::Command>,
+    /// Digest of the Command as it was sent.
+    pub command_digest: Digest,
     /// Digest of the root Directory.
     pub input_root: Digest,
     /// What it asks of a machine.
@@ -239,6 +241,7 @@ impl Action {
             do_not_cache: self.wire.do_not_cache,
             key: self.key,
             command: Arc::new(command),
+            command_digest: self.command,
             input_root: self.input_root,
             timeout: self.timeout,
         })

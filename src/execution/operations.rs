@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use farmhand_proto::reapi;
@@ -17,11 +17,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::Retention;
 use super::action::PreparedAction;
 use super::inline::InlineHints;
-use super::observer::Observer;
+use super::observer::{Observer, Sequence};
 use super::queue::RunId;
+use super::{About, Retention};
 use crate::digest::Digest;
 use crate::instance::InstanceName;
 use crate::request_metadata::RequestMetadata;
@@ -52,6 +52,9 @@ pub struct Operation {
     pub hints: InlineHints,
     /// Something the caller should know, for `ExecuteResponse.message`.
     pub note: Option<String>,
+    /// What it wants run; `None` if it never needed a run.
+    pub about: Option<Box<About>>,
+    sequence: OnceLock<u64>,
     state: watch::Sender<OperationState>,
 }
 
@@ -176,6 +179,7 @@ pub struct Counters {
 pub struct Operations {
     retention: Retention,
     observer: Arc<dyn Observer>,
+    sequence: Sequence,
     table: Mutex<Table>,
 }
 
@@ -241,8 +245,19 @@ impl Operation {
     pub fn new(call: Call, note: Option<String>, state: OperationState) -> Self {
         let id = OperationId::random();
         let Call { kind, instance, action, invocation, priority, hints } = call;
-        let state = watch::Sender::new(state);
-        Self { id, kind, instance, action, invocation, priority, hints, note, state }
+        let (about, sequence, state) = (None, OnceLock::new(), watch::Sender::new(state));
+        Self { id, kind, instance, action, invocation, priority, hints, note, about, sequence, state }
+    }
+
+    /// The same, and what it wants run.
+    #[must_use]
+    pub fn with(self, about: About) -> Self {
+        Self { about: Some(Box::new(about)), ..self }
+    }
+
+    /// Its number among the finished ones, which only grows; 0 while it is not over.
+    pub fn sequence(&self) -> u64 {
+        self.sequence.get().copied().unwrap_or(0)
     }
 
     /// The present state.
@@ -311,21 +326,26 @@ impl Outcome {
 
 impl Operations {
     /// No operations yet.
-    pub fn new(retention: Retention, observer: Arc<dyn Observer>) -> Self {
-        Self { retention, observer, table: Mutex::default() }
+    /// No operations yet. Those that end are numbered by `sequence`.
+    pub fn new(retention: Retention, sequence: Sequence, observer: Arc<dyn Observer>) -> Self {
+        Self { retention, observer, sequence, table: Mutex::default() }
     }
 
     /// Takes in a new operation, finished or waiting for `action` to be run.
     pub fn insert(&self, now: Instant, operation: Arc<Operation>, action: Option<&PreparedAction>) {
-        self.observer.came(&operation, &operation.state.borrow(), action);
+        let state = operation.state();
+        if state.is_done() {
+            self.number(&operation, state.timeline.ended_at);
+        }
+        self.observer.came(&operation, &state, action);
         let mut table = self.table();
         table.all.insert(operation.id, operation.clone());
-        if operation.is_done() {
-            table.finish(now, &operation);
-            table.expire(now, &self.retention);
-        } else {
+        if !state.is_done() {
             table.live.insert(operation.id, operation);
+            return;
         }
+        drop(table);
+        self.finish(now, &operation);
     }
 
     /// The operation called `id`.
@@ -337,14 +357,29 @@ impl Operations {
     pub fn update(&self, now: Instant, id: OperationId, state: OperationState) {
         let Some(operation) = self.get(id).filter(|operation| !operation.is_done()) else { return };
         let is_done = state.is_done();
+        if is_done {
+            self.number(&operation, state.timeline.ended_at);
+        }
         self.observer.changed(&operation, &state);
         operation.state.send_replace(state);
         if is_done {
-            let mut table = self.table();
-            table.live.remove(&id);
-            table.finish(now, &operation);
-            table.expire(now, &self.retention);
+            self.finish(now, &operation);
         }
+    }
+
+    /// Before anybody can see that it is over.
+    fn number(&self, operation: &Operation, ended_at: Option<SystemTime>) {
+        let number = self.sequence.next(ended_at.unwrap_or(SystemTime::UNIX_EPOCH));
+        operation.sequence.get_or_init(|| number);
+    }
+
+    fn finish(&self, now: Instant, operation: &Arc<Operation>) {
+        let mut table = self.table();
+        table.live.remove(&operation.id);
+        table.finish(now, operation);
+        table.expire(now, &self.retention);
+        drop(table);
+        self.observer.finished(operation);
     }
 
     /// Up to `limit` operations after `after`, in the order of their names: new ones never shift a
@@ -447,7 +482,11 @@ mod tests {
     }
 
     fn operations(count: usize, bytes: usize) -> Operations {
-        Operations::new(Retention { age: Duration::from_secs(600), count, bytes }, Arc::new(()))
+        Operations::new(
+            Retention { age: Duration::from_secs(600), count, bytes },
+            Sequence::default(),
+            Arc::new(()),
+        )
     }
 
     #[test]

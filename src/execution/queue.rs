@@ -345,7 +345,7 @@ impl Queue {
             Ok(()) => self.remember(id, response.clone()),
             Err(reason) => {
                 let noted = Arc::make_mut(&mut response);
-                response::add_message(noted, &format!("the result was not cached: {reason}"));
+                response::add_message(noted, &format!("{}{reason}", response::NOT_CACHED));
             }
         }
         self.finish(id, response);

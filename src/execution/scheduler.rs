@@ -17,9 +17,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::about::About;
 use super::action::{Action, Loaded, PlatformRules, PreparedAction};
 use super::inline::InlineHints;
-use super::observer::Observer;
+use super::observer::{Observer, Sequence};
 use super::operations::{
     Call, Counters, Kind, Operation, OperationId, OperationState, Operations, Record, Stage,
 };
@@ -130,6 +131,7 @@ impl Scheduler {
         cas: Arc<dyn ContentAddressableStorage>,
         action_cache: Arc<dyn ActionCache>,
         settings: Settings,
+        sequence: Sequence,
         observer: Arc<dyn Observer>,
         tasks: &Tasks,
     ) -> Self {
@@ -137,7 +139,7 @@ impl Scheduler {
         let shared = Arc::new(Shared {
             cas,
             action_cache,
-            operations: Operations::new(settings.retention, Arc::clone(&observer)),
+            operations: Operations::new(settings.retention, sequence, Arc::clone(&observer)),
             observer,
             events,
             tasks: tasks.clone(),
@@ -290,7 +292,9 @@ impl Scheduler {
         looked_up_at: Option<Instant>,
     ) -> (OperationWatch, oneshot::Receiver<Result<(), Refusal>>) {
         let share = request.invocation.share();
-        let operation = Arc::new(new_operation(request, OperationState::queued(SystemTime::now())));
+        let about = About::new(&action, request.skip_cache_lookup);
+        let operation = new_operation(request, OperationState::queued(SystemTime::now())).with(about);
+        let operation = Arc::new(operation);
         let priority = operation.priority;
         let submission = Submission { operation: operation.id, action, priority, share, looked_up_at };
         // Made before the queue knows the operation: should this call be dropped while it waits for

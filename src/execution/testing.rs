@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::inline::InlineHints;
 use super::response;
-use super::{Kind, Observer, Request, Scheduler, Settings};
+use super::{Kind, Observer, Request, Scheduler, Sequence, Settings};
 use crate::action_cache::memory::MemoryActionCache;
 use crate::cas::memory::MemoryCas;
 use crate::digest::{Digest, DigestFunction};
@@ -161,7 +161,7 @@ impl Farm {
         let (cas, action_cache, tasks) =
             (MemoryCas::default(), MemoryActionCache::default(), Tasks::default());
         let (blobs, results) = (Arc::new(cas.clone()), Arc::new(action_cache.clone()));
-        let scheduler = Scheduler::start(blobs, results, settings, observer, &tasks);
+        let scheduler = Scheduler::start(blobs, results, settings, Sequence::default(), observer, &tasks);
         Self { cas, action_cache, tasks, scheduler }
     }
 

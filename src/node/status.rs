@@ -4,20 +4,17 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use farmhand_proto::control::{self, GetStatusResponse, operation, warning};
+use farmhand_proto::control::{self, GetStatusResponse, warning};
 use farmhand_proto::time::{duration, timestamp};
-use prost::Message;
 
 use super::Endpoints;
 use super::meter::{Measured, Meter};
 use crate::activity::Activity;
 use crate::cas::disk::DiskStats;
 use crate::config::Config;
-use crate::execution::operations::{Outcome, Record, Timeline};
-use crate::execution::scheduler::LiveAction;
-use crate::execution::{Duty, Kind, MachineState, OperationId, Scheduler, Stage};
+use crate::execution::{Duty, MachineState, Scheduler};
+use crate::history::describe;
 use crate::platform::{self, Load};
-use crate::request_metadata::RequestMetadata;
 use crate::rpc::control::{ControlSource, PROTOCOL_VERSION};
 
 /// Everything a status is made of.
@@ -134,42 +131,11 @@ impl ControlSource for StatusSource {
 
     async fn operations(&self) -> Vec<control::Operation> {
         let snapshot = self.scheduler.snapshot();
-        let live = snapshot.running.iter().chain(&snapshot.queued).map(live);
-        live.chain(snapshot.history.iter().map(|record| self.finished(record))).collect()
+        snapshot.running.iter().chain(&snapshot.queued).map(describe::live).collect()
     }
 
     async fn operation(&self, name: &str) -> Option<control::Operation> {
-        let operation = self.scheduler.get(name)?;
-        if let Some(record) = operation.record() {
-            return Some(self.finished(&record));
-        }
-        let state = operation.state();
-        Some(live(&LiveAction { operation, state, callers: 1 }))
-    }
-}
-
-impl StatusSource {
-    fn finished(&self, record: &Record) -> control::Operation {
-        let (status_code, exit_code) = match record.outcome {
-            Outcome::Succeeded => (0, 0),
-            Outcome::Failed(code) => (0, code),
-            Outcome::Error(code) => (code, 0),
-        };
-        let response =
-            self.scheduler.get(&record.id.to_string()).and_then(|operation| operation.state().response);
-        let result = response.as_ref().and_then(|response| response.result.as_ref());
-        control::Operation {
-            action_digest: record.action.to_string(),
-            instance_name: record.instance.to_string(),
-            stage: operation::Stage::Done.into(),
-            cached: record.cached,
-            status_code,
-            exit_code,
-            message: response.as_ref().map(|response| message(response)).unwrap_or_default(),
-            result: result.map(Message::encode_to_vec),
-            kind: kind(record.kind).into(),
-            ..common(record.id, &record.timeline, &record.invocation)
-        }
+        self.scheduler.get(name).map(|operation| describe::told(&operation))
     }
 }
 
@@ -193,20 +159,6 @@ fn at_rest(machine: &MachineState, queued: u64) -> Option<control::Warning> {
             if queued == 1 { "an action waits".to_owned() } else { format!("{queued} actions wait") };
         warn(&format!("{actions} while {} {what}", machine.name), "farmhand resume")
     })
-}
-
-fn kind(kind: Kind) -> operation::Kind {
-    match kind {
-        Kind::Execute => operation::Kind::Execute,
-        Kind::Rerun => operation::Kind::Rerun,
-    }
-}
-
-fn message(response: &farmhand_proto::reapi::ExecuteResponse) -> String {
-    let status = response.status.as_ref().map(|status| status.message.as_str()).unwrap_or_default();
-    // Those that come from the scheduler say it in both places.
-    let parts = [status, response.message.strip_prefix(status).unwrap_or(&response.message).trim_start()];
-    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
 fn wire_load(measured: SystemTime, load: &Load) -> control::Load {
@@ -240,37 +192,6 @@ fn storage(stats: &DiskStats) -> control::Storage {
         damaged: stats.corrupt,
         scrub_progress: stats.scrub_progress,
         scrub_passes: stats.scrub_passes,
-        ..Default::default()
-    }
-}
-
-fn live(action: &LiveAction) -> control::Operation {
-    let stage = match action.state.stage {
-        Stage::Queued => operation::Stage::Queued,
-        Stage::Executing => operation::Stage::Running,
-        Stage::Completed => operation::Stage::Done,
-    };
-    control::Operation {
-        action_digest: action.operation.action.to_string(),
-        instance_name: action.operation.instance.to_string(),
-        stage: stage.into(),
-        kind: kind(action.operation.kind).into(),
-        ..common(action.operation.id, &action.state.timeline, &action.operation.invocation)
-    }
-}
-
-fn common(id: OperationId, timeline: &Timeline, invocation: &RequestMetadata) -> control::Operation {
-    let tool = format!("{} {}", invocation.tool_name, invocation.tool_version);
-    control::Operation {
-        name: id.to_string(),
-        machine: timeline.worker.as_deref().unwrap_or_default().to_owned(),
-        queued: timeline.queued_at.map(timestamp),
-        started: timeline.assigned_at.map(timestamp),
-        finished: timeline.ended_at.map(timestamp),
-        target: invocation.target_id.clone(),
-        mnemonic: invocation.action_mnemonic.clone(),
-        invocation: invocation.tool_invocation_id.clone(),
-        tool: tool.trim().to_owned(),
         ..Default::default()
     }
 }

@@ -19,6 +19,7 @@ use crate::activity::Activity;
 use crate::cas::ContentAddressableStorage;
 use crate::digest::{Digest, DigestFunction};
 use crate::execution::inline::{InlineHints, inline};
+use crate::history::{History, Record};
 use crate::instance::InstanceName;
 
 /// The service. Clones share their caches.
@@ -28,6 +29,7 @@ pub struct ActionCacheService {
     cas: Arc<dyn ContentAddressableStorage>,
     instances: Instances,
     activity: Arc<Activity>,
+    history: History,
 }
 
 /// Why a result is not taken or not served.
@@ -54,14 +56,15 @@ pub enum UpdateError {
 
 impl ActionCacheService {
     /// Serves the results of `cache`; bytes inside them go to and come from `cas`. `activity` is told who
-    /// asked for what.
+    /// asked for what, and `history` remembers it.
     pub fn new(
         cache: Arc<dyn ActionCache>,
         cas: Arc<dyn ContentAddressableStorage>,
         instances: Instances,
         activity: Arc<Activity>,
+        history: History,
     ) -> Self {
-        Self { cache, cas, instances, activity }
+        Self { cache, cas, instances, activity, history }
     }
 
     /// The service for [`Routes`](tonic::service::Routes).
@@ -83,8 +86,11 @@ impl ActionCacheApi for ActionCacheService {
         let action = Digest::from_field(function, request.action_digest.as_ref())?;
         let key = ActionKey { instance: instance.name, action };
         let found = self.cache.get(&key).await?.filter(|result| result.exit_code == 0);
-        self.activity.looked_up(&key, &metadata, found.as_ref());
+        let told = self.activity.looked_up(&key, &metadata, found.as_ref());
         let result = found.ok_or(UpdateError::NotFound)?;
+        if let Some(told) = told.filter(|_| self.history.wants_hit()) {
+            self.history.remember(Record::passed(told.to_operation(), &result));
+        }
         let hints = InlineHints {
             stdout: request.inline_stdout,
             stderr: request.inline_stderr,
@@ -118,7 +124,9 @@ impl ActionCacheApi for ActionCacheService {
         if result.exit_code == 0 {
             let key = ActionKey { instance: instance.name, action };
             self.cache.put(&key, result.clone()).await?;
-            self.activity.stored(&key, &metadata, &result);
+            if let Some(told) = self.activity.stored(&key, &metadata, &result) {
+                self.history.remember(Record::passed(told.to_operation(), &result));
+            }
         }
         Ok(Response::new(result))
     }

@@ -32,6 +32,7 @@ use crate::action_cache::ActionCache;
 use crate::activity::Activity;
 use crate::cas::ContentAddressableStorage;
 use crate::execution::Scheduler;
+use crate::history::{Explainer, History};
 
 pub use socket::{SocketFile, bind_private};
 
@@ -39,6 +40,7 @@ mod actions;
 mod log;
 mod miss;
 mod output;
+mod page;
 mod pin;
 mod protocol;
 mod query;
@@ -75,11 +77,10 @@ pub trait ControlSource: Send + Sync + 'static {
         self.status().await
     }
 
-    /// The operations in flight and those still in the history, the newest first, with their
-    /// results where they have one.
+    /// The operations in flight.
     async fn operations(&self) -> Vec<Operation>;
 
-    /// The one among them that is called `name`.
+    /// The one called `name`, with its result where it has one; also one that was over not long ago.
     async fn operation(&self, name: &str) -> Option<Operation> {
         self.operations().await.into_iter().find(|operation| operation.name == name)
     }
@@ -91,6 +92,10 @@ pub struct ControlParts {
     pub source: Arc<dyn ControlSource>,
     /// What its actions do.
     pub activity: Arc<Activity>,
+    /// What became of those that are over.
+    pub history: History,
+    /// Who knows why they missed.
+    pub explainer: Explainer,
     /// Its blobs.
     pub cas: Arc<dyn ContentAddressableStorage>,
     /// Its results.
@@ -107,6 +112,8 @@ pub struct ControlService {
     activity: Arc<Activity>,
     cas: Arc<dyn ContentAddressableStorage>,
     results: Arc<dyn ActionCache>,
+    history: History,
+    explainer: Explainer,
     scheduler: Scheduler,
     instances: Instances,
     /// Fires when streams are to end.
@@ -118,8 +125,9 @@ pub struct ControlService {
 impl ControlService {
     /// A service over these.
     pub fn new(parts: ControlParts) -> Self {
-        let ControlParts { source, activity, cas, results, scheduler, instances } = parts;
-        Self { source, activity, cas, results, scheduler, instances, stopping: CancellationToken::new() }
+        let ControlParts { source, activity, history, explainer, cas, results, scheduler, instances } = parts;
+        let stopping = CancellationToken::new();
+        Self { source, activity, history, explainer, cas, results, scheduler, instances, stopping }
     }
 
     /// Serves on `listener` until `stop` fires and the calls under way are answered, or a few seconds

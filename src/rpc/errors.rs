@@ -22,6 +22,7 @@ use crate::cas::CasError;
 use crate::digest::DigestError;
 use crate::execution::rerun::RerunError;
 use crate::execution::{ExecuteError, KillError, MachineError, Refusal};
+use crate::history::HistoryError;
 use crate::instance::InstanceNameError;
 use crate::worker::SlotsError;
 
@@ -61,6 +62,13 @@ fn retry_details(code: Code) -> Vec<protobuf::Any> {
     }
     let retry_delay = Some(protobuf::Duration { seconds: RETRY_SECONDS, nanos: 0 });
     vec![any::pack(&raw::RetryInfo { retry_delay })]
+}
+
+impl StatusOf for HistoryError {
+    /// It is opened again, or begins anew, within seconds.
+    fn code(&self) -> Code {
+        Code::Unavailable
+    }
 }
 
 impl StatusOf for CasError {
@@ -236,6 +244,7 @@ macro_rules! into_status {
 into_status!(
     ActionCacheError,
     BatchError,
+    HistoryError,
     CasError,
     CompressionError,
     ExecuteError,

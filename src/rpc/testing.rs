@@ -25,6 +25,8 @@ use crate::action_cache::memory::MemoryActionCache;
 use crate::activity::Activity;
 use crate::cas::memory::MemoryCas;
 use crate::digest::Digest;
+use crate::execution::Sequence;
+use crate::history::History;
 use crate::instance::InstanceName;
 use crate::tasks::Tasks;
 
@@ -70,7 +72,7 @@ impl TestServer {
             Arc::new(move || read_generation.load(Ordering::Relaxed)),
             Duration::from_secs(60),
         );
-        let activity = Arc::new(Activity::new(1, "test"));
+        let activity = Arc::new(Activity::new(1, "test", Sequence::default()));
         let provider = Box::new(CacheCapabilitiesProvider::default());
         let routes = Routes::new(CapabilitiesService::new(instances.clone(), vec![provider]).into_server())
             .add_service(CasService::new(shared.clone(), instances.clone(), Arc::clone(&activity)))
@@ -82,8 +84,14 @@ impl TestServer {
                 &tasks,
             ))
             .add_service(
-                ActionCacheService::new(Arc::new(results), shared, instances, Arc::clone(&activity))
-                    .into_server(),
+                ActionCacheService::new(
+                    Arc::new(results),
+                    shared,
+                    instances,
+                    Arc::clone(&activity),
+                    History::forgetful(),
+                )
+                .into_server(),
             );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -15,6 +15,7 @@ mod dashboard;
 mod digests;
 mod errors;
 mod execution;
+mod history;
 mod hostile;
 mod hostile_actions;
 mod layers;

@@ -223,7 +223,7 @@ async fn slots_follow_a_person_while_actions_run() {
     let client = node.client().await;
     let mut calls = Vec::new();
     for number in 0..6 {
-        let script = format!("n=865; sleep $n{number}.5");
+        let script = format!("n=865{number}; sleep $n.5");
         calls.push(Call::start(&ActionBuilder::sh(&script), &client).await);
     }
     let sleeping = || (0..6).filter(|number| is_running(&format!("sleep\0865{number}.5"))).count();

@@ -14,7 +14,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        Self { book: Book::new(), start: Instant::now() }
+        Self { book: Book::new(Sequence::default()), start: Instant::now() }
     }
 
     fn came(&mut self, operation: &Operation) {
@@ -178,6 +178,7 @@ async fn what_ran_before_tells_how_long_the_next_will() {
         PreparedAction {
             key: key("a"),
             command: Arc::new(command),
+            command_digest: digest("command"),
             input_root: digest(""),
             requirements: Arc::new(requirements),
             timeout: Duration::from_secs(1),

@@ -9,15 +9,15 @@ use proptest::prelude::*;
 use super::super::testing::{at, done, exit, metadata, operation, state};
 use super::super::{Gauges, WATCHERS};
 use super::*;
-use crate::execution::{Observer, Operation, OperationState, Stage};
+use crate::execution::{Observer, Operation, OperationState, Sequence, Stage};
 
 fn activity() -> Arc<Activity> {
-    Arc::new(Activity::new(3, "m"))
+    Arc::new(Activity::new(3, "m", Sequence::default()))
 }
 
 /// An operation that comes.
-fn come(activity: &Activity, number: usize) -> Operation {
-    let operation = operation(metadata("b", &format!("//t:{number}"), "M"));
+fn come(activity: &Activity, number: usize) -> Arc<Operation> {
+    let operation = Arc::new(operation(metadata("b", &format!("//t:{number}"), "M")));
     activity.came(&operation, &OperationState::queued(at(1)), None);
     operation
 }
@@ -72,7 +72,7 @@ async fn a_snapshot_comes_in_bounded_pieces_and_is_complete_once() {
     for number in 0..2500 {
         come(&activity, number);
         if number % 2 == 0 {
-            let operation = operation(metadata(&long, &format!("{long}{number}"), &long));
+            let operation = Arc::new(operation(metadata(&long, &format!("{long}{number}"), &long)));
             activity.came(&operation, &OperationState::queued(at(1)), None);
         }
     }
@@ -228,7 +228,7 @@ proptest! {
         let activity = activity();
         let mut follower = activity.follow(None, 0).unwrap();
         let mut table = Table::default();
-        let mut all: Vec<Operation> = Vec::new();
+        let mut all: Vec<Arc<Operation>> = Vec::new();
         for (what, which) in steps {
             match (what, all.get(which)) {
                 (0, _) => all.push(come(&activity, which)),

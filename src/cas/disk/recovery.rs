@@ -442,6 +442,7 @@ impl Recovery {
             work: Work::new(),
             counters: Counters::default(),
             forgotten: Mutex::default(),
+            vanished: Mutex::default(),
             stopped: AtomicBool::new(false),
         });
         if !self.rebuilt {

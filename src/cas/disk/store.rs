@@ -24,6 +24,7 @@ use super::policy::Watermarks;
 use super::record::{Key, Kind, is_lost, record_len};
 use super::space::{Reservation, Space, Work};
 use super::sums::Sums;
+use super::vanished::Vanished;
 use crate::cas::CasError;
 use crate::digest::{Digest, Hasher};
 
@@ -60,6 +61,8 @@ pub(super) struct Store {
     pub(super) counters: Counters,
     /// Large blobs that left the map while the index may still know them, by the epoch they left in.
     pub(super) forgotten: Mutex<HashMap<Key, u64>>,
+    /// What left not long ago.
+    pub(super) vanished: Mutex<Vanished>,
     pub(super) stopped: AtomicBool,
 }
 
@@ -559,6 +562,7 @@ impl Store {
     pub(super) fn drop_corrupt(&self, key: &Key, place: Place) {
         if self.remove(key, |found| found.place == place).is_some() {
             self.counters.corrupt.fetch_add(1, Ordering::Relaxed);
+            lock(&self.vanished).note(key, self.now(), true);
             match key.digest() {
                 Some(digest) => tracing::error!(%digest, "stored bytes are damaged: the blob is dropped"),
                 None => tracing::error!("stored bytes of an action result are damaged: it is dropped"),

@@ -81,8 +81,11 @@ impl Queue {
         }
     }
 
-    /// Runs on a machine that belong to a share.
+    /// Runs on a machine that belong to a share. Those that are in none belong together in nothing.
     fn running_for(&self, share: &Arc<str>, machine: &str) -> usize {
+        if share.is_empty() {
+            return 0;
+        }
         let there = self.on_worker.iter().filter_map(|id| self.runs.get(id));
         let there = there.filter(|run| run.worker().is_some_and(|name| &**name == machine));
         there.filter(|run| run.operations.iter().any(|id| self.tickets[id].place.share == *share)).count()
@@ -106,7 +109,9 @@ impl fmt::Display for Obstacle {
             Self::Busy { slots, busy, own } => {
                 match (slots, busy) {
                     (1, 1) => write!(f, "its slot is busy")?,
-                    (slots, busy) if busy > slots => write!(f, "runs {busy} and has only {slots} now")?,
+                    (slots, busy) if busy > slots => {
+                        write!(f, "runs {busy} and has only {} now", slots_in_words(*slots))?
+                    }
                     (slots, _) => write!(f, "all {slots} slots are busy")?,
                 }
                 match own {
@@ -118,6 +123,10 @@ impl fmt::Display for Obstacle {
             Self::Nothing => write!(f, "begins it in a moment"),
         }
     }
+}
+
+fn slots_in_words(slots: usize) -> String {
+    if slots == 1 { "1 slot".to_owned() } else { format!("{slots} slots") }
 }
 
 /// Without what does not matter: `3m`, and not `3m 7s 231ms`.
@@ -160,10 +169,11 @@ mod tests {
         bench.wait(Duration::from_secs(20));
         for number in 1..=3 {
             let mut submission = bench.submission(number, &action(&number.to_string(), None, true));
-            submission.share = if number == 1 { "other" } else { "" }.into();
+            submission.share = if number == 1 { "other" } else { "build" }.into();
             bench.apply(Event::Submitted(submission));
         }
-        bench.submit(4, &action("4", None, true));
+        let build = Submission { share: "build".into(), ..bench.submission(4, &action("4", None, true)) };
+        bench.apply(Event::Submitted(build));
         let expected = [
             "a: its slot is busy with actions of this build",
             "b: all 2 slots are busy, 1 with actions of this build",
@@ -177,7 +187,7 @@ mod tests {
         bench.wait(Duration::from_secs(200));
         let picky = texts(&bench, 5);
         assert_eq!(picky[0], "a: cannot run it: on=b is not a");
-        assert_eq!(picky[1], expected[1]);
+        assert_eq!(picky[1], "b: all 2 slots are busy", "nobody knows what it belongs to");
         assert_eq!(texts(&bench, 4)[2], "c: paused for 3m");
         assert_eq!(bench.queue.explain(bench.now.instant, id(1)), None, "it runs");
         assert_eq!(bench.queue.explain(bench.now.instant, id(99)), None, "unknown");
@@ -192,7 +202,7 @@ mod tests {
         bench.submit(1, &action("1", None, true));
         bench.submit(2, &action("2", None, true));
         bench.join("m", 1);
-        assert_eq!(texts(&bench, 2), ["m: runs 2 and has only 1 now with actions of this build"]);
+        assert_eq!(texts(&bench, 2), ["m: runs 2 and has only 1 slot now"]);
         tell(&mut bench, "m", Duty::Draining);
         assert_eq!(texts(&bench, 2), ["m: draining, 2 still run"]);
     }

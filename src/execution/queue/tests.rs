@@ -71,6 +71,7 @@ pub(super) fn action(name: &str, on: Option<&str>, do_not_cache: bool) -> Arc<Pr
     Arc::new(PreparedAction {
         key: ActionKey { instance: InstanceName::default(), action: digest },
         command: Arc::default(),
+        command_digest: Digest::empty(DigestFunction::Sha256),
         input_root: Digest::empty(DigestFunction::Sha256),
         requirements: Arc::new(requirements),
         timeout: Duration::from_secs(1),

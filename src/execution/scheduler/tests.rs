@@ -317,7 +317,7 @@ impl Observer for Witness {
         self.note(format!("looked up {}", found.is_some()));
     }
 
-    fn came(&self, _: &Operation, state: &OperationState, action: Option<&PreparedAction>) {
+    fn came(&self, _: &Arc<Operation>, state: &OperationState, action: Option<&PreparedAction>) {
         let output = action.and_then(PreparedAction::first_output).unwrap_or("-");
         self.note(format!("came {:?} {output}", state.stage));
     }
@@ -355,7 +355,7 @@ async fn a_killed_run_ends_for_all_its_callers_with_what_the_worker_has() {
     let mut waiting = farm.scheduler.execute(request(farm.action(&["true", "waits"]))).await.unwrap();
     running(&mut first).await;
     let waits = farm.scheduler.explain(&waiting.operation().id.to_string()).await.unwrap();
-    assert_eq!(waits.obstacles[0].1.to_string(), "its slot is busy with actions of this build");
+    assert_eq!(waits.obstacles[0].1.to_string(), "its slot is busy");
     assert_eq!(farm.scheduler.kill(Target::Operation(waiting.operation().id)).await.unwrap(), 1);
     assert_eq!(code(&waiting.done().await), Code::Cancelled);
 

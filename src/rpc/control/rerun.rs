@@ -14,9 +14,9 @@ use super::query::Query;
 use super::{ControlService, ControlSource, Replies};
 use crate::cas::ContentAddressableStorage;
 use crate::digest::{Digest, DigestFunction};
+use crate::execution::ExecuteError;
 use crate::execution::operations::Outcome;
 use crate::execution::rerun::{Comparison, Difference, Rerun, RerunRequest, Step};
-use crate::execution::{ExecuteError, OperationId};
 
 /// Times an action is run again at most.
 const MAX_TIMES: u32 = 100;
@@ -69,14 +69,21 @@ impl ControlService {
 
     /// The action a person means, and its instance: that of the operation, where one was named.
     async fn named(&self, text: &str, instance: String) -> Result<(Digest, String), Status> {
-        if OperationId::parse(text).is_none() {
-            let digest = Query::parse(text)?.resolve(&self.source.operations().await)?;
-            return Ok((digest, instance));
-        }
-        let shown: String = text.chars().take(200).collect();
-        let unknown = || Status::not_found(format!("there is no operation {shown:?} (any more)"));
-        let operation = self.source.operation(text).await.ok_or_else(unknown)?;
-        Ok((Query::parse(&operation.action_digest)?.resolve(&[])?, operation.instance_name))
+        let query = Query::parse(text)?;
+        let live = self.source.operations().await;
+        self.history.settle().await;
+        let digest = self.resolve(&query, &live).await?;
+        let Query::Operation(id) = query else { return Ok((digest, instance)) };
+        let name = id.to_string();
+        let running = live.into_iter().find(|operation| operation.name == name);
+        let instance = match running {
+            Some(operation) => operation.instance_name,
+            None => {
+                let record = self.history.named(id).await?;
+                record.map_or(instance, |record| record.operation.instance_name.clone())
+            }
+        };
+        Ok((digest, instance))
     }
 }
 

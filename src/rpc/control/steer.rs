@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::ControlService;
 use super::query::Query;
-use crate::execution::{Duty, MachineChange, OperationId, Target};
+use crate::execution::{Duty, MachineChange, Target};
 
 impl ControlService {
     pub(super) async fn kill_action(
@@ -39,10 +39,12 @@ impl ControlService {
     }
 
     async fn target(&self, text: &str) -> Result<Target, Status> {
-        if let Some(operation) = OperationId::parse(text) {
-            return Ok(Target::Operation(operation));
+        let query = Query::parse(text)?;
+        if let Query::Operation(id) = query {
+            return Ok(Target::Operation(id));
         }
-        Query::parse(text)?.resolve(&self.source.operations().await).map(Target::Action)
+        let live = self.source.operations().await;
+        self.resolve(&query, &live).await.map(Target::Action)
     }
 
     async fn machine(&self, is_it: impl Fn(&Machine) -> bool) -> Result<Machine, Status> {
@@ -76,8 +78,8 @@ mod tests {
     use super::super::ControlSource;
     use super::super::testing;
     use super::*;
-    use crate::execution::Stage;
     use crate::execution::testing::{Farm, ScriptedWorker, request};
+    use crate::execution::{OperationId, Stage};
 
     /// One machine, named as that of the farm.
     struct OneMachine;

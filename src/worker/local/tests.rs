@@ -258,6 +258,22 @@ async fn twenty_equal_actions_at_once_do_not_clash() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn slots_may_change_within_reason() {
+    let bench = Bench::new(shell());
+    for slots in [9, 1] {
+        bench.worker.set_slots(slots).await.unwrap();
+        assert_eq!(bench.worker.slots(), slots);
+    }
+    for slots in [0, usize::MAX] {
+        let error = bench.worker.set_slots(slots).await.unwrap_err();
+        assert!(matches!(error, SlotsError::Range { wanted, .. } if wanted == slots), "{error}");
+    }
+    assert_eq!(bench.worker.slots(), 1, "as before");
+    let response = bench.execute(sh("true", &[])).await;
+    assert_eq!(response.result.unwrap().exit_code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn stages_are_told_in_order() {
     let bench = Bench::new(shell());
     let (progress, mut stages) = mpsc::unbounded_channel();

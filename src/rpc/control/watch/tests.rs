@@ -11,6 +11,7 @@ use tonic::Code;
 use super::super::{ControlParts, testing};
 use super::*;
 use crate::activity::{Activity, Gauges, WATCHERS};
+use crate::execution::Sequence;
 
 /// A node that says what the test wants.
 #[derive(Default)]
@@ -48,7 +49,7 @@ impl Bench {
             warnings: vec![Warning::default()],
         };
         let source = Arc::new(FakeSource(Mutex::new(status)));
-        let activity = Arc::new(Activity::new(5, "m"));
+        let activity = Arc::new(Activity::new(5, "m", Sequence::default()));
         let parts = testing::parts(FakeSource::default());
         let service =
             ControlService::new(ControlParts { source: source.clone(), activity: activity.clone(), ..parts });
