@@ -10,6 +10,7 @@ use unicode_segmentation::UnicodeSegmentation;
 
 use crate::glyphs::Glyphs;
 use crate::keymap::Act;
+use crate::logtext::Size;
 use crate::model::{ListId, ListState};
 use crate::options::View;
 use crate::sanitize;
@@ -34,6 +35,8 @@ pub(crate) struct Drawn {
     pub(crate) hits: Vec<(Rect, Hit)>,
     /// What was seen of lists.
     pub(crate) viewports: Vec<Viewport>,
+    /// Columns and rows of the text that is read, where one is.
+    pub(crate) text: Option<Size>,
 }
 
 /// What can be hit with the mouse.
@@ -231,7 +234,7 @@ mod tests {
                 (Rect::new(0, 1, 8, 1), Hit::Row(ListId::Builds, 5)),
                 (Rect::new(4, 0, 4, 4), Hit::Nothing),
             ],
-            viewports: Vec::new(),
+            ..Drawn::default()
         };
         assert_eq!(drawn.at(0, 1), Some(Hit::Row(ListId::Builds, 5)));
         assert_eq!((drawn.at(5, 1), drawn.list_at(5, 1)), (None, None));

@@ -19,6 +19,7 @@ use tonic::transport::Channel;
 
 pub(crate) use calls::Calls;
 pub(crate) use connect::connect;
+use watch::Pace;
 
 use crate::message::FeedEvent;
 
@@ -42,11 +43,15 @@ pub(crate) struct Feed {
 impl Feed {
     /// Connects to the node at `socket`, and keeps at it.
     pub(crate) fn start(socket: PathBuf) -> Self {
+        Self::start_at(socket, Pace::default())
+    }
+
+    fn start_at(socket: PathBuf, pace: Pace) -> Self {
         let (send, events) = mpsc::channel(WAITING);
         let (publish, clients) = tokio::sync::watch::channel(None);
         let now = Arc::new(Notify::new());
         let mut task = JoinSet::new();
-        task.spawn(watch::run(socket, send, publish, now.clone()));
+        task.spawn(watch::run(socket, send, publish, now.clone(), pace));
         Self { events, clients, now, _task: task }
     }
 

@@ -50,6 +50,27 @@ pub(crate) fn count(number: u64) -> String {
     if value < 99.95 { format!("{value:.1}{}", UNITS[unit]) } else { format!("{value:.0}{}", UNITS[unit]) }
 }
 
+/// A part of some bytes, in the unit of the whole: `12.0/50.0 GiB`.
+pub(crate) fn bytes_of(part: u64, whole: u64) -> String {
+    let text = bytes(whole);
+    let Some((number, unit)) = text.split_once(' ') else { return text };
+    let step = match unit {
+        "B" => return format!("{part}/{text}"),
+        "KiB" => 1,
+        "MiB" => 2,
+        "GiB" => 3,
+        "TiB" => 4,
+        "PiB" => 5,
+        _ => 6,
+    };
+    let part = part as f64 / 1024_f64.powi(step);
+    if number.contains('.') || part < 9.95 {
+        format!("{part:.1}/{text}")
+    } else {
+        format!("{part:.0}/{text}")
+    }
+}
+
 /// Bytes a second.
 pub(crate) fn rate(bytes_per_second: u64) -> String {
     format!("{}/s", bytes(bytes_per_second))
@@ -115,6 +136,8 @@ mod tests {
         assert_eq!([bytes(0), bytes(1023), bytes(1536)], ["0 B", "1023 B", "1.5 KiB"]);
         assert_eq!([bytes((1 << 20) - 1), bytes(250 << 30)], ["1.0 MiB", "250 GiB"]);
         assert_eq!([count(9_999), count(12_345), count(1_234_567)], ["9999", "12.3k", "1.2M"]);
+        assert_eq!(bytes_of(12 << 30, 50 << 30), "12.0/50.0 GiB");
+        assert_eq!([bytes_of(1 << 30, 500 << 30), bytes_of(3, 7)], ["1.0/500 GiB", "3/7 B"]);
         assert_eq!(plural(1, "build"), "1 build");
         assert_eq!(plural(0, "build"), "0 builds");
     }

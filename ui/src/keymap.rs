@@ -59,17 +59,24 @@ pub(crate) enum Act {
     Copy,
     CopyAll,
     Pin,
+    Why,
     // Machines.
     Drain,
     Resume,
     Rest,
     Slots,
+    MoreSlots,
+    FewerSlots,
     // Timeline.
     ZoomIn,
     ZoomOut,
+    PanEarlier,
+    PanLater,
     Lanes,
     Now,
     Export,
+    // The log.
+    Level,
     // Dialogs and input lines.
     Accept,
     Refuse,

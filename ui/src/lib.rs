@@ -17,25 +17,34 @@
 //! `glyphs.rs`; what a view knows in `model/<view>.rs`, what it does in `update/<view>.rs`, how it
 //! looks in `view/<view>.rs`. Text from outside is made harmless in `sanitize.rs`, where it enters.
 
+mod advice;
 mod app;
+pub mod bench;
 mod canvas;
 mod clipboard;
 mod feed;
 mod format;
 mod glyphs;
 mod keymap;
+mod lanes;
+mod logtext;
 mod message;
 mod model;
 mod once;
 mod options;
+mod rawtext;
 mod sanitize;
+mod shell;
+mod stages;
+mod svg;
 mod terminal;
 mod theme;
+mod trace;
 mod update;
 mod view;
 
 pub use app::run;
-pub use once::{json, once};
+pub use once::{json, once, once_svg};
 pub use options::{ColourDepth, FetchRequest, Fetched, Fetcher, Look, Options, Outcome, UiError, View};
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub(crate) mod navigation;
 pub(crate) mod op;
 pub(crate) mod operations;
 pub(crate) mod overview;
+pub(crate) mod pager;
 pub(crate) mod senders;
 pub(crate) mod time;
 pub(crate) mod timeline;
@@ -202,6 +203,11 @@ impl Model {
         let heard = self.live.clock.heard()?;
         let age = self.now.saturating_sub(heard);
         (age > SILENCE).then_some(age)
+    }
+
+    /// The operation of the bar that is chosen on the timeline.
+    pub(crate) fn chosen_bar(&self) -> Option<&Op> {
+        self.farm().ops.get(self.timeline.chosen?)
     }
 
     /// Where keys are looked up, the innermost place first.

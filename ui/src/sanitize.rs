@@ -84,7 +84,7 @@ pub(crate) fn cut_middle<'a>(text: &'a str, cells: usize, ellipsis: &str) -> Cow
 }
 
 /// Whether a character must not reach the screen as it is.
-fn is_hostile(c: char) -> bool {
+pub(crate) fn is_hostile(c: char) -> bool {
     c.is_control()
         || matches!(c,
             // Soft hyphen, Arabic and Mongolian marks, fillers.

@@ -23,6 +23,7 @@ use crossterm::{cursor, queue};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
+pub(crate) use encode::frame;
 pub(crate) use environment::Environment;
 use writer::Writer;
 
@@ -102,7 +103,7 @@ impl Screen {
         if self.unknown {
             self.shown.reset();
         }
-        let bytes = encode::frame(&self.shown, &self.next, self.unknown);
+        let bytes = frame(&self.shown, &self.next, self.unknown);
         self.unknown = false;
         if !bytes.is_empty() {
             self.writer.write(bytes);

@@ -4,6 +4,8 @@
 //! looks matter, [`looks`] tells them, a letter a cell. To take pictures anew, run the tests with
 //! `FARMHAND_REGENERATE=1`, and look at the difference before it is committed.
 
+pub(crate) mod fake_node;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;

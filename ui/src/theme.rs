@@ -91,8 +91,13 @@ pub(crate) const ROLES: [(Role, &str); 23] = [
 ];
 
 /// Themes that come with the program: name and text.
-pub(crate) const BUILT_IN: [(&str, &str); 1] =
-    [("default", include_str!("../../assets/themes/default.toml"))];
+pub(crate) const BUILT_IN: [(&str, &str); 5] = [
+    ("default", include_str!("../../assets/themes/default.toml")),
+    ("light", include_str!("../../assets/themes/light.toml")),
+    ("colour-blind", include_str!("../../assets/themes/colour-blind.toml")),
+    ("contrast", include_str!("../../assets/themes/contrast.toml")),
+    ("mono", include_str!("../../assets/themes/mono.toml")),
+];
 
 /// How roles look on this terminal.
 #[derive(Clone, Debug, PartialEq)]

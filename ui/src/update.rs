@@ -22,6 +22,7 @@ mod logs;
 mod machines;
 mod modals;
 mod mouse;
+mod on_action;
 mod overview;
 mod timeline;
 
@@ -34,6 +35,7 @@ use crate::message::{Answer, CallId, Message, Slot, Todo};
 use crate::model::{ListId, Model};
 use crate::options::View;
 
+pub(crate) use acts::list_of;
 pub(crate) use complete::candidates;
 pub(crate) use deeds::{confirm, perform};
 pub(crate) use filters::text as filter_text;
@@ -132,6 +134,7 @@ fn chose(model: &mut Model, list: ListId, todo: &mut Todo) {
     match list {
         ListId::Actions => actions::chose(model, todo),
         ListId::Builds => builds::chose(model),
+        ListId::Machines => machines::chose(model),
         _ => {}
     }
     todo.redraw = true;

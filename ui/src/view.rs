@@ -14,7 +14,9 @@ mod logs;
 mod machines;
 mod modal;
 mod overview;
+mod pager;
 mod table;
+mod tabs;
 mod timeline;
 
 use ratatui::buffer::Buffer;
@@ -63,6 +65,18 @@ pub(crate) fn view(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
     }
 }
 
+/// Paints what is printed once: the header, and the overview without its events.
+pub(crate) fn draw_text(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
+    chrome::header(model, canvas, Rect { height: 1, ..area });
+    let body = Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area };
+    overview::draw_text(model, canvas, body);
+}
+
+/// Lines that takes.
+pub(crate) fn height_of_text(model: &Model, width: u16) -> u16 {
+    1 + overview::height_of_text(model, width)
+}
+
 /// Cells as text, without spaces at the ends of lines.
 pub(crate) fn text_of(buffer: &Buffer) -> String {
     let mut text = String::with_capacity(buffer.content.len());
@@ -90,5 +104,7 @@ fn too_small(canvas: &mut Canvas<'_>, area: Rect) {
     canvas.text(area.x, area.y + area.height / 2, area.width, &text, Role::Warn);
 }
 
+#[cfg(test)]
+mod pictures;
 #[cfg(test)]
 mod tests;

@@ -17,14 +17,19 @@ use crate::sanitize;
 /// Least time between two messages: more of them nobody can read.
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// Silence after which a stream counts as dead. The node promises a message a second.
-const SILENCE: Duration = Duration::from_secs(5);
-
 /// Finished operations wanted at first; more are loaded when somebody looks for them.
 const FINISHED: u32 = 1000;
 
-/// The first pause between two attempts, and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// How long it waits for what.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// Silence after which a stream counts as dead. The node promises a message a second.
+    pub(super) silence: Duration,
+    /// The first pause between two attempts.
+    pub(super) first_pause: Duration,
+    /// The longest.
+    pub(super) longest_pause: Duration,
+}
 
 /// Why a stream ended.
 enum End {
@@ -34,24 +39,37 @@ enum End {
     Broken(String, bool),
 }
 
+// === impl Pace ===
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            silence: Duration::from_secs(5),
+            first_pause: Duration::from_millis(250),
+            longest_pause: Duration::from_secs(5),
+        }
+    }
+}
+
 /// Connects, watches, and tries again, until nobody listens.
 pub(super) async fn run(
     socket: PathBuf,
     events: mpsc::Sender<FeedEvent>,
     clients: watch::Sender<Client>,
     now: Arc<Notify>,
+    pace: Pace,
 ) {
     let mut position = None;
-    let mut pause = PAUSES.0;
+    let mut pause = pace.first_pause;
     loop {
-        let end = attempt(&socket, &events, &clients, &mut position).await;
+        let end = attempt(&socket, &events, &clients, &mut position, pace.silence).await;
         clients.send_replace(None);
         let (reason, heard) = match end {
             End::Unwanted => return,
             End::Broken(reason, heard) => (reason, heard),
         };
         if heard {
-            pause = PAUSES.0;
+            pause = pace.first_pause;
         }
         let reason = sanitize::line(&reason).into_owned();
         if events.send(FeedEvent::Lost { reason, retry_in: pause }).await.is_err() {
@@ -59,7 +77,7 @@ pub(super) async fn run(
         }
         // A wish from before this attempt is not one for the next.
         let _ = timeout(pause, now.notified()).await;
-        pause = (pause * 2).min(PAUSES.1);
+        pause = (pause * 2).min(pace.longest_pause);
     }
 }
 
@@ -69,13 +87,14 @@ async fn attempt(
     events: &mpsc::Sender<FeedEvent>,
     clients: &watch::Sender<Client>,
     position: &mut Option<WatchPosition>,
+    silence: Duration,
 ) -> End {
     let mut client = match connect(socket).await {
         Ok(client) => client,
         Err(reason) => return End::Broken(reason, false),
     };
     let request = WatchRequest { resume: *position, finished: FINISHED, interval: Some(duration(INTERVAL)) };
-    let stream = match timeout(SILENCE, client.watch(request)).await {
+    let stream = match timeout(silence, client.watch(request)).await {
         Ok(Ok(response)) => response.into_inner(),
         Ok(Err(status)) => return End::Broken(words(&status), false),
         Err(_) => return End::Broken("the node does not answer".to_owned(), false),
@@ -84,17 +103,18 @@ async fn attempt(
     if events.send(FeedEvent::Connected).await.is_err() {
         return End::Unwanted;
     }
-    follow(stream, events, position).await
+    follow(stream, events, position, silence).await
 }
 
 async fn follow(
     mut stream: Streaming<WatchResponse>,
     events: &mpsc::Sender<FeedEvent>,
     position: &mut Option<WatchPosition>,
+    silence: Duration,
 ) -> End {
     let mut heard = false;
     loop {
-        let message = match timeout(SILENCE, stream.message()).await {
+        let message = match timeout(silence, stream.message()).await {
             Ok(Ok(Some(message))) => message,
             Ok(Ok(None)) => return End::Broken("the node ended".to_owned(), heard),
             Ok(Err(status)) => return End::Broken(words(&status), heard),

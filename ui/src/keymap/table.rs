@@ -69,20 +69,26 @@ pub(crate) static BINDINGS: &[Binding] = &[
     row(&[Key::of('y')], Act::Copy, ON_ACTION, "copy", "copy", "Copy the command as a shell line, or what is chosen"),
     row(&[Key::of('Y')], Act::CopyAll, ON_ACTION, "copy-digest", "", "Copy the digest of the action"),
     row(&[Key::of('p')], Act::Pin, ON_ACTION, "pin", "pin", "Keep the result from being evicted, or let go of it").changes(),
+    row(&[Key::of('W')], Act::Why, ON_ACTION, "why", "why", "Tell why it missed the cache, or why it waits"),
     row(&[Key::of('n')], Act::NextMatch, &[ACTION, LOGS], "", "", "Go to what the search finds next"),
     row(&[Key::of('N')], Act::PreviousMatch, &[ACTION, LOGS], "", "", "Go to what the search found before"),
     row(&[Key::of('f')], Act::Follow, &[ACTION, LOGS], "follow", "follow", "Follow the end of the text, or stop"),
     row(&[Key::of('w')], Act::Wrap, &[ACTION, LOGS], "wrap", "wrap", "Wrap long lines, or cut them"),
+    row(&[Key::of('v')], Act::Level, &[LOGS], "level", "level", "Show lines of the next level and above: all, info, warnings, errors").takes(Takes::Text),
 
     // Machines.
     row(&[Key::of('D')], Act::Drain, &[MACHINES], "drain", "drain", "Let the machine finish what it has and take nothing new").takes(Takes::Machine).changes(),
     row(&[Key::of('P')], Act::Rest, &[MACHINES], "rest", "pause", "Pause the machine: it takes nothing new").takes(Takes::Machine).changes(),
     row(&[Key::of('U')], Act::Resume, &[MACHINES], "resume", "resume", "Let the machine take actions again").takes(Takes::Machine).changes(),
     row(&[Key::of('S')], Act::Slots, &[MACHINES], "slots", "slots", "Change how many actions the machine runs at once").takes(Takes::Number).changes(),
+    row(&[Key::of('+'), Key::of('=')], Act::MoreSlots, &[MACHINES], "", "", "Let the machine run one action more at once").changes(),
+    row(&[Key::of('-')], Act::FewerSlots, &[MACHINES], "", "", "Let the machine run one action less at once").changes(),
 
     // Timeline.
     row(&[Key::of('+'), Key::of('=')], Act::ZoomIn, &[TIMELINE], "zoom-in", "zoom in", "Show less time, larger"),
     row(&[Key::of('-')], Act::ZoomOut, &[TIMELINE], "zoom-out", "zoom out", "Show more time"),
+    row(&[Key::of('<'), Key::of(',')], Act::PanEarlier, &[TIMELINE], "", "", "Show what was earlier"),
+    row(&[Key::of('>'), Key::of('.')], Act::PanLater, &[TIMELINE], "", "", "Show what was later"),
     row(&[Key::of('m')], Act::Lanes, &[TIMELINE], "lanes", "colour by", "Colour bars by sender, status or mnemonic"),
     row(&[Key::of('0'), named(KeyCode::End)], Act::Now, &[TIMELINE], "now", "", "Go back to now"),
     row(&[Key::of('e')], Act::Export, &[TIMELINE], "export", "export", "Write what is shown as a Chrome trace"),

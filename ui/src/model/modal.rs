@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use farmhand_proto::control::machine;
 
+use super::action::Subject;
 use crate::keymap::Place;
 use crate::options::FetchRequest;
 
@@ -120,6 +121,8 @@ pub(crate) enum Deed {
     Build(Option<Arc<str>>),
     /// Put text into the clipboard.
     Copy(String),
+    /// Put the command of an action into the clipboard, as a line for a shell.
+    CopyCommand(Subject),
 }
 
 // === impl Modal ===

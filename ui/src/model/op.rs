@@ -181,6 +181,15 @@ impl Phase {
             Self::Collecting => "collect",
         }
     }
+
+    /// In a few words.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Staging => "inputs are staged",
+            Self::Running => "command runs",
+            Self::Collecting => "outputs are collected",
+        }
+    }
 }
 
 // === impl Op ===

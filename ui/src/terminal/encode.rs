@@ -33,7 +33,7 @@ struct Look {
 
 /// The bytes that make `next` out of `shown`; `anew` wipes the screen first. Empty when nothing
 /// differs.
-pub(super) fn frame(shown: &Buffer, next: &Buffer, anew: bool) -> Vec<u8> {
+pub(crate) fn frame(shown: &Buffer, next: &Buffer, anew: bool) -> Vec<u8> {
     let cells = shown.diff(next);
     if cells.is_empty() && !anew {
         return Vec::new();

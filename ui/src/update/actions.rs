@@ -2,6 +2,7 @@
 
 use farmhand_proto::control;
 
+use super::on_action::{self, Target};
 use crate::keymap::Act;
 use crate::message::{Answer, Call, Slot, Todo};
 use crate::model::action::Subject;
@@ -53,7 +54,7 @@ pub(super) fn chose(model: &mut Model, todo: &mut Todo) {
 }
 
 /// A person did something.
-pub(super) fn act(model: &mut Model, act: Act, _argument: Option<&str>, todo: &mut Todo) -> bool {
+pub(super) fn act(model: &mut Model, act: Act, argument: Option<&str>, todo: &mut Todo) -> bool {
     match act {
         Act::NextTab => section(model, 1, todo),
         Act::PreviousTab => section(model, -1, todo),
@@ -63,7 +64,10 @@ pub(super) fn act(model: &mut Model, act: Act, _argument: Option<&str>, todo: &m
                 super::go(model, View::Action, todo);
             }
         }
-        _ => return false,
+        _ => {
+            let target = chosen(model).map(Target::from);
+            return on_action::act(model, target, act, argument, todo);
+        }
     }
     true
 }

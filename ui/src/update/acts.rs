@@ -42,7 +42,7 @@ pub(super) fn act(model: &mut Model, act: Act, argument: Option<&str>, todo: &mu
 }
 
 /// The list of the view that has the keys.
-pub(super) fn list_of(model: &Model) -> ListId {
+pub(crate) fn list_of(model: &Model) -> ListId {
     match model.view() {
         View::Overview => model.overview.pane.list(),
         View::Builds => ListId::Builds,

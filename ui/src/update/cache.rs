@@ -2,21 +2,42 @@
 
 use crate::keymap::Act;
 use crate::message::Todo;
-use crate::model::Model;
+use crate::model::cache::Part;
+use crate::model::{ListId, Model};
 
 /// The view comes to be shown.
-pub(super) fn enter(_model: &mut Model, _todo: &mut Todo) {}
+pub(super) fn enter(model: &mut Model, todo: &mut Todo) {
+    changed(model, todo);
+}
 
 /// The view ceases to be shown.
 pub(super) fn leave(_model: &mut Model, _todo: &mut Todo) {}
 
 /// The farm changed.
-pub(super) fn changed(_model: &mut Model, _todo: &mut Todo) {}
+pub(super) fn changed(model: &mut Model, _todo: &mut Todo) {
+    let farm = model.frozen.as_ref().map_or(&model.live, |frozen| &frozen.farm);
+    model.cache.refresh(farm, &mut model.lists[ListId::Cache]);
+}
 
 /// A person did something.
-pub(super) fn act(_model: &mut Model, _act: Act, _argument: Option<&str>, _todo: &mut Todo) -> bool {
-    false
+pub(super) fn act(model: &mut Model, act: Act, _argument: Option<&str>, todo: &mut Todo) -> bool {
+    match act {
+        Act::NextTab | Act::PreviousTab => show_part(model, model.cache.part.other(), todo),
+        _ => return false,
+    }
+    true
+}
+
+/// Shows rows of something else.
+fn show_part(model: &mut Model, part: Part, todo: &mut Todo) {
+    model.cache.part = part;
+    model.lists[ListId::Cache].selected = 0;
+    changed(model, todo);
 }
 
 /// A tab was pressed.
-pub(super) fn tab(_model: &mut Model, _tab: usize, _todo: &mut Todo) {}
+pub(super) fn tab(model: &mut Model, tab: usize, todo: &mut Todo) {
+    if let Some(part) = Part::ALL.get(tab) {
+        show_part(model, *part, todo);
+    }
+}

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use farmhand_proto::control;
 
 use crate::message::{Answer, Call, Command, Slot, Todo};
+use crate::model::action::Loaded;
 use crate::model::modal::{Confirm, Deed, Modal, Text};
 use crate::model::{ListId, Model};
 use crate::options::{Fetched, Outcome};
@@ -65,6 +66,10 @@ pub(crate) fn perform(model: &mut Model, deed: Deed, todo: &mut Todo) {
 /// The call of a deed that is one.
 fn call(deed: Deed) -> Option<Call> {
     let call = match deed {
+        Deed::CopyCommand(subject) => Call::Action(control::GetActionRequest {
+            digest: subject.key.to_string(),
+            instance_name: subject.instance.to_string(),
+        }),
         Deed::Kill(operation) => Call::Kill(control::KillActionRequest { operation: operation.to_string() }),
         Deed::Pin { digest, instance, unpin } => Call::Pin(control::PinActionRequest {
             digest: digest.to_string(),
@@ -82,7 +87,7 @@ fn call(deed: Deed) -> Option<Call> {
 }
 
 /// The node answered to a deed.
-pub(super) fn answer(model: &mut Model, answer: Answer, _todo: &mut Todo) {
+pub(super) fn answer(model: &mut Model, answer: Answer, todo: &mut Todo) {
     match answer {
         Answer::Killed(done) => {
             model.tell(format!("ended {}", format::plural(done.killed.into(), "operation")))
@@ -96,6 +101,10 @@ pub(super) fn answer(model: &mut Model, answer: Answer, _todo: &mut Todo) {
             model.tell(format!("{name} is {state}, {}", format::plural(machine.slots.into(), "slot")));
         }
         Answer::Rerun(run) => rerun(model, &run),
+        Answer::Action(action) => match Loaded::of(*action).shell_line() {
+            Some(line) => todo.push(Command::Copy(line)),
+            None => model.complain("its command is not stored any more"),
+        },
         Answer::Failed(failure) => model.complain(failure.text),
         _ => {}
     }

@@ -17,9 +17,15 @@ pub(super) fn begin(model: &mut Model, argument: Option<&str>, todo: &mut Todo) 
 
 /// The filter of the view, as it was typed.
 pub(crate) fn text(model: &Model) -> String {
+    if model.view() == View::Action {
+        return super::action::filter_text(model);
+    }
     let filter = match model.view() {
         View::Builds => model.builds.filter.as_ref(),
         View::Actions => model.actions.filter.as_ref(),
+        View::Machines => model.machines.filter.as_ref(),
+        View::Cache => model.cache.filter.as_ref(),
+        View::Logs => model.logs.filter.as_ref(),
         _ => None,
     };
     filter.map(|filter| filter.text().to_owned()).unwrap_or_default()
@@ -27,6 +33,9 @@ pub(crate) fn text(model: &Model) -> String {
 
 /// Filters the view by `text`.
 pub(super) fn set(model: &mut Model, text: &str, todo: &mut Todo) {
+    if model.view() == View::Action {
+        return super::action::set_filter(model, text);
+    }
     let filter = match Filter::parse(text) {
         Ok(filter) => filter,
         // A regular expression is no expression while it is typed.
@@ -35,6 +44,9 @@ pub(super) fn set(model: &mut Model, text: &str, todo: &mut Todo) {
     match model.view() {
         View::Builds => model.builds.filter = filter,
         View::Actions => model.actions.filter = filter,
+        View::Machines => model.machines.filter = filter,
+        View::Cache => model.cache.filter = filter,
+        View::Logs => super::logs::set_filter(model, filter),
         _ => {}
     }
     super::renewed(model, todo);

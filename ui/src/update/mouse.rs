@@ -17,7 +17,9 @@ pub(super) fn mouse(model: &mut Model, event: MouseEvent, todo: &mut Todo) {
     model.touched = model.now;
     let (x, y) = (event.column, event.row);
     let under = model.drawn.at(x, y);
-    if under == Some(Hit::Lanes) && model.modal.is_none() {
+    let is_held = model.timeline.held.is_some()
+        && matches!(event.kind, MouseEventKind::Drag(_) | MouseEventKind::Up(_));
+    if (under == Some(Hit::Lanes) || is_held) && model.modal.is_none() {
         return super::timeline::mouse(model, event, todo);
     }
     match event.kind {
@@ -86,6 +88,15 @@ fn tab_pressed(model: &mut Model, tab: usize, todo: &mut Todo) {
 fn wheel(model: &mut Model, x: u16, y: u16, rows: isize, todo: &mut Todo) {
     let Some(list) = model.drawn.list_at(x, y) else { return };
     if model.modal.is_some() && list != ListId::Modal {
+        return;
+    }
+    let is_text = match list {
+        ListId::Action => super::action::wheel(model, rows),
+        ListId::Logs => super::logs::wheel(model, rows),
+        _ => false,
+    };
+    todo.redraw = true;
+    if is_text {
         return;
     }
     model.lists[list].scroll(rows);

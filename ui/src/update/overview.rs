@@ -16,11 +16,16 @@ pub(super) fn leave(_model: &mut Model, _todo: &mut Todo) {}
 pub(super) fn changed(_model: &mut Model, _todo: &mut Todo) {}
 
 /// A person did something.
-pub(super) fn act(model: &mut Model, act: Act, _argument: Option<&str>, todo: &mut Todo) -> bool {
+pub(super) fn act(model: &mut Model, act: Act, argument: Option<&str>, todo: &mut Todo) -> bool {
     match act {
         Act::NextTab => model.overview.pane = model.overview.pane.step(1),
         Act::PreviousTab => model.overview.pane = model.overview.pane.step(-1),
         Act::Open => open(model, todo),
+        // What one looks for here is an action.
+        Act::Filter => {
+            super::go(model, View::Actions, todo);
+            super::act(model, act, argument, todo);
+        }
         _ => return false,
     }
     true

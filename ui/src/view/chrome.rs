@@ -4,12 +4,13 @@ use ratatui::layout::Rect;
 
 use farmhand_proto::control::warning::Level;
 
+use crate::advice::{self, Facts};
 use crate::canvas::{Canvas, Hit};
 use crate::keymap::{self, Act, Binding, Place};
 use crate::model::{Link, Model, SILENCE};
 use crate::options::View;
 use crate::theme::Role;
-use crate::{format, sanitize};
+use crate::{format, sanitize, update};
 
 /// Time without a key after which advice takes the line of hints.
 const CALM: std::time::Duration = std::time::Duration::from_secs(8);
@@ -66,7 +67,7 @@ fn numbers(model: &Model) -> Vec<Piece> {
             4,
         ),
         piece(
-            format!("{} of {}", format::bytes(storage.used_bytes), format::bytes(storage.budget_bytes)),
+            format::bytes_of(storage.used_bytes, storage.budget_bytes),
             if full { Role::Warn } else { Role::Header },
             2,
         ),
@@ -125,7 +126,7 @@ fn narrowed(model: &Model, canvas: &Canvas<'_>) -> String {
         let label = model.farm().builds.get(build).map_or_else(|| build.to_string(), |build| build.label());
         parts.push(format!("build {label}"));
     }
-    let filter = crate::update::filter_text(model);
+    let filter = update::filter_text(model);
     if !filter.is_empty() {
         parts.push(format!("/{filter}"));
     }
@@ -192,9 +193,12 @@ pub(super) fn hints(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
     }
 }
 
-/// The most urgent thing the node advises.
+/// The most urgent thing the node advises, else what can be seen from here.
 fn advice(model: &Model) -> Option<String> {
-    let warning = model.farm().warnings.iter().max_by_key(|warning| warning.level)?;
+    let Some(warning) = model.farm().warnings.iter().max_by_key(|warning| warning.level) else {
+        let lease = model.machines.lease().unwrap_or(advice::LEASE);
+        return advice::best(Facts { farm: model.farm(), now: model.node_now(), lease });
+    };
     Some(match warning.remedy.as_str() {
         "" => warning.text.clone(),
         remedy => format!("{}: {remedy}", warning.text),
@@ -219,9 +223,14 @@ fn keys(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
 
 /// What to hint at here, the innermost place first; what leads on everywhere comes last.
 fn hinted(model: &Model) -> Vec<&'static Binding> {
+    let sortable = model.lists[update::list_of(model)].columns > 0;
     let allowed = |binding: &&Binding| {
-        let fetch = binding.act != Act::Fetch || model.rights.can_fetch;
-        !binding.hint.is_empty() && fetch && !(binding.changes && model.rights.read_only)
+        let possible = match binding.act {
+            Act::Fetch => model.rights.can_fetch,
+            Act::SortNext => sortable,
+            _ => true,
+        };
+        !binding.hint.is_empty() && possible && !(binding.changes && model.rights.read_only)
     };
     let places = match &model.modal {
         Some(modal) => vec![modal.place()],

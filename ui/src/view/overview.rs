@@ -7,6 +7,7 @@ use ratatui::layout::Rect;
 
 use crate::canvas::{Canvas, Hit};
 use crate::model::Model;
+use crate::model::farm::BuildRow;
 use crate::model::overview::Pane;
 use crate::theme::Role;
 
@@ -23,16 +24,34 @@ struct Plan {
     events: Rect,
 }
 
+/// Lines of what runs and waits in a text that is printed.
+const PRINTED: usize = 20;
+
 /// Paints it.
 pub(super) fn draw(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
-    let farm = model.farm();
-    let builds = farm.builds.active(model.node_now());
-    let plan = Plan::of(area, farm.machines.len(), builds.len());
+    let builds = model.farm().builds.active(model.node_now());
+    let plan = Plan::of(area, model.farm().machines.len(), builds.len());
+    paint(model, canvas, plan, &builds);
+}
+
+/// Paints what is printed: no choice, no events, and all machines and builds.
+pub(super) fn draw_text(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
+    let builds = model.farm().builds.active(model.node_now());
+    paint(model, canvas, Plan::of_text(model, area), &builds);
+}
+
+/// Lines of that.
+pub(super) fn height_of_text(model: &Model, width: u16) -> u16 {
+    let plan = Plan::of_text(model, Rect::new(0, 0, width, u16::MAX / 2));
+    plan.builds.bottom().max(plan.queue.bottom())
+}
+
+fn paint(model: &Model, canvas: &mut Canvas<'_>, plan: Plan, builds: &[&BuildRow]) {
     boxed(model, canvas, plan.machines, Some(Pane::Machines), "Machines", boxes::machines);
-    boxed(model, canvas, plan.graphs, None, &boxes::graph_title(model), boxes::graphs);
+    boxed(model, canvas, plan.graphs, None, &boxes::graph_title(model, plan.graphs.width), boxes::graphs);
     let title = format!("Builds {}", builds.len());
     boxed(model, canvas, plan.builds, Some(Pane::Builds), &title, |model, canvas, area| {
-        boxes::builds(model, canvas, area, &builds);
+        boxes::builds(model, canvas, area, builds);
     });
     boxed(model, canvas, plan.queue, Some(Pane::Queue), &boxes::queue_title(model), boxes::queue);
     boxed(model, canvas, plan.events, Some(Pane::Events), "Events", boxes::events);
@@ -45,12 +64,19 @@ impl Plan {
     fn of(area: Rect, machines: usize, builds: usize) -> Self {
         let lines = |count: usize| u16::try_from(count).unwrap_or(u16::MAX).saturating_add(1);
         let height = area.height;
-        let top = lines(machines).clamp(5, (height * 2 / 5).max(5)).min(height);
+        // Graphs want some height, and machines are never so many that nothing else is seen.
+        let top = lines(machines).clamp((height / 3).max(5), (height * 2 / 5).max(5)).min(height);
         if area.width < WIDE {
-            return Self::narrow(area, lines(machines), lines(builds));
+            let share = (height / 3).max(3);
+            return Self::stacked(area, lines(machines).min(share), lines(builds).min(share));
         }
         let rest = height - top;
-        let middle = lines(builds).max(rest * 3 / 5).min(rest.saturating_sub(3)).max(rest.min(3));
+        let middle = lines(builds).max(rest * 2 / 3).min(rest.saturating_sub(3)).max(rest.min(3));
+        Self::beside(area, top, middle, rest - middle)
+    }
+
+    /// Two columns of two boxes, and one below them, of these heights.
+    fn beside(area: Rect, top: u16, middle: u16, bottom: u16) -> Self {
         let left = area.width * 11 / 20;
         let row = |y: u16, height: u16| {
             let both = Rect { y: area.y + y, height, ..area };
@@ -59,12 +85,28 @@ impl Plan {
         };
         let (machines, graphs) = row(0, top);
         let (builds, queue) = row(top, middle);
-        let events = Rect { y: area.y + top + middle, height: rest - middle, ..area };
+        let events = Rect { y: area.y + top + middle, height: bottom, ..area };
         Self { machines, graphs, builds, queue, events }
     }
 
+    /// Boxes as high as what they hold.
+    fn of_text(model: &Model, area: Rect) -> Self {
+        let lines = |count: usize| u16::try_from(count).unwrap_or(u16::MAX / 8).saturating_add(1);
+        let farm = model.farm();
+        let (queued, running, _) = farm.ops.counts();
+        let builds = farm.builds.active(model.node_now()).len().max(1);
+        let machines = lines(farm.machines.len());
+        let queue = lines((queued + running).clamp(1, PRINTED));
+        if area.width < WIDE {
+            let height = machines + lines(builds) + queue;
+            return Self::stacked(Rect { height, ..area }, machines, lines(builds));
+        }
+        let (top, middle) = (machines.max(6), lines(builds).max(queue));
+        Self::beside(area, top, middle, 0)
+    }
+
     /// One below the other, as far as there is room.
-    fn narrow(area: Rect, machines: u16, builds: u16) -> Self {
+    fn stacked(area: Rect, machines: u16, builds: u16) -> Self {
         let mut y = area.y;
         let mut take = |wanted: u16| {
             let height = wanted.min(area.bottom().saturating_sub(y));
@@ -72,8 +114,7 @@ impl Plan {
             y += height;
             place
         };
-        let share = (area.height / 3).max(3);
-        let (machines, builds) = (take(machines.min(share)), take(builds.min(share)));
+        let (machines, builds) = (take(machines), take(builds));
         let queue = take(area.height.saturating_sub(machines.height + builds.height));
         Self { machines, builds, queue, ..Self::default() }
     }

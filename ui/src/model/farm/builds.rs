@@ -82,12 +82,17 @@ impl BuildRow {
     /// Whether it has work in the farm, or had a moment ago.
     pub(crate) fn is_active(&self, now: Option<Stamp>) -> bool {
         let heard = self.last_seen().zip(now).is_some_and(|(seen, now)| now.since(seen) < QUIET);
-        self.wire.queued + self.wire.running > 0 || heard
+        self.work() > 0 || heard
+    }
+
+    /// Actions of it that wait or run.
+    pub(crate) fn work(&self) -> u64 {
+        self.wire.queued.saturating_add(self.wire.running)
     }
 
     /// Actions it has had answers for: run, or out of the cache.
     pub(crate) fn done(&self) -> u64 {
-        self.wire.executed + self.wire.hits
+        self.wire.executed.saturating_add(self.wire.hits)
     }
 
     /// Actions run a second, of late; `None` when too little is known.
@@ -101,7 +106,7 @@ impl BuildRow {
 
     /// When all it has in the farm now will likely have run.
     pub(crate) fn remaining(&self, now: Option<Stamp>) -> Option<Duration> {
-        let waiting = self.wire.queued + self.wire.running;
+        let waiting = self.work();
         let speed = self.speed(now).filter(|speed| *speed > 0.0)?;
         let seconds = waiting as f64 / speed;
         (waiting > 0 && seconds < 1e7).then(|| Duration::from_secs_f64(seconds))
@@ -169,6 +174,7 @@ impl BuildTable {
 
     /// An operation names a build: it gets a row, so that it has a colour from the start.
     pub(super) fn mention(&mut self, invocation: &Arc<str>, senders: &mut Senders, op: Option<&Op>) {
+        self.doubtful.remove(invocation);
         if invocation.is_empty() || self.rows.contains_key(invocation) {
             return;
         }

@@ -200,9 +200,20 @@ fn operation(model: &Model, canvas: &mut Canvas<'_>, line: Rect, op: &Op) {
     canvas.text_right(line, &time, Role::Dim);
 }
 
-/// Throughput now.
-pub(super) fn graph_title(model: &Model) -> String {
-    format!("Actions {:.1}/s", model.farm().rate(5))
+/// Throughput now, and the most of all that is drawn.
+pub(super) fn graph_title(model: &Model, width: u16) -> String {
+    let most = most(&rates(model), width);
+    format!("Actions {:.1}/s, top of graph {most:.0}/s", model.farm().rate(5))
+}
+
+/// Actions answered in each second.
+fn rates(model: &Model) -> Vec<Option<f64>> {
+    let samples = model.farm().samples.iter();
+    samples.map(|sample| Some(f64::from(sample.executed) + f64::from(sample.hits))).collect()
+}
+
+fn most(rates: &[Option<f64>], width: u16) -> f64 {
+    rates.iter().rev().take(usize::from(width) * 2).flatten().fold(1.0, |most, rate| rate.max(most))
 }
 
 /// Actions a second above, the hit rate below.
@@ -211,12 +222,8 @@ pub(super) fn graphs(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
     let upper = Rect { height: area.height.saturating_sub(1).div_ceil(2), ..area };
     let title = Rect { y: upper.bottom(), height: area.height.saturating_sub(upper.height).min(1), ..area };
     let lower = Rect { y: title.bottom(), height: area.bottom().saturating_sub(title.bottom()), ..area };
-    let rates: Vec<_> =
-        samples.iter().map(|sample| Some(f64::from(sample.executed) + f64::from(sample.hits))).collect();
-    let shown = usize::from(area.width) * 2;
-    let most = rates.iter().rev().take(shown).flatten().fold(1.0_f64, |most, rate| most.max(*rate));
-    graph::draw(canvas, upper, &rates, most, Role::Graph);
-    canvas.text_right(Rect { height: 1, ..upper }, &format!("{most:.0}/s"), Role::Dim);
+    let throughput = rates(model);
+    graph::draw(canvas, upper, &throughput, most(&throughput, area.width), Role::Graph);
     if title.is_empty() {
         return;
     }
