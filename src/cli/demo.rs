@@ -15,7 +15,7 @@ use super::output::{Paint, print};
 use super::private_node::{NodeLog, PrivateNode};
 use super::remote::{self, Client};
 use super::signals::Signals;
-use super::top::{self, LookArgs};
+use super::top::{self, LookArgs, Screen};
 use crate::tasks::{self, Tasks};
 
 mod build;
@@ -39,11 +39,14 @@ const SEARCH_PATH: &str = "/usr/bin:/bin:/usr/local/bin";
 /// Actions in flight for each slot: enough that some wait.
 const JOBS_PER_SLOT: usize = 4;
 
-/// How long a person may look at a build before the next begins.
-const PAUSE: Duration = Duration::from_secs(3);
-
-/// Builds without a dashboard: cold, again, and with a change.
+/// The first builds: cold, again, and with a change.
 const BUILDS: usize = 3;
+
+/// How long one may look at a build before the next begins.
+const PAUSE: Duration = Duration::from_secs(4);
+
+/// The same for the second sender, which comes more rarely.
+const RARE: Duration = Duration::from_secs(25);
 
 /// Show a node at work
 ///
@@ -58,16 +61,24 @@ pub(super) struct DemoArgs {
     /// Print a table in place of the dashboard: three builds, and what the cache saved
     #[arg(long)]
     no_dashboard: bool,
+    /// Sort lists of words even if there is a C compiler
+    #[arg(long)]
+    words: bool,
     #[command(flatten)]
     look: LookArgs,
 }
 
-/// What builds, what it builds, and what came of it.
-struct Session {
+/// Something to build, for a task.
+type BoxedProject = Box<dyn Project + Send>;
+
+/// One sender: what builds, what it builds, and what came of it.
+struct Sender {
     builder: Builder,
-    project: Box<dyn Project + Send>,
+    project: BoxedProject,
     report: Arc<Report>,
     progress: Progress,
+    /// Builds so far.
+    built: usize,
 }
 
 /// Runs the demo until its end, or until the person leaves.
@@ -77,35 +88,82 @@ pub(super) fn run(args: DemoArgs) -> Result<(), CliError> {
 }
 
 async fn demonstrate(args: DemoArgs) -> Result<(), CliError> {
-    let screen = if args.no_dashboard { Err("--no-dashboard was given") } else { top::has_screen() };
+    let has_screen = !args.no_dashboard && Screen::detect() == Screen::Fit;
     let mut signals = Signals::of_terminal().explain("cannot wait for signals")?;
     let node = PrivateNode::start("demo", NodeLog::File, &["--name", "demo"])?;
-    let project = project(&node);
-    eprintln!("building {}", project.describe());
-    let channel = remote::connect(node.address()).await.explain("cannot reach the node of the demo")?;
     let report = Arc::new(Report::default());
-    let session = Session {
-        builder: Builder::new(Client::new(channel, ""), JOBS_PER_SLOT * cores()),
-        project,
-        report: Arc::clone(&report),
-        progress: if screen.is_ok() { Progress::hidden() } else { Progress::shown() },
-    };
-    let outcome = match screen {
-        Ok(()) => watched(session, &node, &args.look).await,
-        Err(_) => tokio::select! {
-            outcome = session.build(BUILDS, Duration::ZERO) => outcome,
+    let progress = if has_screen { Progress::hidden() } else { Progress::shown() };
+    let (mut first, second) = senders(&node, args.words, &report, progress).await?;
+    let outcome = if has_screen {
+        watched(first, second, &node, &args.look).await
+    } else {
+        tokio::select! {
+            outcome = first.build(BUILDS, Duration::ZERO) => outcome,
             () = signals.next() => Err(CliError::new("interrupted")),
-        },
+        }
     };
     drop(node);
     print(&report.table(Paint::stdout()))?;
     outcome
 }
 
+/// Who builds on the node: a person, and where there is a compiler somebody else beside him.
+async fn senders(
+    node: &PrivateNode,
+    words: bool,
+    report: &Arc<Report>,
+    progress: Progress,
+) -> Result<(Sender, Option<Sender>), CliError> {
+    let channel = remote::connect(node.address()).await.explain("cannot reach the node of the demo")?;
+    let sender = |tool, project: BoxedProject, progress| Sender {
+        builder: Builder::new(Client::new(channel.clone(), ""), tool, JOBS_PER_SLOT * cores()),
+        project,
+        report: Arc::clone(report),
+        progress,
+        built: 0,
+    };
+    let (first, second) = projects(node, words);
+    eprintln!("building {}", first.describe());
+    let first = sender("farmhand-demo", first, progress);
+    let second = second.map(|project| sender("farmhand-demo-nightly", project, Progress::hidden()));
+    Ok((first, second))
+}
+
+/// What the two of them build; the second only where there is a compiler.
+fn projects(node: &PrivateNode, words: bool) -> (BoxedProject, Option<BoxedProject>) {
+    if words {
+        return (Box::new(Words::default()), None);
+    }
+    match Compiler::find(node.directory()) {
+        Ok(compiler) => {
+            let second = Program::new(compiler.clone(), "-O1");
+            (Box::new(Program::new(compiler, "-O2")), Some(Box::new(second)))
+        }
+        Err(why) => {
+            eprintln!("{why}; words are sorted in place of compiling");
+            (Box::new(Words::default()), None)
+        }
+    }
+}
+
 /// Builds again and again while the dashboard is open. A build that fails ends the building, not the
 /// dashboard.
-async fn watched(session: Session, node: &PrivateNode, look: &LookArgs) -> Result<(), CliError> {
-    let building = Tasks::default().spawn("demo", session.build(usize::MAX, PAUSE));
+async fn watched(
+    mut first: Sender,
+    second: Option<Sender>,
+    node: &PrivateNode,
+    look: &LookArgs,
+) -> Result<(), CliError> {
+    let building = Tasks::default().spawn("demo", async move {
+        first.build(BUILDS, PAUSE).await?;
+        let beside = async {
+            match second {
+                Some(mut second) => second.build(usize::MAX, RARE).await,
+                None => Ok(()),
+            }
+        };
+        tokio::try_join!(first.build(usize::MAX, PAUSE), beside).map(drop)
+    });
     let shown = top::show(top::options(node.control_socket(), look)).await;
     building.abort();
     match building.await {
@@ -115,28 +173,17 @@ async fn watched(session: Session, node: &PrivateNode, look: &LookArgs) -> Resul
     }
 }
 
-/// What can be built on this machine.
-fn project(node: &PrivateNode) -> Box<dyn Project + Send> {
-    match Compiler::find(node.directory()) {
-        Ok(compiler) => Box::new(Program::new(compiler)),
-        Err(why) => {
-            eprintln!("{why}; sorting words instead of compiling (on Debian: apt install gcc libc6-dev)");
-            Box::new(Words::default())
-        }
-    }
-}
-
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
 }
 
-// === impl Session ===
+// === impl Sender ===
 
-impl Session {
-    /// Builds so many times, with a pause between: cold, unchanged, then with one change after the other.
-    async fn build(mut self, times: usize, pause: Duration) -> Result<(), CliError> {
-        for number in 0..times {
-            let what = match number {
+impl Sender {
+    /// Builds so many times, with a pause after each: cold, unchanged, then with one change after the other.
+    async fn build(&mut self, times: usize, pause: Duration) -> Result<(), CliError> {
+        for _ in 0..times {
+            let what = match self.built {
                 0 => "cold".to_owned(),
                 1 => "again, nothing changed".to_owned(),
                 _ => self.project.change(),
@@ -147,6 +194,7 @@ impl Session {
             let summary = self.builder.build(&job, &tell).await?;
             self.progress.end(&what, &summary);
             self.report.add(what, summary);
+            self.built += 1;
             tokio::time::sleep(pause).await;
         }
         Ok(())

@@ -15,7 +15,9 @@ use super::scratch::Scratch;
 
 /// The running node. Dropping it ends it and removes what it wrote.
 ///
-/// It is in a process group of its own: Ctrl-C reaches the command, and the command ends the node.
+/// It is in a process group of its own: Ctrl-C reaches the command, and the command ends the node. A command
+/// that is killed takes the node with it; only its files stay then. It must be started by a thread that lives
+/// as long as the command.
 pub(super) struct PrivateNode {
     child: Child,
     address: String,
@@ -105,6 +107,7 @@ fn serve(directory: &Path) -> Result<Command, CliError> {
     }
     command
         .args(["serve", "--listen", "127.0.0.1:0", "--no-discovery"])
+        .args(["--end-with", &std::process::id().to_string()])
         .args([OsStr::new("--config"), config.as_os_str()])
         .args([OsStr::new("--data-dir"), directory.join("data").as_os_str()])
         .args([OsStr::new("--runtime-dir"), directory.join("run").as_os_str()])

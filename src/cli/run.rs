@@ -5,7 +5,6 @@
 //! taken.
 
 use std::convert::Infallible;
-use std::io::{self, IsTerminal};
 use std::os::unix::net::UnixStream;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use indicatif::ProgressDrawTarget;
 use super::error::{CliError, Explain};
 use super::serve::{self, LAST_THREADS, Rebuild, ServeArgs, explain_start};
 use super::signals::Signals;
-use super::top::{self, LookArgs};
+use super::top::{self, LookArgs, Screen};
 use crate::config::Config;
 use crate::node::Node;
 use crate::tasks::{self, Heartbeat};
@@ -37,11 +36,13 @@ const LONG: Duration = Duration::from_secs(1);
 /// Shows the dashboard, or serves.
 pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
     let config = args.config()?;
-    if let Err(why) = top::has_screen() {
-        if io::stdin().is_terminal() {
-            eprintln!("no dashboard, as {why}; serving without it");
+    match Screen::detect() {
+        Screen::Fit => {}
+        Screen::Dumb => {
+            eprintln!("this terminal cannot show the dashboard (TERM); serving without it");
+            return serve::serve_with(config);
         }
-        return serve::serve_with(config);
+        Screen::None => return serve::serve_with(config),
     }
     let look = LookArgs::from_variables().map_err(|error| CliError::new(error.to_string()))?;
     let socket = config.runtime_dir.join("control.sock");

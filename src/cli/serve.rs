@@ -40,6 +40,9 @@ pub(super) struct ServeArgs {
     /// Configuration file; ~/.config/farmhand/farmhand.toml if not set and there
     #[arg(long, env = "FARMHAND_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Process that started this one, which ends when that does
+    #[arg(long, env = "FARMHAND_END_WITH", value_name = "PID", hide = true)]
+    end_with: Option<i32>,
     #[command(flatten)]
     settings: RawConfig,
 }
@@ -55,8 +58,20 @@ impl ServeArgs {
 
 /// Serves until a signal comes.
 pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
-    let config = args.config()?;
-    serve_with(config)
+    if let Some(parent) = args.end_with {
+        end_with(parent)?;
+    }
+    serve_with(args.config()?)
+}
+
+/// Asks the kernel for a SIGTERM at the end of the process that started this one, however it ends.
+fn end_with(parent: i32) -> Result<(), CliError> {
+    let set = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
+    set.explain("cannot end with another process")?;
+    match rustix::process::getppid() {
+        Some(found) if found.as_raw_pid() == parent => Ok(()),
+        _ => Err(CliError::new("the process that started this one is gone")),
+    }
 }
 
 /// Serves with these settings until a signal comes.

@@ -44,9 +44,26 @@ pub(super) struct TopArgs {
     #[arg(value_parser = parse_view)]
     view: View,
     #[command(flatten)]
+    picture: PictureArgs,
+    #[command(flatten)]
     look: LookArgs,
     #[command(flatten)]
     target: TargetArgs,
+}
+
+/// For the pages that show the dashboard; hidden, as nobody else needs it
+#[derive(Debug, clap::Args)]
+struct PictureArgs {
+    /// Print the view as an SVG picture and exit
+    #[arg(long, hide = true, conflicts_with_all = ["once", "json"])]
+    svg: bool,
+    /// Columns and rows of the picture
+    #[arg(long, hide = true, value_name = "COLUMNSxROWS", default_value = "120x36")]
+    #[arg(value_parser = parse_size)]
+    size: (u16, u16),
+    /// Commands to type after `:` first
+    #[arg(long = "type", hide = true, value_name = "COMMAND")]
+    typed: Vec<String>,
 }
 
 /// How the dashboard looks
@@ -68,6 +85,11 @@ pub(super) async fn run(args: TopArgs) -> Result<(), CliError> {
     // A node that was never there is an error; one that goes away later is shown as stale.
     target::connect(&socket).await?;
     let options = Options { read_only: args.read_only, view: args.view, ..options(socket, &args.look) };
+    if args.picture.svg {
+        let PictureArgs { size: (columns, rows), typed, .. } = args.picture;
+        let typed: Vec<&str> = typed.iter().map(String::as_str).collect();
+        return print(&farmhand_ui::once_svg(&options, args.view, columns, rows, &typed).await?);
+    }
     if args.json {
         print_json(&farmhand_ui::json(&options).await?)
     } else if args.once {
@@ -89,19 +111,15 @@ pub(super) fn options(socket: PathBuf, look: &LookArgs) -> Options {
     }
 }
 
-/// Whether there is a terminal to show a dashboard on.
-///
-/// # Errors
-///
-/// Why there is none, in a few words.
-pub(super) fn has_screen() -> Result<(), &'static str> {
-    if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
-        return Err("there is no terminal");
-    }
-    match std::env::var("TERM") {
-        Ok(term) if !term.is_empty() && term != "dumb" => Ok(()),
-        _ => Err("this terminal has no cursor (TERM)"),
-    }
+/// What there is to show a dashboard on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Screen {
+    /// A terminal that can show it.
+    Fit,
+    /// A terminal without a cursor.
+    Dumb,
+    /// No terminal: a file or a pipe.
+    None,
 }
 
 /// Shows a dashboard until the person leaves.
@@ -138,6 +156,29 @@ fn parse_view(name: &str) -> Result<View, String> {
     View::by_name(name).ok_or_else(|| format!("the views are {}", names()))
 }
 
+fn parse_size(text: &str) -> Result<(u16, u16), String> {
+    let sides = text.split_once('x').and_then(|(columns, rows)| {
+        let sides = (columns.parse().ok()?, rows.parse().ok()?);
+        (sides.0 > 0 && sides.1 > 0).then_some(sides)
+    });
+    sides.ok_or_else(|| "not a size such as 120x36".to_owned())
+}
+
+// === impl Screen ===
+
+impl Screen {
+    /// That of this process.
+    pub(super) fn detect() -> Self {
+        if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+            return Self::None;
+        }
+        match std::env::var("TERM") {
+            Ok(term) if !term.is_empty() && term != "dumb" => Self::Fit,
+            _ => Self::Dumb,
+        }
+    }
+}
+
 // === impl LookArgs ===
 
 impl LookArgs {
@@ -167,6 +208,12 @@ impl From<UiError> for CliError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_of_pictures() {
+        assert_eq!(parse_size("120x36"), Ok((120, 36)));
+        assert!(["", "x", "120", "0x1", "1x70000"].iter().all(|text| parse_size(text).is_err()));
+    }
 
     #[test]
     fn views_have_names() {

@@ -14,6 +14,7 @@ mod capabilities;
 mod cas;
 mod cli;
 mod compression;
+mod dashboard;
 mod digests;
 mod errors;
 mod execution;

@@ -19,15 +19,14 @@ use super::job::{Job, Step};
 use super::roots::{self, File};
 use crate::digest::{Digest, DigestFunction};
 
-/// Name of the build tool, as the server is told.
-pub(super) const TOOL: &str = "farmhand-demo";
-
 /// Bytes of the output of a step that are looked at.
 const MOST_OUTPUT: u64 = 1 << 20;
 
 /// A build tool with a server.
 pub(super) struct Builder {
     client: Client,
+    /// Its name, as the server is told.
+    tool: &'static str,
     /// Actions in flight at most.
     jobs: usize,
     /// Ties the builds of this run together.
@@ -49,9 +48,8 @@ pub(super) struct Summary {
 
 /// One build that goes on.
 struct Build<'a> {
-    client: &'a Client,
+    builder: &'a Builder,
     job: &'a Job,
-    session: &'a str,
     invocation: String,
 }
 
@@ -65,8 +63,8 @@ struct Done {
 // === impl Builder ===
 
 impl Builder {
-    pub(super) fn new(client: Client, jobs: usize) -> Self {
-        Self { client, jobs, session: uuid::Uuid::new_v4().to_string() }
+    pub(super) fn new(client: Client, tool: &'static str, jobs: usize) -> Self {
+        Self { client, tool, jobs, session: uuid::Uuid::new_v4().to_string() }
     }
 
     /// Runs a job to its end. `tell` hears of each step that ended, and how many have.
@@ -80,7 +78,7 @@ impl Builder {
         tell: &(dyn Fn(&Step, usize) + Sync),
     ) -> Result<Summary, CliError> {
         let invocation = uuid::Uuid::new_v4().to_string();
-        let build = Build { client: &self.client, job, session: &self.session, invocation };
+        let build = Build { builder: self, job, invocation };
         let begin = Instant::now();
         let mut summary = Summary::default();
         let mut files: HashMap<String, File> = HashMap::new();
@@ -151,7 +149,7 @@ impl<'a> Build<'a> {
         });
         let digest = action.digest;
         blobs.extend([command, action]);
-        let client = self.client.on_behalf_of(&self.metadata(step, &digest));
+        let client = self.builder.client.on_behalf_of(&self.metadata(step, &digest));
         if let Some(result) = client.cached_result(&digest).await? {
             return self.finish(&client, step, result, true).await;
         }
@@ -204,12 +202,12 @@ impl<'a> Build<'a> {
     fn metadata(&self, step: &Step, action: &Digest) -> reapi::RequestMetadata {
         reapi::RequestMetadata {
             tool_details: Some(reapi::ToolDetails {
-                tool_name: TOOL.to_owned(),
+                tool_name: self.builder.tool.to_owned(),
                 tool_version: env!("CARGO_PKG_VERSION").to_owned(),
             }),
             action_id: action.hash_hex(),
             tool_invocation_id: self.invocation.clone(),
-            correlated_invocations_id: self.session.to_owned(),
+            correlated_invocations_id: self.builder.session.clone(),
             action_mnemonic: step.mnemonic.to_owned(),
             target_id: step.target.clone(),
             ..Default::default()

@@ -17,7 +17,7 @@ use kernels::{KERNELS, mix};
 const PARTS: usize = 10;
 
 /// Rounds of a module in its test.
-const ROUNDS: usize = 60;
+const ROUNDS: usize = 200;
 
 /// Headers that everybody includes.
 const COMMON: [(&str, &str); 2] = [
@@ -69,6 +69,8 @@ enum Change {
 /// The program as it stands.
 pub(super) struct Program {
     compiler: Compiler,
+    /// How much all modules are optimised, but for some.
+    level: &'static str,
     /// How often each file was changed, by its path.
     revisions: BTreeMap<String, u32>,
     /// Modules that are optimised more than the others.
@@ -113,9 +115,16 @@ impl Project for Program {
 // === impl Program ===
 
 impl Program {
-    /// As it is before the first change.
-    pub(super) fn new(compiler: Compiler) -> Self {
-        Self { compiler, revisions: BTreeMap::new(), optimised: BTreeSet::new(), typo: None, changes: 0 }
+    /// As it is before the first change, optimised so much.
+    pub(super) fn new(compiler: Compiler, level: &'static str) -> Self {
+        Self {
+            compiler,
+            level,
+            revisions: BTreeMap::new(),
+            optimised: BTreeSet::new(),
+            typo: None,
+            changes: 0,
+        }
     }
 
     fn apply(&mut self, change: Change) -> String {
@@ -126,7 +135,7 @@ impl Program {
             Change::Flags(module) if self.optimised.insert(module) => format!("{module} compiled with -O3"),
             Change::Flags(module) => {
                 self.optimised.remove(module);
-                format!("{module} compiled with -O2 again")
+                format!("{module} compiled with {} again", self.level)
             }
             Change::Typo(module, part) => {
                 let path = source_path(module, &part_name(module, part));
@@ -263,7 +272,7 @@ impl Program {
     fn add_compilation(&self, job: &mut Job, module: &'static str, name: &str) -> String {
         let source = source_path(module, name);
         let object = format!("out/{module}/{name}.o");
-        let level = if self.optimised.contains(module) { "-O3" } else { "-O2" };
+        let level = if self.optimised.contains(module) { "-O3" } else { self.level };
         let arguments = [&self.compiler.cc, level, "-Wall", "-I.", "-c", &source, "-o", &object];
         job.steps.push(Step {
             target: format!("//demo/{module}:{name}"),
@@ -306,7 +315,8 @@ impl Program {
             ));
         }
         let total = values.into_iter().fold(0, mix);
-        job.steps.push(test(&program, "//demo:harvest_test", vec![program.clone()], total));
+        let arguments = vec![program.clone(), "all".to_owned(), ROUNDS.to_string()];
+        job.steps.push(test(&program, "//demo:harvest_test", arguments, total));
     }
 }
 
@@ -380,7 +390,7 @@ mod tests {
     use super::*;
 
     fn program() -> Program {
-        Program::new(Compiler { cc: "cc".into(), ar: "ar".into() })
+        Program::new(Compiler { cc: "cc".into(), ar: "ar".into() }, "-O2")
     }
 
     /// The steps whose sources differ between two jobs, by target.

@@ -30,8 +30,7 @@ class Terminal:
         self._raw = logs / "terminal.raw"
         self._raw.touch()
         variables = {"HOME": str(scratch), "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
-                     "LANG": "C.UTF-8", "PS1": f"{PROMPT} ", "RUST_BACKTRACE": "1",
-                     **(environment or {})}
+                     "LANG": "C.UTF-8", "PS1": f"{PROMPT} ", **(environment or {})}
         shell = ["env", "-i", *(f"{name}={value}" for name, value in variables.items()),
                  'TERM="$TERM"', "bash", "--norc", "--noprofile"]
         line = " ".join(word if word.startswith("TERM=") else shlex.quote(word) for word in shell)
@@ -90,7 +89,7 @@ class Terminal:
 
     def job(self) -> int:
         """The process id of what the shell started, in the foreground or stopped."""
-        shell = int(self._tmux("display-message", "-p", "#{pane_pid}"))
+        shell = self._shell()
         children = Path(f"/proc/{shell}/task/{shell}/children").read_text().split()
         assert len(children) == 1, f"the shell has the children {children}"
         return int(children[0])
@@ -103,7 +102,16 @@ class Terminal:
         """Ends the server and all in it."""
         with open(self._log, "a") as log:
             log.write(f"the last screen:\n{self.screen()}\n")
+        shell = self._shell()
         self._tmux("kill-server")
+        try:
+            processes.wait_until(lambda: not processes.session_members(shell), seconds=SECONDS,
+                                 what="what ran in the terminal ends with it")
+        finally:
+            processes.kill(processes.session_members(shell))
+
+    def _shell(self) -> int:
+        return int(self._tmux("display-message", "-p", "#{pane_pid}"))
 
     def _said(self, command: str) -> str:
         """What a command prints, typed into the shell."""
