@@ -344,3 +344,10 @@ async fn an_observer_is_told_of_every_step() {
     farm.scheduler.execute(skipping).await.unwrap().done().await;
     assert_eq!(witness.take()[0], "came Queued out");
 }
+
+#[tokio::test(start_paused = true)]
+async fn steps_that_come_with_the_end_are_not_lost() {
+    let (farm, _worker) = Farm::with_worker(1);
+    let timeline = run(&farm, farm.action(&["quick"])).await.timeline;
+    assert!(timeline.running_at.is_some() && timeline.collecting_at.is_some(), "{timeline:?}");
+}
