@@ -211,20 +211,25 @@ async fn execute(
 ) {
     let (progress, mut steps) = mpsc::unbounded_channel();
     let mut execution = worker.execute(lease, progress, cancel);
+    let tell = |progress| match progress {
+        Progress::Staging => {}
+        Progress::Running { stdout, stderr } => {
+            shared.logs.started(attempt, stdout, stderr);
+            report.send(Event::Progress(attempt, Step::Running));
+        }
+        Progress::Collecting => report.send(Event::Progress(attempt, Step::Collecting)),
+    };
     let outcome = loop {
         tokio::select! {
             biased;
-            Some(progress) = steps.recv() => match progress {
-                Progress::Staging => {}
-                Progress::Running { stdout, stderr } => {
-                    shared.logs.started(attempt, stdout, stderr);
-                    report.send(Event::Progress(attempt, Step::Running));
-                }
-                Progress::Collecting => report.send(Event::Progress(attempt, Step::Collecting)),
-            },
+            Some(progress) = steps.recv() => tell(progress),
             outcome = &mut execution => break outcome,
         }
     };
+    // The last steps may have come together with the end.
+    while let Ok(progress) = steps.try_recv() {
+        tell(progress);
+    }
     report.finish(match outcome {
         Ok(response) => Event::Ended(attempt, Arc::new(response)),
         Err(lost) => Event::Lost(attempt, lost.reason),

@@ -19,7 +19,7 @@ const VALUES: [u8; 256] = {
 pub(super) fn decode(text: &[u8]) -> Option<Vec<u8>> {
     let padding = text.iter().rev().take(2).take_while(|byte| **byte == b'=').count();
     let letters = &text[..text.len() - padding];
-    if letters.len() % 4 == 1 || (padding > 0 && text.len() % 4 != 0) {
+    if letters.len() % 4 == 1 || (padding > 0 && !text.len().is_multiple_of(4)) {
         return None;
     }
     let mut bytes = Vec::with_capacity(letters.len() / 4 * 3 + 2);
