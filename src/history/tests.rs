@@ -74,7 +74,10 @@ async fn numbers_go_on_where_they_were() {
 }
 
 /// What may happen to a file.
-fn damages() -> Vec<(&'static str, fn(&Path))> {
+/// What is done to a file of the history.
+type Damage = fn(&Path);
+
+fn damages() -> Vec<(&'static str, Damage)> {
     vec![
         ("cut", |file| {
             let length = std::fs::metadata(file).unwrap().len();
