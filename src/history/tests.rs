@@ -73,7 +73,6 @@ async fn numbers_go_on_where_they_were() {
     assert_eq!(history.last_sequence(), 1_000_001);
 }
 
-/// What may happen to a file.
 /// What is done to a file of the history.
 type Damage = fn(&Path);
 
