@@ -2,7 +2,8 @@
 //! and so many changes a second.
 //!
 //! Everything is counted that a dashboard does with a stream: decoding, applying, painting, and
-//! turning the picture into bytes for the terminal. Sockets and the terminal itself are not.
+//! turning the picture into bytes for the terminal. Sockets and the terminal itself are not. Times are
+//! those of the processor, so that other programs do not count.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use farmhand_proto::protobuf::Timestamp;
 use prost::Message as _;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
-use tokio::time::Instant;
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::canvas::Canvas;
 use crate::glyphs::Glyphs;
@@ -125,14 +126,14 @@ fn case(load: Load, view: View, keys: &str, snapshot: &[u8], messages: &[Vec<u8>
     let mut frames = Vec::with_capacity(messages.len());
     let (mut bytes, mut key) = (0, Duration::ZERO);
     for message in messages {
-        let began = Instant::now();
+        let began = cpu_time();
         screen.hear(message);
         bytes += screen.paint();
-        frames.push(began.elapsed());
-        let began = Instant::now();
+        frames.push(cpu_time() - began);
+        let began = cpu_time();
         screen.apply(Message::Key(crossterm::event::KeyCode::Down.into()));
         screen.paint();
-        key = key.max(began.elapsed());
+        key = key.max(cpu_time() - began);
     }
     let busy: Duration = frames.iter().sum();
     frames.sort_unstable();
@@ -144,6 +145,12 @@ fn case(load: Load, view: View, keys: &str, snapshot: &[u8], messages: &[Vec<u8>
         key,
         bytes: bytes / load.seconds.max(1),
     }
+}
+
+/// Time this thread has had a processor.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 
 /// A dashboard without a terminal.

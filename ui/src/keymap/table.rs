@@ -50,7 +50,7 @@ impl Binding {
 #[rustfmt::skip]
 pub(crate) static BINDINGS: &[Binding] = &[
     // What one view has for itself.
-    row(&[named(KeyCode::Enter)], Act::Open, &[OVERVIEW], "", "open", "Open what is chosen: a build, a machine, the queue"),
+    row(&[named(KeyCode::Enter)], Act::Open, &[OVERVIEW], "", "open", "Open what is chosen: a machine, a build, an action"),
     row(&[named(KeyCode::Enter)], Act::Open, &[BUILDS], "", "only this build", "Show this build only, in every view"),
     row(&[named(KeyCode::Enter)], Act::Open, &[ACTIONS, TIMELINE], "", "open", "Open the action"),
     row(&[named(KeyCode::Enter)], Act::Open, &[ACTION], "", "open", "Open or close a directory, look at a file, follow a digest"),

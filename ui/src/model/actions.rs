@@ -248,11 +248,11 @@ impl Actions {
         // At the top one wants to see what comes, not to be carried away.
         let follows = list.selected > 0;
         let is_there = |row: usize| self.row(row) == self.chosen;
-        if follows && self.chosen.is_some() && !is_there(list.selected) {
-            if let Some(at) = self.rows.iter().position(|(_, key)| Some(*key) == self.chosen) {
-                list.offset = (list.offset + at).saturating_sub(list.selected);
-                list.selected = at;
-            }
+        let lost = follows && self.chosen.is_some() && !is_there(list.selected);
+        let found = lost.then(|| self.rows.iter().position(|(_, key)| Some(*key) == self.chosen)).flatten();
+        if let Some(at) = found {
+            list.offset = (list.offset + at).saturating_sub(list.selected);
+            list.selected = at;
         }
         self.chosen = self.row(list.selected);
     }

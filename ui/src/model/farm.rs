@@ -222,10 +222,9 @@ impl Farm {
 
     fn take_build(&mut self, mut build: control::Build) {
         wire::clean_build(&mut build);
-        if let Some(begun) = self.builds.put(build, &mut self.senders, self.clock) {
-            if self.complete {
-                self.push_event(EventKind::BuildBegan, &begun.1, "", Some(begun.0));
-            }
+        let begun = self.builds.put(build, &mut self.senders, self.clock).filter(|_| self.complete);
+        if let Some((invocation, label)) = begun {
+            self.push_event(EventKind::BuildBegan, &label, "", Some(invocation));
         }
     }
 

@@ -21,7 +21,6 @@ pub(crate) enum Colouring {
 pub(crate) struct Senders {
     colouring: Colouring,
     numbers: HashMap<Arc<str>, usize>,
-    names: Vec<Arc<str>>,
 }
 
 // === impl Senders ===
@@ -44,24 +43,13 @@ impl Senders {
         if let Some(number) = self.numbers.get(name) {
             return *number;
         }
-        let number = self.names.len();
+        let number = self.numbers.len();
         if number == MOST {
             return MOST - 1;
         }
         let name: Arc<str> = if by_person { Arc::from(person) } else { invocation.clone() };
-        self.names.push(name.clone());
         self.numbers.insert(name, number);
         number
-    }
-
-    /// The name behind a number.
-    pub(crate) fn name(&self, number: usize) -> &str {
-        self.names.get(number).map_or("", |name| name)
-    }
-
-    /// How many were seen.
-    pub(crate) fn len(&self) -> usize {
-        self.names.len()
     }
 }
 
@@ -82,7 +70,6 @@ mod tests {
         assert_eq!(senders.number("ann@attic", &builds[0]), 0);
         assert_eq!(senders.number("", &builds[0]), 1);
         assert_eq!(senders.number("ann@attic", &builds[1]), 0);
-        assert_eq!(senders.name(0), "ann@attic");
         senders.set_colouring(Colouring::Build);
         assert_eq!(senders.number("ann@attic", &builds[1]), 0);
         assert_eq!(senders.number("ann@attic", &builds[0]), 1);

@@ -39,11 +39,6 @@ impl Stamp {
         Self(self.0.saturating_add(i64::try_from(length.as_micros()).unwrap_or(i64::MAX)))
     }
 
-    /// The time that much earlier.
-    pub(crate) fn minus(self, length: Duration) -> Self {
-        Self(self.0.saturating_sub(i64::try_from(length.as_micros()).unwrap_or(i64::MAX)))
-    }
-
     /// Hours, minutes and seconds in UTC: `17:04:59`.
     pub(crate) fn clock(self) -> String {
         let seconds = self.0.div_euclid(1_000_000).rem_euclid(86_400);

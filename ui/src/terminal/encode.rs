@@ -88,8 +88,14 @@ impl Look {
 fn colour(out: &mut String, colour: Color, base: u8) {
     let number = match colour {
         Color::Reset => return,
-        Color::Indexed(number) => return drop(write!(out, ";{};5;{number}", base + 8)),
-        Color::Rgb(red, green, blue) => return drop(write!(out, ";{};2;{red};{green};{blue}", base + 8)),
+        Color::Indexed(number) => {
+            let _ = write!(out, ";{};5;{number}", base + 8);
+            return;
+        }
+        Color::Rgb(red, green, blue) => {
+            let _ = write!(out, ";{};2;{red};{green};{blue}", base + 8);
+            return;
+        }
         Color::Black => 0,
         Color::Red => 1,
         Color::Green => 2,

@@ -2,6 +2,7 @@
 
 use crate::keymap::Act;
 use crate::message::Todo;
+use crate::model::action::Subject;
 use crate::model::overview::Pane;
 use crate::model::{ListId, Model};
 use crate::options::View;
@@ -46,7 +47,15 @@ fn open(model: &mut Model, todo: &mut Todo) {
                 super::go(model, View::Actions, todo);
             }
         }
-        Pane::Queue => super::go(model, View::Actions, todo),
+        Pane::Queue => {
+            let ops = &model.farm().ops;
+            let chosen = ops.running().chain(ops.queued()).nth(selected).map(|(_, op)| op);
+            let subject = chosen.map(|op| Subject { key: op.name.clone(), instance: op.instance.clone() });
+            if let Some(subject) = subject {
+                model.action.subject = Some(subject);
+                super::go(model, View::Action, todo);
+            }
+        }
         Pane::Events => {
             let events = &model.farm().events;
             let event = events.len().checked_sub(selected + 1).and_then(|at| events.get(at));

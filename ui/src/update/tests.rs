@@ -63,6 +63,19 @@ fn enter_on_a_build_narrows_everything_and_esc_widens_it_again() {
 }
 
 #[test]
+fn the_boxes_of_the_overview_lead_on() {
+    let mut model = model(View::Overview);
+    paint(&mut model, 100, 40);
+    press(&mut model, "<tab><down><enter>");
+    assert_eq!((model.view(), model.build.as_deref()), (View::Actions, Some(BUILDS[1])));
+    press(&mut model, "<esc><esc><tab><down><enter>");
+    let subject = model.action.subject.clone().unwrap();
+    assert_eq!((model.view(), &*subject.key), (View::Action, "operations/run1"));
+    press(&mut model, "<esc>/engine<enter>");
+    assert_eq!((model.view(), model.actions.len()), (View::Actions, 9));
+}
+
+#[test]
 fn the_sections_add_up() {
     let mut model = model(View::Actions);
     let mut counts = Vec::new();

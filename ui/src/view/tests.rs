@@ -53,9 +53,9 @@ fn a_farm_that_is_idle() {
 
 #[test]
 fn help() {
-    let mut model = model(View::Actions);
+    let mut model = model(View::Builds);
     press(&mut model, "?");
-    check_view("help", &mut model);
+    check("help-80x24", &screen(&mut model, 80, 24));
 }
 
 #[test]

@@ -158,11 +158,6 @@ impl BuildTable {
         active
     }
 
-    /// How many are known.
-    pub(crate) fn len(&self) -> usize {
-        self.rows.len()
-    }
-
     /// Takes what the node tells of a build; its invocation and name when it is new.
     pub(super) fn put(
         &mut self,
