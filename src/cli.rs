@@ -11,6 +11,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::config::raw::DEFAULTS;
 
 mod action;
+mod action_log;
 mod actions;
 mod bench;
 mod client;
@@ -18,6 +19,8 @@ mod demo;
 mod doctor;
 mod error;
 mod fetch;
+mod harmless;
+mod logs;
 mod machines;
 mod output;
 mod private_node;
@@ -26,6 +29,7 @@ mod rerun;
 mod run;
 mod scratch;
 mod serve;
+mod settings;
 mod shell;
 mod signals;
 mod status;
@@ -68,6 +72,8 @@ enum Command {
     Slots(steer::SlotsArgs),
     Actions(actions::ActionsArgs),
     Action(action::ActionArgs),
+    Logs(logs::LogsArgs),
+    Settings(settings::SettingsArgs),
     Client(client::ClientArgs),
     Doctor(Box<doctor::DoctorArgs>),
     Bench(bench::BenchArgs),
@@ -153,6 +159,8 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Slots(args) => wait(steer::slots(args)),
         Command::Actions(args) => wait(actions::list(args)),
         Command::Action(args) => wait(action::run(args)),
+        Command::Logs(args) => wait(logs::run(args)),
+        Command::Settings(args) => wait(settings::run(args)),
         Command::Client(args) => client::run(args),
         Command::Doctor(args) => wait(doctor::run(*args)),
         Command::Bench(args) => wait(bench::run(args)),

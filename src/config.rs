@@ -2,7 +2,8 @@
 //!
 //! A flag wins over a variable, a variable over the file, the file over the defaults, which stand
 //! in `assets/farmhand.toml` and are compiled in. [`raw`] holds the layers as written, [`values`]
-//! the sizes, durations and addresses in them, [`paths`] what the host decides. Nobody else parses
+//! the sizes, durations and addresses in them, [`paths`] what the host decides, `listed` writes them
+//! down again for people. Nobody else parses
 //! or checks a setting, and nobody else reads the environment for one.
 
 use std::collections::BTreeMap;
@@ -17,10 +18,12 @@ use serde::Deserialize;
 use crate::digest::DigestFunction;
 use crate::instance::InstanceName;
 
+mod listed;
 pub mod paths;
 pub mod raw;
 pub mod values;
 
+pub use listed::Setting;
 pub use paths::Host;
 pub use raw::RawConfig;
 pub use values::{DiskBudget, MemoryShare};
@@ -100,6 +103,8 @@ pub struct Config {
     pub farm: FarmConfig,
     /// Logs.
     pub log: LogConfig,
+    /// Files that settings were read from, for people.
+    pub files: Vec<PathBuf>,
 }
 
 /// How this node meets the other machines of its farm.
@@ -359,6 +364,7 @@ impl Set {
                 key_file: raw.farm_key_file,
             },
             log: LogConfig { filter: required(raw.log_filter), format: required(raw.log_format) },
+            files: Vec::new(),
         })
     }
 }

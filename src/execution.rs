@@ -6,6 +6,7 @@
 //! - [`queue`] is the pure state machine that decides who runs what, where and when;
 //! - [`observer`] is told what becomes of operations, [`about`] is what they remember of their actions;
 //! - [`operations`] remembers the operations, live and finished, that clients ask about by name;
+//! - [`live_logs`] knows where the commands that run now write stdout and stderr;
 //! - [`scheduler`] drives the queue: it asks the action cache, hands leases to workers, stores results;
 //! - [`response`] words the responses that come from the scheduler and not from a worker;
 //! - [`rerun`] runs an action again, to see whether the same comes of it;
@@ -30,6 +31,7 @@ use crate::instance::InstanceName;
 pub mod about;
 pub mod action;
 pub mod inline;
+pub mod live_logs;
 pub mod missing;
 pub mod observer;
 pub mod operations;

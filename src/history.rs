@@ -1,20 +1,24 @@
 //! [`History`]: what became of operations, kept on disk beyond the end of the node.
 //!
-//! It owns an index of its own in `history/` below the data directory, so that no damage to it, and no
-//! want of room for it, ever touches the store; a damaged one is set aside and begun anew. It hears of
-//! finished operations as their [`Observer`] and keeps the latest: runs and answers of the cache in a
-//! log each, so that a day of hits does not wash away the runs that explain tomorrow's misses.
+//! It owns `history/` below the data directory, so that no damage to it, and no want of room for it, ever
+//! touches the store. It hears of finished operations as their [`Observer`] and keeps the latest: runs and
+//! answers of the cache in a log each, so that a day of hits does not wash away the runs that explain
+//! tomorrow's misses.
 //!
 //! What is promised: to hear of an operation costs its way a message to a thread, which is never
 //! waited for (what comes too fast is counted and lost; of answers of the cache a sample is enough).
-//! A record is seen by readers at once and is on the disk about a second later (`writer`); with
-//! nothing to write, nothing is done. Memory does not grow with what is kept: records are read block by
-//! block (`log`, `block`), and bytes on the disk that make no sense are an error and never a panic.
+//! A record is seen by readers at once and is in a file about a second later (`writer`); with nothing to
+//! write, nothing is done. Memory does not grow with what is kept: records are read block by block (`log`,
+//! `segment`, `block`). Bytes on the disk that make no sense are passed over and cost what they were.
+//!
+//! These are files and not an [`Index`](crate::index::Index) because its engine keeps every page in memory
+//! that was touched since its start, as long as there are few: all of the history, here.
 //!
 //! `explainer` tells why operations missed, from what is remembered here; how two actions are compared
 //! is for [`miss`](crate::miss).
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,13 +27,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use farmhand_proto::control::Miss;
+use farmhand_proto::control::{self, Miss};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::digest::{Digest, HASH_LEN};
 use crate::execution::action::PreparedAction;
 use crate::execution::{Kind, Observer, Operation, OperationId, OperationState};
-use crate::index::{Index, IndexError};
 
 mod block;
 pub mod describe;
@@ -40,6 +43,7 @@ pub(crate) mod fuzzing;
 mod log;
 pub mod record;
 mod sampler;
+mod segment;
 mod writer;
 
 pub use explainer::Explainer;
@@ -47,18 +51,13 @@ pub use filter::Filter;
 pub use record::Record;
 
 use log::{Cursor, Limits, Log};
-use record::{action_mark, id_mark};
+use record::{Listed, action_mark, id_mark};
 use sampler::Sampler;
+use segment::Frame;
 use writer::{Note, Writer};
 
-/// Memory the engine of the index may use for its pages.
-const INDEX_CACHE: u64 = 512 << 10;
-
-/// Time the index may take to open.
-const OPEN_LIMIT: Duration = Duration::from_secs(10);
-
-/// Bytes of blocks in each log. The engine takes about twice as much on the disk, and there are two logs.
-const LOG_BYTES: u64 = 64 << 20;
+/// Bytes of each of the two logs.
+const LOG_BYTES: u64 = 128 << 20;
 
 /// Operations on their way to the thread.
 const NOTES: usize = 4096;
@@ -75,10 +74,6 @@ const SCAN: usize = 20_000;
 /// Records looked at for the actions that have one hash.
 const TWINS: usize = 256;
 
-/// The letters of the logs.
-const RUNS: u8 = b'r';
-const HITS: u8 = b'h';
-
 /// How long a reader waits for what ended just before.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -91,8 +86,8 @@ pub struct History {
 /// Some of the finished operations, the newest first.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Page {
-    /// Those wanted.
-    pub records: Vec<Arc<Record>>,
+    /// Those wanted, as lists tell them.
+    pub operations: Vec<control::Operation>,
     /// Where to go on; `None` at the end.
     pub next: Option<u64>,
 }
@@ -100,9 +95,9 @@ pub struct Page {
 /// Why the history cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
-    /// Its index failed; it is being opened again, or begun anew.
+    /// The system's words.
     #[error("the history cannot be read: {0}")]
-    Index(#[from] IndexError),
+    Io(#[from] io::Error),
     /// The node is ending.
     #[error("the history is closed")]
     Closed,
@@ -124,8 +119,6 @@ struct Handle {
 /// What readers and the thread share.
 struct Inner {
     notes: SyncSender<Note>,
-    limits: Limits,
-    index: Mutex<Option<Arc<Index>>>,
     state: Mutex<State>,
     misses: mpsc::Sender<Arc<Operation>>,
     /// Until somebody follows them.
@@ -164,10 +157,8 @@ impl History {
     pub fn open(path: &Path, records: u64) -> Self {
         let (inner, notes) = Inner::new(Limits { records, bytes: LOG_BYTES });
         let inner = Arc::new(inner);
-        if let Err(error) = writer::open(path, &inner, false) {
-            tracing::warn!(%error, "the history does not open; what ends is kept in memory");
-        }
-        let writer = Writer::new(Arc::clone(&inner), path.to_owned());
+        let mut writer = Writer::new(Arc::clone(&inner), path.to_owned());
+        writer.open();
         let thread = std::thread::Builder::new().name("history".to_owned()).spawn(move || writer.run(&notes));
         if let Err(error) = &thread {
             tracing::warn!(%error, "no thread for the history: nothing is kept");
@@ -242,7 +233,7 @@ impl History {
 // === reading ===
 
 impl History {
-    /// Up to `limit` records below the number `before` that `filter` wants, the newest first. Gives up
+    /// Up to `limit` operations below the number `before` that `filter` wants, the newest first. Gives up
     /// after a while: then `next` says where to go on.
     ///
     /// # Errors
@@ -299,14 +290,13 @@ impl History {
         Ok(actions)
     }
 
-    /// Reads where waiting for the disk is allowed. What cannot be read is looked into.
+    /// Reads where waiting for the disk is allowed.
     async fn reading<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&Inner) -> Result<T, IndexError> + Send + 'static,
+        read: impl FnOnce(&Inner) -> io::Result<T> + Send + 'static,
     ) -> Result<T, HistoryError> {
         let inner = Arc::clone(self.inner());
-        let done =
-            tokio::task::spawn_blocking(move || read(&inner).inspect_err(|_| inner.tell(Note::Suspect)));
+        let done = tokio::task::spawn_blocking(move || read(&inner));
         Ok(done.await.map_err(|_| HistoryError::Closed)??)
     }
 }
@@ -353,8 +343,6 @@ impl Inner {
         let (misses, waiting) = mpsc::channel(MISSES);
         let inner = Self {
             notes,
-            limits,
-            index: Mutex::default(),
             state: Mutex::new(State::new(limits)),
             misses,
             waiting_misses: Mutex::new(Some(waiting)),
@@ -383,39 +371,26 @@ impl Inner {
         lock(&self.state)
     }
 
-    fn index(&self) -> Option<Arc<Index>> {
-        lock(&self.index).clone()
-    }
-
-    /// Puts another index in the place of the one there was.
-    fn set_index(&self, index: Option<Index>) -> Option<Arc<Index>> {
-        std::mem::replace(&mut *lock(&self.index), index.map(Arc::new))
-    }
-
-    fn page(&self, filter: &Filter, before: u64, limit: usize) -> Result<Page, IndexError> {
-        let index = self.index();
+    fn page(&self, filter: &Filter, before: u64, limit: usize) -> io::Result<Page> {
         let mut cursors = {
             let state = self.state();
             [state.runs.cursor(before), state.hits.cursor(before)]
         };
         let mut page = Page::default();
-        let may_match = |block: &block::Header| filter.may_match(block);
-        let next = |cursor: &mut Cursor| cursor.next(index.as_deref(), &may_match);
+        let may_match = |frame: &Frame| filter.may_match(frame);
+        let next = |cursor: &mut Cursor| cursor.next(&may_match);
         let [runs, hits] = &mut cursors;
         let (mut run, mut hit) = (next(runs)?, next(hits)?);
         for looked_at in 1.. {
-            let number = |record: &Option<Arc<Record>>| record.as_ref().map_or(0, |record| record.sequence());
-            let newest = if number(&run) >= number(&hit) {
-                std::mem::replace(&mut run, None).map(|record| (record, true))
-            } else {
-                std::mem::replace(&mut hit, None).map(|record| (record, false))
-            };
-            let Some((record, is_run)) = newest else { break };
-            let position = record.sequence();
-            if filter.matches(&record.operation) {
-                page.records.push(record);
+            let number = |one: &Option<Listed>| one.as_ref().map_or(0, |one| one.operation.sequence);
+            let is_run = number(&run) >= number(&hit);
+            let newest = if is_run { run.take() } else { hit.take() };
+            let Some(Listed { operation }) = newest else { break };
+            let position = operation.sequence;
+            if filter.matches(&operation) {
+                page.operations.push(operation);
             }
-            if page.records.len() >= limit || looked_at >= SCAN {
+            if page.operations.len() >= limit || looked_at >= SCAN {
                 page.next = Some(position);
                 break;
             }
@@ -435,20 +410,20 @@ impl Inner {
         before: u64,
         limit: usize,
         wanted: impl Fn(&Record) -> bool,
-    ) -> Result<Vec<Arc<Record>>, IndexError> {
+    ) -> io::Result<Vec<Arc<Record>>> {
         let searches = {
             let state = self.state();
-            let runs = state.runs.search(mark, before);
-            if sort == Sort::Runs { vec![runs] } else { vec![runs, state.hits.search(mark, before)] }
+            let runs = state.runs.search(mark);
+            if sort == Sort::Runs { vec![runs] } else { vec![runs, state.hits.search(mark)] }
         };
-        let index = self.index();
         let mut all = Vec::new();
         for search in searches {
+            let is_wanted = |record: &Record| record.sequence() < before && wanted(record);
             let mut found: Vec<Arc<Record>> =
-                search.memory.iter().filter(|record| wanted(record)).take(limit).cloned().collect();
-            if let Some(index) = index.as_deref().filter(|_| found.len() < limit) {
-                search.on_disk(index, |record| {
-                    if record.sequence() < before && wanted(&record) {
+                search.memory.iter().filter(|record| is_wanted(record)).take(limit).cloned().collect();
+            if found.len() < limit {
+                search.on_disk(before, |record| {
+                    if is_wanted(&record) {
                         found.push(Arc::new(record));
                     }
                     if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -484,34 +459,19 @@ impl Explained {
 
 impl State {
     fn new(limits: Limits) -> Self {
-        Self { runs: Log::new(RUNS, limits), hits: Log::new(HITS, limits) }
+        Self { runs: Log::new(limits), hits: Log::new(limits) }
     }
 
-    fn open(limits: Limits, index: &Index) -> Result<Self, IndexError> {
-        Ok(Self { runs: Log::open(RUNS, limits, index)?, hits: Log::open(HITS, limits, index)? })
-    }
-
-    /// Goes on with what `self` is, and with what only `earlier` has, which was never written.
-    fn adopt(&mut self, earlier: &Self) {
-        self.runs.adopt(&earlier.runs);
-        self.hits.adopt(&earlier.hits);
+    fn log(&mut self, of_hits: bool) -> &mut Log {
+        if of_hits { &mut self.hits } else { &mut self.runs }
     }
 
     fn last(&self) -> u64 {
         self.runs.last().max(self.hits.last())
     }
 
-    fn is_dirty(&self) -> bool {
-        self.runs.is_dirty() || self.hits.is_dirty()
-    }
-
-    fn unwritten(&self) -> usize {
-        self.runs.unwritten() + self.hits.unwritten()
-    }
-
-    fn lose_disk(&mut self) {
-        self.runs.lose_disk();
-        self.hits.lose_disk();
+    fn waiting(&self) -> usize {
+        self.runs.waiting() + self.hits.waiting()
     }
 }
 

@@ -19,7 +19,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::ops::{ControlFlow, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -102,9 +101,6 @@ pub enum IndexError {
         reason: String,
     },
 }
-
-/// What a visit of records comes to.
-type Visited = Result<(), IndexError>;
 
 struct Commit {
     batch: Batch,
@@ -251,52 +247,6 @@ impl Index {
             .transpose()
     }
 
-    /// Visits the records whose keys are in `keys`, in the order of keys, until `visit` breaks. Unlike
-    /// [`scan`](Self::scan) it may be used at any time; what is committed meanwhile may be seen or not.
-    ///
-    /// # Errors
-    /// [`IndexError::Failed`], when a record cannot be read.
-    pub fn visit(&self, keys: Range<&[u8]>, visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Visited {
-        let db = self.database()?;
-        self.walk(|| db.range(keys), visit)
-    }
-
-    /// As [`visit`](Self::visit), from the last of `keys` back.
-    ///
-    /// # Errors
-    /// As [`visit`](Self::visit).
-    pub fn visit_back(
-        &self,
-        keys: Range<&[u8]>,
-        visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Visited {
-        let db = self.database()?;
-        self.walk(|| db.range(keys).rev(), visit)
-    }
-
-    fn walk<I>(
-        &self,
-        items: impl FnOnce() -> I,
-        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Visited
-    where
-        I: Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>,
-    {
-        let walked = guarded(|| {
-            for item in items() {
-                let (key, value) = item.map_err(|error| error.to_string())?;
-                if &*key == SENTINEL {
-                    continue;
-                }
-                if visit(&key, unframe(&value).map_err(|fault| fault.to_string())?).is_break() {
-                    break;
-                }
-            }
-            Ok::<(), String>(())
-        });
-        walked.and_then(|walked| walked).map_err(|reason| failed(&self.path, reason))
-    }
-
     /// Makes `batch` durable. Blocks until it is.
     ///
     /// # Errors
@@ -328,11 +278,6 @@ impl Index {
     pub fn disk_bytes(&self) -> u64 {
         let entries = std::fs::read_dir(&self.path).into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.metadata().ok()).filter(|meta| meta.is_file()).map(|m| m.len()).sum()
-    }
-
-    /// The error for a user who finds that what is in here makes no sense.
-    pub fn damaged(&self, reason: impl ToString) -> IndexError {
-        damaged(&self.path, reason)
     }
 
     fn database(&self) -> Result<&sled::Db, IndexError> {
@@ -595,38 +540,6 @@ mod tests {
         let index = open(&path).unwrap();
         assert_eq!(index.opened(), Opened { fresh: false, generation: 2, records: 2 });
         assert_eq!(contents(&index), [("a".into(), "1".into()), ("b".into(), "4".into())]);
-    }
-
-    #[test]
-    fn a_range_is_visited_from_both_ends_and_left_when_told() {
-        let directory = tempfile::tempdir().unwrap();
-        let index = open(&directory.path().join("index")).unwrap();
-        let records: Vec<(String, String)> = (0..100)
-            .map(|n| (format!("k{n:02}"), format!("v{n}")))
-            .chain([("l".into(), "x".into())])
-            .collect();
-        let puts: Vec<(&str, &str)> = records.iter().map(|(key, value)| (&**key, &**value)).collect();
-        index.commit(batch(&puts, &[])).unwrap();
-        let visited = |back: bool, keys: Range<&[u8]>, most: usize| {
-            let mut seen = Vec::new();
-            let visit = |key: &[u8], value: &[u8]| {
-                let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-                seen.push((text(key), text(value)));
-                if seen.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            };
-            if back {
-                index.visit_back(keys, visit).unwrap()
-            } else {
-                index.visit(keys, visit).unwrap()
-            }
-            seen
-        };
-        assert_eq!(visited(false, b"k10"..b"k20", 99), records[10..20]);
-        let mut last = records[95..100].to_vec();
-        last.reverse();
-        assert_eq!(visited(true, b"k"..b"l", 5), last);
-        assert_eq!(visited(true, b"\0"..b"k01", 99), records[..1], "nobody sees the sentinel");
-        assert_eq!(visited(false, b"m"..b"z", 99), []);
     }
 
     #[test]

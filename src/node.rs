@@ -18,6 +18,7 @@ use crate::action_cache::ActionCache;
 use crate::action_cache::complete::CompleteActionCache;
 use crate::action_cache::disk::DiskActionCache;
 use crate::action_cache::fate::Fates;
+use crate::action_cache::pinned::PinnedActionCache;
 use crate::activity::Activity;
 use crate::cas::ContentAddressableStorage;
 use crate::cas::disk::{DiskCas, OpenError, RebuildProgress};
@@ -35,6 +36,7 @@ use crate::rpc::operations::OperationsService;
 use crate::rpc::server::Limits;
 use crate::rpc::{Instances, server};
 use crate::tasks::Tasks;
+use crate::telemetry;
 use crate::worker::local::LocalWorker;
 use crate::worker::sandbox::{self, ActionGroup, Mode, SandboxSupport, SpawnerConfig, SpawnerPool};
 use crate::worker::{RunError, Runner};
@@ -144,7 +146,8 @@ impl Node {
         let doors = Doors::open(&config).await?;
         let store = open_store(&config, progress, &tasks).await?;
         let cas: Arc<dyn ContentAddressableStorage> = Arc::new(store.clone());
-        let (results, fates) = complete_action_cache(&config, &store, Arc::clone(&cas));
+        let (pins, fates) = action_cache(&config, &store, Arc::clone(&cas), &tasks);
+        let results: Arc<dyn ActionCache> = pins.clone();
         let history = open_history(&config, &tasks);
 
         let spawners = Arc::new(start_spawners(&config, open_files.inherited).await?);
@@ -174,6 +177,7 @@ impl Node {
         );
         let routes = routes(&config, &instances, &cas, action_cache, &scheduler, &activity, &tasks);
         let limits = settings::limits(&config, open_files.now);
+        let settled = Arc::new(config.clone());
         let source = StatusSource {
             endpoints: doors.endpoints.clone(),
             started: SystemTime::now(),
@@ -191,8 +195,11 @@ impl Node {
             explainer,
             cas,
             results,
+            pins,
             scheduler,
             instances,
+            config: settled,
+            log: telemetry::recent(),
         });
         let endpoints = doors.endpoints.clone();
         let sockets = doors.serve(routes, limits, control, &tasks);
@@ -308,11 +315,15 @@ fn open_history(config: &Config, tasks: &Tasks) -> JoinHandle<History> {
     tasks.spawn_blocking(move || History::open(&path, kept))
 }
 
-fn complete_action_cache(
+/// Results as they are shown: complete ones only, and what a person pinned stays.
+type Results = PinnedActionCache<CompleteActionCache<DiskActionCache>>;
+
+fn action_cache(
     config: &Config,
     store: &DiskCas,
     cas: Arc<dyn ContentAddressableStorage>,
-) -> (Arc<dyn ActionCache>, Fates) {
+    tasks: &Tasks,
+) -> (Arc<Results>, Fates) {
     let generation = {
         let store = store.clone();
         Arc::new(move || store.generation())
@@ -321,7 +332,10 @@ fn complete_action_cache(
     let results = DiskActionCache::new(store.clone());
     let complete = CompleteActionCache::new(results.clone(), cas, generation, fresh);
     let fates = Fates::new(store.clone(), results, Arc::clone(complete.incomplete()));
-    (Arc::new(complete), fates)
+    let pinned = Arc::new(PinnedActionCache::new(complete, store.clone()));
+    let mending = Arc::clone(&pinned);
+    tasks.spawn("mend pins", async move { mending.mend().await });
+    (pinned, fates)
 }
 
 /// Who explains misses, and tells those who watch.

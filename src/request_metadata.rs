@@ -7,7 +7,7 @@ use std::sync::Arc;
 use farmhand_proto::reapi;
 
 /// Bytes kept of each text: a hundred thousand actions may wait, each with these.
-const MAX_FIELD: usize = 1024;
+pub const MAX_FIELD: usize = 1024;
 
 /// What a client tells about itself (`build.bazel.remote.execution.v2.RequestMetadata`). Empty
 /// where it does not.

@@ -143,8 +143,11 @@ impl Entry {
         let status = response.status.as_ref().map(|status| status.message.as_str()).unwrap_or_default();
         // Responses that never ran say the same in both places.
         let more = if response.message == status { "" } else { response.message.as_str() };
-        let parts = [&self.message, status, more].map(str::to_owned);
-        let text = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n");
+        if status.is_empty() && more.is_empty() {
+            return;
+        }
+        let parts = [&self.message, status, more].into_iter().filter(|part| !part.is_empty());
+        let text = parts.collect::<Vec<_>>().join("\n");
         self.message = shortened(&text).into();
     }
 }

@@ -4,13 +4,16 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use farmhand_proto::control::control_client::ControlClient;
-use farmhand_proto::control::{ExplainMissRequest, GetActionRequest, GetActionResponse, Operation};
+use farmhand_proto::control::{
+    ExplainMissRequest, GetActionRequest, GetActionResponse, Operation, PinActionRequest,
+};
 use farmhand_proto::protobuf::Timestamp;
 use farmhand_proto::reapi;
 use farmhand_proto::time::{std_duration, system_time};
 use prost::Message;
 use tonic::transport::Channel;
 
+use super::action_log::{self, LogArgs};
 use super::actions::{state, took};
 use super::error::{CliError, Explain};
 use super::fetch::{self, FetchRequest};
@@ -24,7 +27,7 @@ use crate::instance::InstanceName;
 #[derive(Debug, clap::Args)]
 #[command(
     arg_required_else_help = false,
-    after_help = "Examples:\n  farmhand action 9f86d0…/142 show\n  farmhand action 9f86d0… why               what changed since the last run\n  farmhand action 9f86d0… fetch ./repro     inputs, and the command to run on them\n  farmhand action 9f86d0… rerun -n 5        does the same come of it each time?\n  farmhand action 9f86d0… kill"
+    after_help = "Examples:\n  farmhand action 9f86d0…/142 show\n  farmhand action 9f86d0… why               what changed since the last run\n  farmhand action 9f86d0… log --follow      what it writes, while it runs\n  farmhand action 9f86d0… fetch ./repro     inputs, and the command to run on them\n  farmhand action 9f86d0… rerun -n 5        does the same come of it each time?\n  farmhand action 9f86d0… kill"
 )]
 pub(super) struct ActionArgs {
     /// Digest of the action: HASH/SIZE, blake3/HASH/SIZE, or HASH alone while it is in the history; or the
@@ -79,6 +82,12 @@ enum What {
     },
     /// End it, for every client that waits for it; what it wrote is kept
     Kill,
+    /// Print what it wrote to stdout, or writes while it runs
+    Log(LogArgs),
+    /// Keep its result, outputs and logs from eviction until it is unpinned
+    Pin,
+    /// Let go of its result
+    Unpin,
 }
 
 /// An action as it was defined, and its result, decoded.
@@ -113,6 +122,9 @@ pub(super) async fn run(args: ActionArgs) -> Result<(), CliError> {
             let (digest, instance) = (found.digest, found.instance_name);
             fetch::run(control, FetchRequest { digest, instance, directory, outputs, decoded }).await
         }
+        What::Log(log) => action_log::run(control, digest, log).await,
+        What::Pin => pin(control, PinActionRequest { digest, instance_name: instance, unpin: false }).await,
+        What::Unpin => pin(control, PinActionRequest { digest, instance_name: instance, unpin: true }).await,
     }
 }
 
@@ -124,6 +136,23 @@ pub(super) async fn look_up(
 ) -> Result<GetActionResponse, CliError> {
     let request = GetActionRequest { digest, instance_name };
     Ok(control.get_action(request).await.map_err(explain_lookup)?.into_inner())
+}
+
+async fn pin(mut control: ControlClient<Channel>, request: PinActionRequest) -> Result<(), CliError> {
+    let pinned = control.pin_action(request).await.map_err(explain_pin)?.into_inner();
+    match pinned.pinned {
+        true => print(&format!("pinned: {} stay until it is unpinned\n", bytes(pinned.bytes))),
+        false => print("not pinned: what it made goes when room is needed\n"),
+    }
+}
+
+fn explain_pin(status: tonic::Status) -> CliError {
+    let hint = match status.code() {
+        tonic::Code::NotFound => "run the action again: only the results of actions that succeeded are kept",
+        tonic::Code::ResourceExhausted => "unpin another result, or raise disk-budget",
+        _ => return explain_lookup(status),
+    };
+    CliError::from(status).hint(hint)
 }
 
 fn explain_lookup(status: tonic::Status) -> CliError {
@@ -179,6 +208,9 @@ fn show(found: &GetActionResponse, paint: Paint) -> Result<String, CliError> {
     }
     waiting_lines(&mut line, found);
     line("cached", if found.in_action_cache { "yes" } else { "no" });
+    if found.pinned {
+        line("pinned", "yes");
+    }
     match decode(found) {
         Ok(decoded) => definition_lines(&mut line, &decoded),
         Err(_) => line("definition", "not in the store any more"),
@@ -189,6 +221,10 @@ fn show(found: &GetActionResponse, paint: Paint) -> Result<String, CliError> {
     }
     for operation in &found.earlier {
         line("earlier", &earlier_text(operation));
+    }
+    if let Some(first) = found.missing_outputs.first() {
+        let number = plural(found.missing_outputs.len() as u64, "blob");
+        line("missing", &format!("{number} of the result, the first is {first}"));
     }
     Ok(text)
 }

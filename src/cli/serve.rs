@@ -1,7 +1,7 @@
 //! `farmhand serve`: a node in the foreground, from its start to its clean end.
 
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,13 +87,23 @@ pub(super) fn serve_with(config: Config) -> Result<(), CliError> {
 /// The settings on this host, from all their layers. A file that was named must be there.
 pub(super) fn load(file: Option<PathBuf>, flags: RawConfig) -> Result<Config, CliError> {
     let host = Host::detect();
-    Ok(Config::resolve(flags, read(file, &host)?, &host)?)
+    let path = file_of(file, &host);
+    let mut config = Config::resolve(flags, read_at(path.as_deref())?, &host)?;
+    config.files.extend(path);
+    Ok(config)
 }
 
 /// The layer of the configuration file: the one named, else that of the user, if there is one.
 pub(super) fn read(file: Option<PathBuf>, host: &Host) -> Result<RawConfig, CliError> {
-    let path = file.or_else(|| host.config_file.clone().filter(|path| path.exists()));
-    Ok(path.map(|path| RawConfig::read(&path)).transpose()?.unwrap_or_default())
+    read_at(file_of(file, host).as_deref())
+}
+
+fn file_of(named: Option<PathBuf>, host: &Host) -> Option<PathBuf> {
+    named.or_else(|| host.config_file.clone().filter(|path| path.exists()))
+}
+
+fn read_at(path: Option<&Path>) -> Result<RawConfig, CliError> {
+    Ok(path.map(RawConfig::read).transpose()?.unwrap_or_default())
 }
 
 async fn serve(config: Config) -> Result<(), CliError> {

@@ -125,6 +125,8 @@ struct StorageJson {
     /// Of this pass of the search for damage, 0 to 1.
     scrub_progress: f64,
     scrub_passes: u64,
+    /// Results that a person pinned.
+    pinned: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -243,6 +245,7 @@ fn storage_json(status: &GetStatusResponse) -> StorageJson {
         damaged: storage.damaged,
         scrub_progress: storage.scrub_progress,
         scrub_passes: storage.scrub_passes,
+        pinned: storage.pinned,
     }
 }
 
@@ -381,6 +384,9 @@ fn storage_text(text: &mut String, storage: &StorageJson) {
         plural(storage.action_results, "result"),
         bytes(storage.leased_bytes),
     );
+    if storage.pinned > 0 {
+        let _ = writeln!(text, "          {} pinned", plural(storage.pinned, "result"));
+    }
     if let Some(age) = storage.youngest_victim_seconds {
         let age = duration(Duration::from_secs_f64(age));
         let _ = writeln!(text, "          {}, the youngest {age} old", plural(storage.evictions, "eviction"));

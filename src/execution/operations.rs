@@ -382,6 +382,27 @@ impl Operations {
         self.observer.finished(operation);
     }
 
+    /// Adds to an operation that ended before its worker did what the worker told afterwards: exit
+    /// code, logs and times. Its status stays. These are some hundred bytes, which do not count for
+    /// [`Retention::bytes`].
+    pub fn amend(&self, id: OperationId, late: &reapi::ExecuteResponse) {
+        let Some(operation) = self.get(id) else { return };
+        let Some(result) = &late.result else { return };
+        operation.state.send_if_modified(|state| {
+            let Some(response) = state.response.as_mut().filter(|response| response.result.is_none()) else {
+                return false;
+            };
+            Arc::make_mut(response).result = Some(reapi::ActionResult {
+                exit_code: result.exit_code,
+                stdout_digest: result.stdout_digest.clone(),
+                stderr_digest: result.stderr_digest.clone(),
+                execution_metadata: result.execution_metadata.clone(),
+                ..Default::default()
+            });
+            true
+        });
+    }
+
     /// Up to `limit` operations after `after`, in the order of their names: new ones never shift a
     /// page.
     pub fn page(&self, after: Option<OperationId>, limit: usize) -> Vec<Arc<Operation>> {
@@ -542,6 +563,22 @@ mod tests {
         operations.update(Instant::now(), operation.id, OperationState::queued(SystemTime::UNIX_EPOCH));
         assert!(operation.is_done());
         assert_eq!(operations.history().0, Counters { cancelled: 1, ..Default::default() });
+    }
+
+    #[test]
+    fn what_is_told_late_is_added_and_changes_no_outcome() {
+        let operations = operations(10, 1 << 20);
+        let operation = operation(done());
+        operations.insert(Instant::now(), operation.clone(), None);
+        let late = |exit_code| reapi::ExecuteResponse {
+            result: Some(reapi::ActionResult { exit_code, ..Default::default() }),
+            ..Default::default()
+        };
+        operations.amend(operation.id, &late(137));
+        operations.amend(operation.id, &late(0));
+        let response = operation.state().response.unwrap();
+        assert_eq!(response.result.as_ref().map(|result| result.exit_code), Some(137));
+        assert_eq!(Outcome::of(&response), Outcome::Error(tonic::Code::Cancelled as i32));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! - a run whose worker is lost goes back to the queue, up to [`MAX_LOSSES`] times;
 //! - cancelling an operation, or nobody waiting for it, ends a run only if no other operation
 //!   shares it; killing ends it for all of them, who get what the worker has of it by then;
+//! - an operation that left its run early is told what the worker says of it in the end;
 //! - a machine that was told to rest or to drain gets nothing new, and finishes what it has;
 //! - a run that nobody waits for keeps no slot from one that somebody waits for, but for a moment in
 //!   which a client may come back;
@@ -57,6 +58,9 @@ pub const MAX_LOSSES: usize = 3;
 /// ask and submit within milliseconds.
 const RECENT: Duration = Duration::from_secs(2);
 
+/// Operations that are still told what a run wrote which they left before its end.
+const MOST_LEFT: usize = 16;
+
 /// The state machine.
 #[derive(Debug)]
 pub struct Queue {
@@ -84,6 +88,8 @@ struct Run {
     action: Arc<PreparedAction>,
     class: ClassId,
     operations: BTreeSet<OperationId>,
+    /// Operations that ended while the present attempt was with its worker.
+    left: Vec<OperationId>,
     phase: Phase,
     timeline: Timeline,
     losses: Vec<Loss>,
@@ -211,6 +217,7 @@ impl Queue {
             action: action.clone(),
             class,
             operations: BTreeSet::new(),
+            left: Vec::new(),
             phase: Phase::Queued,
             timeline: Timeline { queued_at: Some(self.now.wall), ..Default::default() },
             losses: Vec::new(),
@@ -282,6 +289,9 @@ impl Queue {
             return;
         }
         let Some(run) = self.runs.get_mut(&attempt.run) else { return };
+        for operation in std::mem::take(&mut run.left) {
+            self.effects.push(Effect::Amend(operation, response.clone()));
+        }
         if run.operations.is_empty() {
             self.remove(attempt.run);
         } else if run.is_being_killed() {
@@ -298,6 +308,7 @@ impl Queue {
         let Some(worker) = self.vacate(attempt) else { return };
         let Some(run) = self.runs.get_mut(&attempt.run) else { return };
         run.losses.push(Loss { worker, reason });
+        run.left.clear();
         if run.operations.is_empty() {
             self.remove(attempt.run);
         } else if run.is_being_killed() {
@@ -404,6 +415,13 @@ impl Queue {
         run.operations.remove(&operation);
         let response = Arc::new(response::cancelled(reason));
         self.effects.push(Effect::Notify(operation, run.completed(id, self.now, response)));
+        match &run.phase {
+            Phase::Executing(_) | Phase::Cancelling(_) if run.left.len() < MOST_LEFT => {
+                run.left.push(operation);
+            }
+            Phase::Storing(response) => self.effects.push(Effect::Amend(operation, response.clone())),
+            _ => {}
+        }
         let was_last = run.operations.is_empty();
         self.leave_place(id, &ticket.place);
         if was_last {

@@ -20,11 +20,12 @@ use tokio_util::sync::CancellationToken;
 use super::about::About;
 use super::action::{Action, Loaded, PlatformRules, PreparedAction};
 use super::inline::InlineHints;
+use super::live_logs::{LiveLogs, LogFiles};
 use super::observer::{Observer, Sequence};
 use super::operations::{
     Call, Counters, Kind, Operation, OperationId, OperationState, Operations, Record, Stage,
 };
-use super::queue::{Event, Now, Queue, Refusal, Submission};
+use super::queue::{AttemptId, Event, Now, Queue, Refusal, Submission};
 use super::{ExecuteError, PRIORITIES, Settings, response};
 use crate::action_cache::{ActionCache, ActionKey};
 use crate::cas::ContentAddressableStorage;
@@ -105,6 +106,7 @@ struct Shared {
     action_cache: Arc<dyn ActionCache>,
     operations: Operations,
     observer: Arc<dyn Observer>,
+    logs: LiveLogs,
     settings: Settings,
     events: mpsc::UnboundedSender<Message>,
     tasks: Tasks,
@@ -141,6 +143,7 @@ impl Scheduler {
             action_cache,
             operations: Operations::new(settings.retention, sequence, Arc::clone(&observer)),
             observer,
+            logs: LiveLogs::default(),
             events,
             tasks: tasks.clone(),
             settings,
@@ -224,6 +227,13 @@ impl Scheduler {
     /// Forgets an operation that is over; `false` if it is not.
     pub fn forget(&self, operation: &Operation) -> bool {
         self.shared.operations.forget(operation.id)
+    }
+
+    /// The log files of the attempt that an operation in this state waits, or waited, for; `None` while
+    /// its command has not begun, and when the attempt is over. What came of it is told to the operation
+    /// before its files are forgotten.
+    pub fn live_logs(&self, state: &OperationState) -> Option<watch::Receiver<LogFiles>> {
+        self.shared.logs.follow(AttemptId { run: state.run?, number: state.timeline.attempts })
     }
 
     /// What runs and ran.

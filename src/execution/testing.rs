@@ -1,7 +1,7 @@
 //! Fakes for tests of everything above the queue: a worker that follows a script, and a farm of one.
 //!
 //! What the worker does is told by the first argument of the command: `true`, `false`, `wait` (until
-//! released or cancelled), `lose` (the worker is lost), `panic`.
+//! released or cancelled), `quick` (all steps at once), `lose` (the worker is lost), `panic`.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -128,6 +128,11 @@ impl Worker for ScriptedWorker {
                         Ok(response::cancelled("cancelled"))
                     }
                 }
+            }
+            "quick" => {
+                progress.send(Progress::Running { stdout: "out".into(), stderr: "err".into() }).unwrap();
+                progress.send(Progress::Collecting).unwrap();
+                Ok(self.result(&lease, 0))
             }
             "false" => Ok(self.result(&lease, 1)),
             "timeout" => {

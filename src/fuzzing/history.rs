@@ -5,7 +5,7 @@ use std::sync::Arc;
 use prost::Message;
 
 use super::input::Input;
-use crate::history::fuzzing::{Record, decode, encode, read};
+use crate::history::fuzzing::{Record, decode, encode, read, scan};
 
 /// Any bytes are a block of records or none; records that come out of one can be used, and go into
 /// another unchanged. Of a block that was damaged nothing comes out but records.
@@ -14,10 +14,16 @@ use crate::history::fuzzing::{Record, decode, encode, read};
 /// When that does not hold.
 pub fn history_record(data: &[u8]) {
     let mut input = Input(data);
-    if input.flag() {
-        check(input.0);
-    } else {
-        damaged_block(&mut input);
+    match input.byte() % 3 {
+        1 => check(input.0),
+        2 => check_segment(input.0),
+        _ => damaged_block(&mut input),
+    }
+}
+
+fn check_segment(segment: &[u8]) {
+    if let Some((frames, end)) = scan(segment) {
+        assert!(end <= segment.len() as u64 && frames.len() * 12 <= segment.len());
     }
 }
 

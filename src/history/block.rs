@@ -1,19 +1,19 @@
-//! Blocks: several records under one key, compressed together, with enough in front of them to pass a
-//! block over without unpacking it.
+//! Blocks: several records compressed together, with enough in front of them to pass a block over without
+//! unpacking it.
 //!
-//! Layout: version, number of records, number of marks, last sequence, earliest and latest end, bytes
-//! unpacked; the marks; then, compressed, each record behind its length. Numbers are little-endian.
+//! Layout: version, number of records, number of marks, first and last sequence, earliest and latest end,
+//! bytes unpacked; the marks; then, compressed, each record behind its length. Numbers are little-endian.
 
 use std::sync::Arc;
 
 use prost::Message;
 
-use super::record::{Record, marks};
+use super::record::{Kept, Record, marks};
 
 /// Version of the layout, its first byte.
 const VERSION: u8 = 1;
 
-const HEADER: usize = 1 + 2 + 2 + 8 + 8 + 8 + 4;
+const HEADER: usize = 1 + 2 + 2 + 8 + 8 + 8 + 8 + 4;
 
 /// Bytes a block may have unpacked. Blocks are closed long before that.
 const MAX_RAW: usize = 4 << 20;
@@ -26,7 +26,8 @@ const LEVEL: i32 = 1;
 pub(super) struct Header {
     /// Records in it.
     pub(super) count: usize,
-    /// Sequence of the last of them.
+    /// Sequences of the first and the last of them.
+    pub(super) first: u64,
     pub(super) last: u64,
     /// When the first and the last of them ended, in microseconds since 1970.
     pub(super) earliest: u64,
@@ -49,6 +50,7 @@ pub(super) fn encode(records: &[Arc<Record>]) -> Vec<u8> {
     let mut data = vec![VERSION];
     data.extend_from_slice(&short(records.len()).to_le_bytes());
     data.extend_from_slice(&short(marks.len()).to_le_bytes());
+    data.extend_from_slice(&records.first().map_or(0, |record| record.sequence()).to_le_bytes());
     data.extend_from_slice(&records.last().map_or(0, |record| record.sequence()).to_le_bytes());
     data.extend_from_slice(&times().min().unwrap_or(0).to_le_bytes());
     data.extend_from_slice(&times().max().unwrap_or(0).to_le_bytes());
@@ -68,26 +70,27 @@ pub(super) fn header(data: &[u8]) -> Option<Header> {
     let (front, rest) = data.split_first_chunk::<HEADER>()?;
     let word = |at: usize| u64::from_le_bytes(front[at..at + 8].try_into().unwrap_or_default());
     let half = |at: usize| usize::from(u16::from_le_bytes([front[at], front[at + 1]]));
-    let raw = u32::from_le_bytes(front[29..33].try_into().ok()?) as usize;
+    let raw = u32::from_le_bytes(front[37..41].try_into().ok()?) as usize;
     if front[0] != VERSION || raw > MAX_RAW {
         return None;
     }
     let marks = rest.get(..half(3) * 4)?.chunks_exact(4);
     let marks = marks.map(|mark| u32::from_le_bytes(mark.try_into().unwrap_or_default())).collect();
-    Some(Header { count: half(1), last: word(5), earliest: word(13), latest: word(21), marks, raw })
+    let (first, last, earliest, latest) = (word(5), word(13), word(21), word(29));
+    Some(Header { count: half(1), first, last, earliest, latest, marks, raw })
 }
 
 /// The records of a block, in the order of their sequences; `None` if it is none.
-pub(super) fn decode(data: &[u8]) -> Option<Vec<Record>> {
+pub(super) fn decode<T: Kept>(data: &[u8]) -> Option<Vec<T>> {
     let header = header(data)?;
     let packed = data.get(HEADER + header.marks.len() * 4..)?;
     let raw = zstd::bulk::decompress(packed, header.raw).ok()?;
     let mut rest = raw.as_slice();
-    let mut records: Vec<Record> = Vec::new();
+    let mut records: Vec<T> = Vec::new();
     while let Some((length, after)) = rest.split_first_chunk::<4>() {
         let (record, after) = after.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-        let record = Record::decode(record).ok()?;
-        let last = records.last().map(Record::sequence);
+        let record = T::decode(record).ok()?;
+        let last = records.last().map(Kept::sequence);
         if last.is_some_and(|last| last >= record.sequence()) {
             return None;
         }
@@ -95,13 +98,15 @@ pub(super) fn decode(data: &[u8]) -> Option<Vec<Record>> {
         rest = after;
     }
     let is_whole = rest.is_empty() && records.len() == header.count;
-    (is_whole && records.last().map_or(0, Record::sequence) == header.last).then_some(records)
+    let ends = [records.first(), records.last()].map(|record| record.map_or(0, Kept::sequence));
+    (is_whole && ends == [header.first, header.last]).then_some(records)
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::record::Listed;
     use super::super::record::tests::record;
     use super::*;
 
@@ -114,11 +119,14 @@ mod tests {
         let records = records(64);
         let data = encode(&records);
         let header = header(&data).unwrap();
-        assert_eq!((header.count, header.last, header.earliest, header.latest), (64, 637, 7, 637));
+        assert_eq!((header.count, header.first, header.last), (64, 7, 637));
+        assert_eq!((header.earliest, header.latest), (7, 637));
         assert_eq!(header.marks.len(), 3 * 64);
-        let decoded = decode(&data).unwrap();
+        let decoded: Vec<Record> = decode(&data).unwrap();
         assert!(decoded.iter().eq(records.iter().map(|record| &**record)));
-        assert_eq!(decode(&encode(&[])), Some(Vec::new()));
+        let listed: Vec<Listed> = decode(&data).unwrap();
+        assert!(listed.iter().map(|one| &one.operation).eq(records.iter().map(|record| &record.operation)));
+        assert_eq!(decode::<Record>(&encode(&[])), Some(Vec::new()));
     }
 
     #[test]
@@ -130,7 +138,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_do_harm(data in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = decode(&data);
+            let _ = decode::<Record>(&data);
         }
 
         /// A block that was cut or had bits flipped is none, or one of the same number of records.
@@ -143,7 +151,7 @@ mod tests {
                     *byte ^= 1 << (flip % 8);
                 }
             }
-            if let Some(records) = decode(&data) {
+            if let Some(records) = decode::<Record>(&data) {
                 prop_assert_eq!(records.len(), header(&data).unwrap().count);
             }
         }

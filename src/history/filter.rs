@@ -8,7 +8,7 @@ use farmhand_proto::control::{ActionFilter, Operation};
 use farmhand_proto::protobuf::Timestamp;
 use farmhand_proto::time::system_time;
 
-use super::block::Header;
+use super::segment::Frame;
 
 /// Holds for an operation when every condition does.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -50,7 +50,7 @@ impl Filter {
     }
 
     /// Whether operations of a block may be wanted, by what stands in front of it.
-    pub(super) fn may_match(&self, block: &Header) -> bool {
+    pub(super) fn may_match(&self, block: &Frame) -> bool {
         self.since.is_none_or(|since| block.latest >= since)
             && self.until.is_none_or(|until| block.earliest < until)
     }

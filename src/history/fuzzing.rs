@@ -15,9 +15,15 @@ pub(crate) fn decode(data: &[u8]) -> Option<Vec<Record>> {
     block::decode(data)
 }
 
+/// Sequences of the first records of the frames found in the bytes of a segment, and where the last ends.
+pub(crate) fn scan(data: &[u8]) -> Option<(Vec<u64>, u64)> {
+    let scanned = super::segment::scan(data)?;
+    Some((scanned.frames.iter().map(|frame| frame.first).collect(), scanned.end))
+}
+
 /// Uses a record as every reader may.
 pub(crate) fn read(record: &Record) -> (usize, bool) {
     let marks = super::record::marks(record).count();
-    let _ = (record.key(), record.kin(), record.parts(), record.to_operation(), record.result_message());
+    let _ = (record.key(), record.kin(), record.parts(), record.result_message());
     (marks, record.as_earlier().is_some())
 }

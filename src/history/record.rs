@@ -48,6 +48,31 @@ pub struct Record {
     pub kept: bool,
 }
 
+/// What a list tells of a [`Record`]: the same bytes, of which the rest is passed over.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub(super) struct Listed {
+    #[prost(message, required, tag = "1")]
+    pub(super) operation: control::Operation,
+}
+
+/// What the bytes of a record are read as.
+pub(super) trait Kept: Message + Default {
+    /// Its place in the history.
+    fn sequence(&self) -> u64;
+}
+
+impl Kept for Record {
+    fn sequence(&self) -> u64 {
+        self.operation.sequence
+    }
+}
+
+impl Kept for Listed {
+    fn sequence(&self) -> u64 {
+        self.operation.sequence
+    }
+}
+
 /// What an operation ran, as far as a later miss asks.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Definition {
@@ -177,10 +202,12 @@ impl Record {
         self.operation.finished.as_ref().and_then(system_time).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
-    /// What the control API tells of it, with nothing that is not in a list.
-    pub fn to_operation(&self) -> control::Operation {
-        let miss = self.miss.as_ref().map_or(0, |miss| miss.kind);
-        control::Operation { miss, ..self.operation.clone() }
+    /// The same with why it missed.
+    #[must_use]
+    pub fn explained(mut self, miss: Option<Miss>) -> Self {
+        self.operation.miss = miss.as_ref().map_or(0, |miss| miss.kind);
+        self.miss = miss;
+        self
     }
 }
 
@@ -394,7 +421,7 @@ pub(super) mod tests {
         #[test]
         fn what_decodes_is_used_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             if let Ok(record) = Record::decode(&*bytes) {
-                let _ = (record.key(), record.as_earlier(), record.finished_micros(), record.to_operation());
+                let _ = (record.key(), record.as_earlier(), record.finished_micros());
                 let _ = marks(&record).count();
             }
         }

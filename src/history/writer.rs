@@ -1,9 +1,10 @@
 //! [`Writer`]: the thread that takes in what ended, and writes it down about once a second.
 //!
-//! While nothing ends it sleeps. While the index does not work, or the disk is nearly full, records
+//! While nothing ends it sleeps. While its files cannot be written, or the disk is nearly full, records
 //! stay in memory as far as they fit, and it is tried again later; the store has the room first.
 
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -13,10 +14,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::record::Record;
-use super::{INDEX_CACHE, Inner, OPEN_LIMIT, State, lock, log};
+use super::{Inner, lock, log};
 use crate::execution::OperationId;
 use crate::execution::operations::Operation;
-use crate::index::{Batch, Index, IndexError, set_aside};
 
 /// Longest time a record waits to be written.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Records beyond which the next commit comes at once.
 const MANY: usize = 1024;
 
-/// Time until an index that failed is tried again.
+/// Time until files that could not be opened or written are tried again.
 const RETRY: Duration = Duration::from_secs(30);
 
 /// Free bytes on the disk without which nothing is written: the store needs them more.
@@ -41,21 +41,24 @@ pub(super) enum Note {
     Record(Box<Record>),
     /// It is known why an operation missed that was over before.
     Explained(OperationId),
-    /// What is on the disk could not be read.
-    Suspect,
     /// Answer once everything before this is seen by readers.
     Settle(oneshot::Sender<()>),
     /// Write what there is, and end.
     Stop,
 }
 
+/// The directories of runs and of answers of the cache.
+const DIRECTORIES: [(&str, bool); 2] = [("runs", false), ("hits", true)];
+
 /// The state of the thread.
 pub(super) struct Writer {
     inner: Arc<Inner>,
     path: PathBuf,
-    /// When the next commit is due.
+    /// When the next write is due.
     due: Option<Instant>,
+    /// Set while the files do not work: when they are tried again.
     retry: Option<Instant>,
+    is_open: bool,
     complained: Option<Instant>,
     lost: u64,
 }
@@ -63,9 +66,29 @@ pub(super) struct Writer {
 // === impl Writer ===
 
 impl Writer {
+    /// Writes into `path`.
     pub(super) fn new(inner: Arc<Inner>, path: PathBuf) -> Self {
-        let retry = inner.index().is_none().then(|| Instant::now() + RETRY);
-        Self { inner, path, due: None, retry, complained: None, lost: 0 }
+        Self { inner, path, due: None, retry: None, is_open: false, complained: None, lost: 0 }
+    }
+
+    /// Opens what is there.
+    pub(super) fn open(&mut self) {
+        for (name, of_hits) in DIRECTORIES {
+            match log::open(&self.path.join(name)) {
+                Ok(found) => {
+                    if found.is_damaged {
+                        tracing::warn!(log = name, "a part of the history is damaged and passed over");
+                    }
+                    self.inner.state().log(of_hits).begin(found.segments);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the history does not open; what ends is kept in memory");
+                    self.retry = Some(Instant::now() + RETRY);
+                    return;
+                }
+            }
+        }
+        (self.is_open, self.retry) = (true, None);
     }
 
     /// Works until told to stop.
@@ -81,51 +104,43 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => {}
             }
             let is_due = self.due.is_some_and(|due| Instant::now() >= due);
-            if is_due || self.inner.state().unwritten() >= MANY {
+            if is_due || (self.retry.is_none() && self.inner.state().waiting() >= MANY) {
                 self.write();
             }
         }
+        self.retry = None;
         self.write();
-        self.inner.set_index(None);
     }
 
     fn take(&mut self, note: Note) {
         match note {
             Note::Finished(operation) => {
-                if let Some(mut record) = Record::of(&operation) {
-                    record.miss = lock(&self.inner.explained).remove(&operation.id);
-                    self.push(record);
+                if let Some(record) = Record::of(&operation) {
+                    let miss = lock(&self.inner.explained).remove(&operation.id);
+                    self.push(record.explained(miss));
                 }
             }
             Note::Record(record) => self.push(*record),
             Note::Explained(id) => self.explain(&id),
-            Note::Suspect if self.retry.is_none() => {
-                tracing::warn!("the history cannot be read and is looked into");
-                self.give_up();
-                self.retry = Some(Instant::now());
-                self.due = Some(Instant::now());
-            }
-            Note::Suspect => {}
             // A caller that went away needs no answer.
             Note::Settle(reply) => drop(reply.send(())),
             Note::Stop => {}
         }
     }
 
-    /// Adds to a record that was made without its explanation. What is on the disk for good stays.
+    /// Adds to a record that was made without its explanation. What is written stays as it is.
     fn explain(&mut self, id: &OperationId) {
         let Some(miss) = lock(&self.inner.explained).misses.get(id).cloned() else { return };
         if self.inner.state().runs.explain(id, miss) {
             lock(&self.inner.explained).remove(id);
-            self.due = self.due.or_else(|| Some(Instant::now() + INTERVAL));
         }
     }
 
     fn push(&mut self, mut record: Record) {
         let mut state = self.inner.state();
         record.operation.sequence = record.sequence().max(state.last() + 1);
-        let log = if record.is_hit() { &mut state.hits } else { &mut state.runs };
-        self.lost += log.push(record) as u64;
+        let of_hits = record.is_hit();
+        self.lost += state.log(of_hits).push(record) as u64;
         drop(state);
         self.due = self.due.or_else(|| Some(Instant::now() + INTERVAL));
     }
@@ -133,124 +148,51 @@ impl Writer {
     fn write(&mut self) {
         self.due = None;
         self.complain();
-        if self.retry.is_some_and(|at| Instant::now() < at) || !self.has_room() {
-            self.due = self.inner.state().is_dirty().then(|| Instant::now() + INTERVAL);
-            return;
+        if self.retry.is_some_and(|at| Instant::now() >= at) && !self.is_open {
+            self.open();
         }
-        if self.retry.is_some() {
-            self.renew();
+        if self.is_open && self.has_room() && self.retry.is_none_or(|at| Instant::now() >= at) {
+            match self.write_logs() {
+                Ok(()) => self.retry = None,
+                Err(error) => {
+                    tracing::warn!(%error, "the history cannot be written; trying again");
+                    self.retry = Some(Instant::now() + RETRY);
+                }
+            }
         }
-        let Some(index) = self.inner.index() else { return };
-        if let Err(error) = commit(&self.inner, &index) {
-            tracing::warn!(%error, "the history cannot be written; trying again");
-            drop(index);
-            self.give_up();
+        if self.inner.state().waiting() > 0 {
+            self.due = Some(Instant::now() + INTERVAL);
         }
+    }
+
+    fn write_logs(&self) -> io::Result<()> {
+        for (name, of_hits) in DIRECTORIES {
+            let job = self.inner.state().log(of_hits).job();
+            if let Some(done) = job.run(&self.path.join(name))? {
+                self.inner.state().log(of_hits).settle(done);
+            }
+            let full = self.inner.state().log(of_hits).full();
+            if let Some(full) = full {
+                let sealed = log::seal(&full)?;
+                self.inner.state().log(of_hits).replace_last(sealed);
+            }
+            let dropped = self.inner.state().log(of_hits).drop_oldest();
+            dropped.iter().try_for_each(std::fs::remove_file)?;
+        }
+        Ok(())
     }
 
     fn has_room(&self) -> bool {
-        let directory = self.path.parent().unwrap_or(&self.path);
-        let free = rustix::fs::statvfs(directory);
+        let free = rustix::fs::statvfs(&self.path);
         free.map_or(0, |space| space.f_bavail.saturating_mul(space.f_frsize)) >= ROOM
-    }
-
-    /// Lets go of an index that failed: it refuses everything until it is opened again.
-    fn give_up(&mut self) {
-        let broken = self.inner.set_index(None);
-        self.retry = Some(Instant::now() + RETRY);
-        self.due = Some(Instant::now() + INTERVAL);
-        // It may hang while it closes.
-        let closing = std::thread::Builder::new().name("history-close".to_owned());
-        if let Err(error) = closing.spawn(move || drop(broken)) {
-            tracing::debug!(%error, "no thread to close the index of the history");
-        }
-    }
-
-    /// Opens the index again, or begins a new one.
-    fn renew(&mut self) {
-        match open(&self.path, &self.inner, true) {
-            Ok(()) => self.retry = None,
-            Err(error) => {
-                tracing::warn!(%error, "the history does not open; trying again");
-                self.retry = Some(Instant::now() + RETRY);
-            }
-        }
     }
 
     /// Says what was lost, now and then.
     fn complain(&mut self) {
-        let lost = self.lost + self.inner.dropped.swap(0, Ordering::Relaxed);
-        let is_time = self.complained.is_none_or(|at| at.elapsed() >= COMPLAINT);
-        self.lost = if lost > 0 && is_time {
-            tracing::warn!(lost, "finished operations could not be kept in the history");
-            self.complained = Some(Instant::now());
-            0
-        } else {
-            lost
-        };
-    }
-}
-
-/// Writes what is not written.
-fn commit(inner: &Inner, index: &Index) -> Result<(), IndexError> {
-    let mut batch = Batch::default();
-    let (runs, hits) = {
-        let state = inner.state();
-        if !state.is_dirty() {
-            return Ok(());
-        }
-        (state.runs.stage(&mut batch, index)?, state.hits.stage(&mut batch, index)?)
-    };
-    index.commit(batch)?;
-    let mut state = inner.state();
-    state.runs.settle(runs);
-    state.hits.settle(hits);
-    Ok(())
-}
-
-/// Opens the index and what is in it; reads all of it if `thorough`. A damaged one is set aside, and a
-/// new one begun: what is in memory is written into that.
-///
-/// # Errors
-/// [`IndexError`], when not even a new one opens.
-pub(super) fn open(path: &Path, inner: &Inner, thorough: bool) -> Result<(), IndexError> {
-    let was_there = path.join("db").exists();
-    match open_whole(path, inner, thorough) {
-        Ok((index, mut state)) => {
-            if was_there && index.opened().fresh {
-                tracing::warn!("the history was there and is empty: it begins anew");
-            }
-            let mut present = inner.state();
-            state.adopt(&present);
-            *present = state;
-            inner.set_index(Some(index));
-            Ok(())
-        }
-        Err(error @ IndexError::Newer { .. }) => Err(error),
-        Err(error) => {
-            tracing::warn!(%error, "the history is damaged; it is set aside and begins anew");
-            let failed = |error: std::io::Error| IndexError::Failed {
-                path: path.to_owned(),
-                reason: error.to_string(),
-            };
-            set_aside(path).map_err(failed)?;
-            let index = Index::open(path, INDEX_CACHE, OPEN_LIMIT)?;
-            inner.state().lose_disk();
-            inner.set_index(Some(index));
-            Ok(())
+        self.lost += self.inner.dropped.swap(0, Ordering::Relaxed);
+        if self.lost > 0 && self.complained.is_none_or(|at| at.elapsed() >= COMPLAINT) {
+            tracing::warn!(lost = self.lost, "finished operations could not be kept in the history");
+            (self.complained, self.lost) = (Some(Instant::now()), 0);
         }
     }
-}
-
-fn open_whole(path: &Path, inner: &Inner, thorough: bool) -> Result<(Index, State), IndexError> {
-    let index = Index::open(path, INDEX_CACHE, OPEN_LIMIT)?;
-    if thorough {
-        let mut is_sound = true;
-        index.scan(|key, value| is_sound &= log::is_sound(key, value))?;
-        if !is_sound {
-            return Err(index.damaged("a block of the history is spoiled"));
-        }
-    }
-    let state = State::open(inner.limits, &index)?;
-    Ok((index, state))
 }

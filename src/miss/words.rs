@@ -226,7 +226,7 @@ mod tests {
             "src/foo.h changed (aaaaaaaa… → bbbbbbbb…), and at least 2 more differences"
         );
         let flag = difference(Kind::Argument, "3", "-O2", "-O3");
-        assert_eq!(changed(&[flag.clone()], 1, true), "the argument -O2 became -O3");
+        assert_eq!(changed(std::slice::from_ref(&flag), 1, true), "the argument -O2 became -O3");
         assert_eq!(changed(&[flag, input], 2, true), "the argument -O2 became -O3, and 1 more difference");
         let added = difference(Kind::Variable, "PATH", "", "/bin");
         assert_eq!(changed(&[added], 1, true), "the variable PATH is new: /bin");

@@ -192,6 +192,6 @@ fn storage(stats: &DiskStats) -> control::Storage {
         damaged: stats.corrupt,
         scrub_progress: stats.scrub_progress,
         scrub_passes: stats.scrub_passes,
-        ..Default::default()
+        pinned: stats.kept,
     }
 }

@@ -28,11 +28,13 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status};
 
 use super::Instances;
-use crate::action_cache::ActionCache;
+use crate::action_cache::{ActionCache, Pinning};
 use crate::activity::Activity;
 use crate::cas::ContentAddressableStorage;
+use crate::config::Config;
 use crate::execution::Scheduler;
 use crate::history::{Explainer, History};
+use crate::telemetry::Recent;
 
 pub use socket::{SocketFile, bind_private};
 
@@ -44,6 +46,7 @@ mod page;
 mod pin;
 mod protocol;
 mod query;
+mod remains;
 mod rerun;
 mod settings;
 mod socket;
@@ -100,10 +103,16 @@ pub struct ControlParts {
     pub cas: Arc<dyn ContentAddressableStorage>,
     /// Its results.
     pub results: Arc<dyn ActionCache>,
+    /// Results that are kept from eviction.
+    pub pins: Arc<dyn Pinning>,
     /// What runs its actions.
     pub scheduler: Scheduler,
     /// Its instances.
     pub instances: Instances,
+    /// Its settings.
+    pub config: Arc<Config>,
+    /// The last lines of its log.
+    pub log: Arc<Recent>,
 }
 
 /// The service.
@@ -114,8 +123,11 @@ pub struct ControlService {
     results: Arc<dyn ActionCache>,
     history: History,
     explainer: Explainer,
+    pins: Arc<dyn Pinning>,
     scheduler: Scheduler,
     instances: Instances,
+    config: Arc<Config>,
+    log: Arc<Recent>,
     /// Fires when streams are to end.
     stopping: CancellationToken,
 }
@@ -125,13 +137,26 @@ pub struct ControlService {
 impl ControlService {
     /// A service over these.
     pub fn new(parts: ControlParts) -> Self {
-        let ControlParts { source, activity, history, explainer, cas, results, scheduler, instances } = parts;
-        let stopping = CancellationToken::new();
-        Self { source, activity, history, explainer, cas, results, scheduler, instances, stopping }
+        let ControlParts { source, activity, history, explainer, cas, results, .. } = parts;
+        let ControlParts { pins, scheduler, instances, config, log, .. } = parts;
+        Self {
+            source,
+            activity,
+            history,
+            explainer,
+            cas,
+            results,
+            pins,
+            scheduler,
+            instances,
+            config,
+            log,
+            stopping: CancellationToken::new(),
+        }
     }
 
-    /// Serves on `listener` until `stop` fires and the calls under way are answered, or a few seconds
-    /// more; the socket is removed then.
+    /// Serves on `listener` until `stop` fires and the calls under way are answered, but for those of
+    /// callers who do not listen; the socket is removed then.
     ///
     /// # Errors
     /// When the transport fails.

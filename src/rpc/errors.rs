@@ -16,7 +16,7 @@ use super::cas::{BatchError, TreeError};
 use super::compression::CompressionError;
 use super::instances::InstanceError;
 use super::resource_name::ResourceNameError;
-use crate::action_cache::ActionCacheError;
+use crate::action_cache::{ActionCacheError, PinError};
 use crate::activity::Full;
 use crate::cas::CasError;
 use crate::digest::DigestError;
@@ -96,6 +96,16 @@ impl StatusOf for ActionCacheError {
             Self::Incomplete(_) => Code::FailedPrecondition,
             Self::Malformed(_) => Code::InvalidArgument,
             Self::Cas(error) => error.code(),
+        }
+    }
+}
+
+impl StatusOf for PinError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NoResult => Code::NotFound,
+            Self::NoRoom(_) => Code::ResourceExhausted,
+            Self::Cache(error) => error.code(),
         }
     }
 }
@@ -254,6 +264,7 @@ into_status!(
     InstanceNameError,
     KillError,
     MachineError,
+    PinError,
     ReadError,
     RerunError,
     ResourceNameError,

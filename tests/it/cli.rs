@@ -68,6 +68,8 @@ fn every_command_has_help_with_an_example() {
         "slots",
         "actions",
         "action",
+        "logs",
+        "settings",
         "client",
         "doctor",
         "bench",

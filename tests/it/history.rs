@@ -153,21 +153,27 @@ async fn damage_to_the_history_costs_nothing_else() {
     action.run(&client).await.success();
     for damage in ["cut", "flipped", "deleted"] {
         assert!(node.stop().success());
-        let db = node.data_dir().join("history/db");
-        let data = std::fs::read(&db).unwrap();
-        match damage {
-            "cut" => std::fs::write(&db, &data[..data.len() / 2]).unwrap(),
-            "flipped" => {
-                let flipped: Vec<u8> = data.iter().map(|byte| byte ^ 0x10).collect();
-                std::fs::write(&db, flipped).unwrap();
+        for entry in std::fs::read_dir(node.data_dir().join("history/runs")).unwrap() {
+            let file = entry.unwrap().path();
+            let data = std::fs::read(&file).unwrap();
+            match damage {
+                "cut" => std::fs::write(&file, &data[..data.len() / 2]).unwrap(),
+                "flipped" => {
+                    let flipped: Vec<u8> = data.iter().map(|byte| byte ^ 0x10).collect();
+                    std::fs::write(&file, flipped).unwrap();
+                }
+                _ => std::fs::remove_file(&file).unwrap(),
             }
-            _ => std::fs::remove_file(&db).unwrap(),
         }
         node.restart();
         let client = node.client().await;
         assert!(action.run(&client).await.response.cached_result, "{damage}: the store is whole");
         let listed = actions(&node, &[]);
         assert!(listed.iter().any(|action| action["cached"] == true), "{damage}: it goes on");
-        assert!(!node.log().contains("rebuilding the index"), "{damage}: {}", node.log());
+        let log = node.log();
+        assert!(!log.contains("rebuilding the index"), "{damage}: {log}");
+        assert_eq!(log.contains("damaged and passed over"), damage == "flipped", "{damage}: {log}");
+        // So that there is something to damage.
+        ActionBuilder::sh(&format!("true # {damage}")).run(&client).await.success();
     }
 }

@@ -22,6 +22,7 @@ use super::catalog::{Catalog, Item, Loaded};
 use super::clock::Clock;
 use super::files::{Files, disk_bytes, remove_if_there};
 use super::gate::Gate;
+use super::kept::Keeping;
 use super::lag::EpochAge;
 use super::maintenance::{Maintenance, has_index_room, sync_files};
 use super::map::{Found, Map, Place};
@@ -436,6 +437,7 @@ impl Recovery {
             files,
             space,
             pins: Mutex::default(),
+            keeping: Keeping::default(),
             closed: Gate::new(closed),
             epoch_age: EpochAge::now(),
             rounds: Gate::new(0),
@@ -445,6 +447,7 @@ impl Recovery {
             vanished: Mutex::default(),
             stopped: AtomicBool::new(false),
         });
+        store.load_kept();
         if !self.rebuilt {
             let ends = self.tail.packs.iter().filter_map(|id| store.packs.get(*id));
             let packs = ends.map(|pack| (pack.clone(), pack.end())).collect();

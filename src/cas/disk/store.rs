@@ -16,6 +16,7 @@ use super::DiskConfig;
 use super::clock::Clock;
 use super::files::{Files, TempFile, disk_bytes};
 use super::gate::Gate;
+use super::kept::Keeping;
 use super::lag::{self, EpochAge};
 use super::large::Large;
 use super::map::{Found, LargeFile, Map, Place};
@@ -51,6 +52,7 @@ pub(super) struct Store {
     pub(super) files: Files,
     pub(super) space: Arc<Space>,
     pub(super) pins: Mutex<PinTable>,
+    pub(super) keeping: Keeping,
     /// The last epoch that is on the disk.
     pub(super) closed: Gate,
     /// How long the open epoch has been growing.
@@ -70,6 +72,8 @@ pub(super) struct Store {
 #[derive(Default)]
 pub(super) struct PinTable {
     pub(super) pinned: HashMap<u64, Arc<[Key]>>,
+    /// Numbers of those that a person keeps, by the hash of the action result.
+    pub(super) kept: HashMap<[u8; 32], u64>,
     next: u64,
 }
 
@@ -105,6 +109,16 @@ pub(super) enum Lookup {
 pub(super) struct PinGuard {
     store: Arc<Store>,
     number: u64,
+}
+
+impl PinTable {
+    /// Keeps `keys` from eviction; the number to remove them by.
+    pub(super) fn insert(&mut self, keys: Arc<[Key]>) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.pinned.insert(number, keys);
+        number
+    }
 }
 
 impl Drop for PinGuard {
@@ -589,11 +603,7 @@ impl Store {
     /// Keeps `keys` from eviction until the guard is dropped, and renews their use.
     pub(super) fn pin(self: &Arc<Self>, keys: Arc<[Key]>) -> PinGuard {
         let now = self.now();
-        let mut table = lock(&self.pins);
-        let number = table.next;
-        table.next += 1;
-        table.pinned.insert(number, keys.clone());
-        drop(table);
+        let number = lock(&self.pins).insert(Arc::clone(&keys));
         for key in &*keys {
             self.map.touch(key, now);
         }

@@ -141,6 +141,8 @@ pub enum Effect {
     Store(RunId, ActionKey, Arc<ExecuteResponse>),
     /// Tell the operation's waiters its new state.
     Notify(OperationId, OperationState),
+    /// Add to a completed operation what the worker told of its run afterwards.
+    Amend(OperationId, Arc<ExecuteResponse>),
 }
 
 /// An action for a worker.

@@ -71,6 +71,7 @@ struct World {
 struct Known {
     stage: Option<Stage>,
     done: usize,
+    amended: bool,
     refused: bool,
     killed: bool,
     waiters: usize,
@@ -237,6 +238,11 @@ impl World {
                     self.stores.push(run);
                 }
                 Effect::Notify(operation, state) => self.notify(operation, &state),
+                Effect::Amend(operation, _) => {
+                    let known = self.operations.get_mut(&operation).unwrap();
+                    assert!(known.done == 1 && !known.amended, "too early, or twice: {operation}");
+                    known.amended = true;
+                }
             }
         }
     }

@@ -89,11 +89,19 @@ impl Driver {
     }
 
     fn apply(&mut self, event: Event) {
-        if let Event::Ended(attempt, _) | Event::Lost(attempt, _) = &event {
+        let over = match &event {
+            Event::Ended(attempt, _) | Event::Lost(attempt, _) => Some(*attempt),
+            _ => None,
+        };
+        if let Some(attempt) = &over {
             self.running.remove(attempt);
         }
         for effect in self.queue.apply(now(), event) {
             self.perform(effect);
+        }
+        if let Some(attempt) = over {
+            // Last, so that who follows these files finds what came of them.
+            self.shared.logs.ended(attempt);
         }
     }
 
@@ -135,6 +143,7 @@ impl Driver {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Notify(id, state) => self.notify(id, state),
+            Effect::Amend(id, response) => self.shared.operations.amend(id, &response),
             Effect::Assign(assignment) => self.assign(assignment),
             Effect::CancelRun(attempt) => {
                 if let Some(token) = self.running.get(&attempt) {
@@ -172,7 +181,8 @@ impl Driver {
         };
         let cancel = self.shared.tasks.token().child_token();
         self.running.insert(attempt, cancel.clone());
-        self.shared.tasks.spawn("run action", execute(worker, lease, attempt, cancel, report));
+        let execute = execute(self.shared.clone(), worker, lease, attempt, cancel, report);
+        self.shared.tasks.spawn("run action", execute);
     }
 }
 
@@ -192,6 +202,7 @@ fn log_if_cancelled(operation: &Operation, state: &OperationState) {
 
 /// Has a worker run an action, and passes on what it tells.
 async fn execute(
+    shared: Arc<Shared>,
     worker: Arc<dyn Worker>,
     lease: Lease,
     attempt: AttemptId,
@@ -200,17 +211,25 @@ async fn execute(
 ) {
     let (progress, mut steps) = mpsc::unbounded_channel();
     let mut execution = worker.execute(lease, progress, cancel);
+    let tell = |progress| match progress {
+        Progress::Staging => {}
+        Progress::Running { stdout, stderr } => {
+            shared.logs.started(attempt, stdout, stderr);
+            report.send(Event::Progress(attempt, Step::Running));
+        }
+        Progress::Collecting => report.send(Event::Progress(attempt, Step::Collecting)),
+    };
     let outcome = loop {
         tokio::select! {
             biased;
-            Some(progress) = steps.recv() => match progress {
-                Progress::Staging => {}
-                Progress::Running { .. } => report.send(Event::Progress(attempt, Step::Running)),
-                Progress::Collecting => report.send(Event::Progress(attempt, Step::Collecting)),
-            },
+            Some(progress) = steps.recv() => tell(progress),
             outcome = &mut execution => break outcome,
         }
     };
+    // The last steps may have come together with the end.
+    while let Ok(progress) = steps.try_recv() {
+        tell(progress);
+    }
     report.finish(match outcome {
         Ok(response) => Event::Ended(attempt, Arc::new(response)),
         Err(lost) => Event::Lost(attempt, lost.reason),

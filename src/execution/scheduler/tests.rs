@@ -405,3 +405,10 @@ async fn a_machine_does_what_it_is_told() {
     let unknown = farm.scheduler.set_machine("nobody", MachineChange::default()).await;
     assert!(matches!(unknown, Err(MachineError::Unknown(name)) if name == "nobody"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn steps_that_come_with_the_end_are_not_lost() {
+    let (farm, _worker) = Farm::with_worker(1);
+    let timeline = run(&farm, farm.action(&["quick"])).await.timeline;
+    assert!(timeline.running_at.is_some() && timeline.collecting_at.is_some(), "{timeline:?}");
+}

@@ -27,7 +27,7 @@ const MAX_SHOWN_BYTES: u64 = 8 << 20;
 const DEFAULT_LIST: usize = 100;
 
 /// Operations in one answer: these fit a message.
-const MAX_LIST: usize = 5000;
+const MAX_LIST: usize = 1000;
 
 /// Earlier operations of an action that are told, and those among which they are looked for.
 const MAX_EARLIER: usize = 20;
@@ -64,19 +64,21 @@ impl ControlService {
         if action.is_empty() && cached.is_none() && runs.operation.is_none() {
             return Err(Status::not_found(format!("action {digest} is neither stored nor in the history")));
         }
-        Ok(Response::new(GetActionResponse {
+        let mut response = GetActionResponse {
             digest: digest.to_string(),
             instance_name: runs.key.instance.to_string(),
             action,
             command,
             in_action_cache: cached.is_some(),
-            result: shown_result(runs.last.as_deref(), cached),
+            result: shown_result(runs.last.as_deref(), cached.clone()),
             operation: runs.operation,
             earlier: runs.earlier,
             waiting,
             ahead,
             ..Default::default()
-        }))
+        };
+        self.add_remains(&runs.key, cached.as_deref(), &mut response).await?;
+        Ok(Response::new(response))
     }
 
     /// Why an operation waits, if it does, and how many will be started before it.
@@ -122,8 +124,8 @@ impl ControlService {
         if running.is_none() && last.is_none() {
             last = found.next();
         }
-        let earlier = found.take(MAX_EARLIER).map(|record| record.to_operation()).collect();
-        let operation = running.or_else(|| last.as_ref().map(|record| record.to_operation()));
+        let earlier = found.take(MAX_EARLIER).map(|record| record.operation.clone()).collect();
+        let operation = running.or_else(|| last.as_ref().map(|record| record.operation.clone()));
         Ok(Runs { key, operation, last, earlier })
     }
 
@@ -146,14 +148,15 @@ impl ControlService {
         let (mut operations, next_live) = live_page(live, from.live, &filter, limit);
         if let Some(place) = next_live {
             let next = PageToken { live: Some(place), ..from };
-            let operations = operations.into_iter().map(|operation| self.with_miss(operation)).collect();
+            operations = operations.into_iter().map(|operation| self.with_miss(operation)).collect();
+            self.mark_pinned(&mut operations);
             return Ok(Response::new(ListActionsResponse { operations, next_page_token: next.encode() }));
         }
         let live: HashSet<String> = operations.iter().map(|operation| operation.name.clone()).collect();
         operations = operations.into_iter().map(|operation| self.with_miss(operation)).collect();
         let page = self.finished(filter, from.before, limit - operations.len()).await?;
-        let finished = page.records.iter().filter(|record| !live.contains(&record.operation.name));
-        operations.extend(finished.map(|record| record.to_operation()));
+        operations.extend(page.operations.into_iter().filter(|operation| !live.contains(&operation.name)));
+        self.mark_pinned(&mut operations);
         let next = page.next.map(|before| PageToken { before, live: None }.encode());
         Ok(Response::new(ListActionsResponse { operations, next_page_token: next.unwrap_or_default() }))
     }
@@ -161,16 +164,16 @@ impl ControlService {
     /// Finished operations; those of one action are found without a search through all.
     async fn finished(&self, filter: Filter, before: u64, limit: usize) -> Result<Page, Status> {
         if limit == 0 {
-            return Ok(Page { records: Vec::new(), next: Some(before) });
+            return Ok(Page { operations: Vec::new(), next: Some(before) });
         }
         let Ok(action) = filter.action_digest().parse::<Digest>() else {
             return Ok(self.history.page(filter, before, limit).await?);
         };
-        let mut records = self.history.of_action(action, before, limit).await?;
+        let records = self.history.of_action(action, before, limit).await?;
         let last = records.last().map(|record| record.sequence());
         let next = last.filter(|_| records.len() == limit);
-        records.retain(|record| filter.matches(&record.operation));
-        Ok(Page { records, next })
+        let wanted = records.iter().filter(|record| filter.matches(&record.operation));
+        Ok(Page { operations: wanted.map(|record| record.operation.clone()).collect(), next })
     }
 
     /// The same with why it missed, where that is known.

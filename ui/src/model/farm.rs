@@ -104,6 +104,7 @@ impl Farm {
             self.ops.complete();
             self.builds.complete();
         }
+        self.tell_of_ends();
     }
 
     /// Takes a page of the history.
@@ -225,6 +226,14 @@ impl Farm {
             if self.complete {
                 self.push_event(EventKind::BuildBegan, &begun.1, "", Some(begun.0));
             }
+        }
+    }
+
+    /// A build has no end of its own: it is over when nothing was heard of it for a while.
+    fn tell_of_ends(&mut self) {
+        let now = self.clock.heard().and_then(|heard| self.clock.at(heard));
+        for (invocation, label, summary) in self.builds.ended(now) {
+            self.push_event(EventKind::BuildEnded, &label, &summary, Some(invocation));
         }
     }
 

@@ -66,8 +66,12 @@ impl Filter {
         found != self.inverse
     }
 
-    /// Where the first match lies in `text`, as bytes; of letters in order, the stretch they span.
+    /// Where the first match lies in `text`, as bytes; of letters in order, the stretch they span. A
+    /// filter for all others finds nothing.
     pub(crate) fn find(&self, text: &str) -> Option<std::ops::Range<usize>> {
+        if self.inverse {
+            return None;
+        }
         match &self.pattern {
             Pattern::Regex(regex) => regex.find(text).map(|found| found.range()),
             Pattern::Fuzzy(words) => words.iter().find_map(|word| span(text, word)),

@@ -1,6 +1,9 @@
 //! What happens in the actions view.
 
+use std::sync::Arc;
+
 use farmhand_proto::control;
+use farmhand_proto::control::action_filter::Outcome;
 
 use super::on_action::{self, Target};
 use crate::keymap::Act;
@@ -99,6 +102,9 @@ pub(super) fn tab(model: &mut Model, tab: usize, todo: &mut Todo) {
     if let Some(section) = Section::ALL.get(tab) {
         model.actions.section = *section;
         model.lists[ListId::Actions].selected = 0;
+        // Another part of the history is asked for with another filter.
+        model.calls.cancel(Slot::History, todo);
+        model.actions.older = Older::Unasked;
         changed(model, todo);
     }
 }
@@ -118,10 +124,23 @@ fn load(model: &mut Model, todo: &mut Todo) {
         }
     };
     model.live.ops.keep_loaded(true);
-    let filter = model
-        .build
-        .as_ref()
-        .map(|build| control::ActionFilter { invocation: build.to_string(), ..Default::default() });
+    let filter = Some(wanted(model));
     let request = control::ListActionsRequest { limit: PAGE, filter, page_token: token };
     model.calls.ask(Slot::History, Call::Actions(request), todo);
+}
+
+/// What of the history is to be loaded: no more than what is shown.
+fn wanted(model: &Model) -> control::ActionFilter {
+    let outcomes: &[Outcome] = match model.actions.section {
+        Section::Failed => &[Outcome::Failed, Outcome::Error],
+        Section::Missed | Section::Slow => &[Outcome::Succeeded, Outcome::Failed],
+        _ => &[Outcome::Succeeded, Outcome::Failed, Outcome::Error, Outcome::Cached],
+    };
+    let text = |text: &Option<Arc<str>>| text.as_ref().map(ToString::to_string).unwrap_or_default();
+    control::ActionFilter {
+        invocation: text(&model.build),
+        machine: text(&model.actions.machine),
+        outcomes: outcomes.iter().map(|outcome| (*outcome).into()).collect(),
+        ..Default::default()
+    }
 }

@@ -33,7 +33,10 @@ pub(super) fn act(model: &mut Model, act: Act, argument: Option<&str>, todo: &mu
         Act::Show(View::Action) if argument.is_some() => {
             show_action(model, argument.unwrap_or_default(), todo)
         }
-        Act::Show(view) => super::jump(model, view, todo),
+        Act::Show(view) => {
+            model.actions.machine = None;
+            super::jump(model, view, todo);
+        }
         Act::Back => back(model, todo),
         Act::Build => build(model, argument, todo),
         Act::Filter => super::filters::begin(model, argument, todo),
@@ -137,6 +140,9 @@ fn back(model: &mut Model, todo: &mut Todo) {
         return;
     }
     super::leave(model, todo);
+    if model.view() == View::Actions {
+        model.actions.machine = None;
+    }
     if !model.navigation.back() {
         if model.build.take().is_none() {
             model.overview.pane = Pane::default();

@@ -163,6 +163,20 @@ fn the_history_is_loaded_page_by_page_when_one_looks_for_it() {
 }
 
 #[test]
+fn of_the_history_no_more_is_loaded_than_is_shown() {
+    use farmhand_proto::control::action_filter::Outcome;
+    let mut model = model(View::Builds);
+    press(&mut model, "<down><enter>]]]]");
+    assert_eq!(model.actions.section, Section::Failed);
+    paint(&mut model, 100, 30);
+    let todo = press(&mut model, "G");
+    let [Call::Actions(request)] = calls(&todo)[..] else { panic!("{todo:?}") };
+    let filter = request.filter.clone().unwrap();
+    assert_eq!(filter.invocation, BUILDS[0]);
+    assert_eq!(filter.outcomes, [Outcome::Failed as i32, Outcome::Error as i32]);
+}
+
+#[test]
 fn an_answer_that_is_not_wanted_any_more_changes_nothing() {
     let mut model = model(View::Actions);
     paint(&mut model, 100, 30);

@@ -95,6 +95,9 @@ fn operation(model: &Model, op: &Op, row: &mut Row<'_, '_>) {
     row.cell(2, state_word(op), op.status.role());
     let weight = if op.status.is_over() { Role::Dim } else { Role::Text };
     row.path(3, op.label(), if op.status == Status::Failed { Role::Text } else { weight });
+    if let Some(filter) = &model.actions.filter {
+        row.mark(3, op.label(), filter);
+    }
     row.cell(4, &op.mnemonic, Role::Dim);
     row.cell(5, &op.machine, weight);
     let late = op.status == Status::Running

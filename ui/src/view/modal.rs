@@ -72,9 +72,11 @@ fn border(canvas: &mut Canvas<'_>, area: Rect) {
 
 fn help(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
     let lines = help_lines(model);
-    let width =
-        lines.iter().map(|(keys, text)| if keys.is_empty() { text.len() } else { 18 + text.len() }).max();
+    let longest = lines.iter().map(|(keys, _)| keys.len()).max().unwrap_or(0);
+    let keys_cells = longest.min(usize::from(area.width) / 3) as u16;
+    let width = lines.iter().map(|(_, text)| usize::from(keys_cells) + 2 + text.len()).max();
     let inner = frame(canvas, area, width.unwrap_or(0), lines.len(), "Help");
+    let text_cells = inner.width.saturating_sub(keys_cells + 2);
     let rows = canvas.window(ListId::Modal, &model.lists[ListId::Modal], inner, lines.len(), 0);
     for (line, row) in rows.enumerate() {
         let (keys, text) = &lines[row];
@@ -83,8 +85,8 @@ fn help(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
             canvas.text(inner.x, y, inner.width, text, Role::Title);
             continue;
         }
-        canvas.text(inner.x, y, 17.min(inner.width), keys, Role::Key);
-        canvas.text(inner.x + 18, y, inner.width.saturating_sub(18), text, Role::Text);
+        canvas.text(inner.x, y, keys_cells, keys, Role::Key);
+        canvas.text(inner.x + keys_cells + 2, y, text_cells, text, Role::Text);
     }
 }
 

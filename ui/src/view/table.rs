@@ -1,8 +1,11 @@
 //! Tables: a line of titles one can click to sort, and rows of which only those seen are painted.
 
+use std::ops::Range;
+
 use ratatui::layout::Rect;
 
 use crate::canvas::{Canvas, Hit};
+use crate::model::filter::Filter;
 use crate::model::list::{ListId, ListState};
 use crate::sanitize;
 use crate::theme::Role;
@@ -106,19 +109,39 @@ pub(super) fn draw(
     if area.is_empty() {
         return;
     }
+    let body = Rect { y: area.y + 1, height: area.height - 1, ..area };
+    let bar = u16::from(len > usize::from(body.height));
     // One cell at the left for the cursor, so that the choice is seen without colour.
-    let inner = Rect { x: area.x + 1, width: area.width.saturating_sub(1), ..area };
+    let inner = Rect { x: area.x + 1, width: area.width.saturating_sub(1 + 2 * bar), ..area };
     let layout = Layout::of(columns, inner);
     titles(canvas, Rect { height: 1, ..inner }, id, state, columns, &layout);
-    let body = Rect { y: area.y + 1, height: area.height - 1, ..area };
     let sortable = columns.iter().filter_map(|column| column.sort).max().map_or(0, |last| last + 1);
     let rows = canvas.window(id, state, body, len, sortable);
+    if bar > 0 {
+        scroll_bar(canvas, Rect { x: area.right() - 1, width: 1, ..body }, &rows, len);
+    }
     for (line, number) in rows.enumerate() {
         let area = Rect { y: body.y + line as u16, height: 1, ..inner };
         paint(number, &mut Row { canvas, columns, layout: &layout, area });
         if number == state.selected.min(len.saturating_sub(1)) {
             cursor(canvas, Rect { x: body.x, width: body.width, ..area });
         }
+    }
+}
+
+/// Which part of a list is seen.
+fn scroll_bar(canvas: &mut Canvas<'_>, area: Rect, rows: &Range<usize>, len: usize) {
+    let height = usize::from(area.height);
+    let length = (rows.len() * height / len.max(1)).clamp(1, height.max(1));
+    let room = height - length.min(height);
+    let hidden = len - rows.len();
+    let start = (rows.start * room + hidden / 2).checked_div(hidden).unwrap_or(0);
+    for line in 0..height {
+        let (sign, role) = match (start..start + length).contains(&line) {
+            true => (canvas.glyphs.bar_full, Role::Border),
+            false => (canvas.glyphs.vertical, Role::Empty),
+        };
+        canvas.text(area.x, area.y + line as u16, 1, sign, role);
     }
 }
 
@@ -191,6 +214,17 @@ impl<'b> Row<'_, 'b> {
         let cells = (sanitize::width(text) as u16).min(place.width);
         let x = if self.columns[number].right { place.right() - cells } else { place.x };
         self.canvas.styled(x, place.y, place.width, text, style);
+    }
+
+    /// Marks what `filter` finds in what column `number` shows.
+    pub(super) fn mark(&mut self, number: usize, text: &str, filter: &Filter) {
+        let Some(place) = self.place(number) else { return };
+        let shown = sanitize::cut_middle(text, usize::from(place.width), self.canvas.glyphs.ellipsis);
+        if let Some(found) = filter.find(&shown) {
+            let (before, width) = (sanitize::width(&shown[..found.start]), sanitize::width(&shown[found]));
+            let found = Rect { x: place.x + before as u16, width: width as u16, ..place };
+            self.canvas.tint(found.intersection(place), Role::Match);
+        }
     }
 
     /// Writes into column `number` what is best cut in its middle: targets and paths.

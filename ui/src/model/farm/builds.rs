@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use farmhand_proto::control;
 
+use crate::format;
 use crate::model::op::Op;
 use crate::model::senders::Senders;
 use crate::model::time::{NodeClock, Stamp};
@@ -39,6 +40,8 @@ pub(crate) struct BuildRow {
     /// Counts from 1 in the order builds were first seen.
     pub(crate) number: u64,
     points: VecDeque<(Stamp, u64)>,
+    /// It was seen at work, and its end was not told yet.
+    under_way: bool,
 }
 
 /// The builds.
@@ -112,6 +115,18 @@ impl BuildRow {
         (waiting > 0 && seconds < 1e7).then(|| Duration::from_secs_f64(seconds))
     }
 
+    /// What it did, in a few words.
+    fn summary(&self) -> String {
+        let took = self.began().zip(self.last_seen()).map(|(from, to)| format::duration(to.since(from)));
+        let failed = match self.wire.failed {
+            0 => String::new(),
+            failed => format!(", {} failed", format::count(failed)),
+        };
+        let hits = format::percent(self.wire.hits, self.wire.lookups);
+        let run = format::count(self.wire.executed);
+        format!("{run} run{failed}, {hits} hits in {}", took.unwrap_or_default())
+    }
+
     fn mark(&mut self, now: Stamp) {
         if self.points.back().is_some_and(|(at, _)| now.since(*at) < POINT_EVERY) {
             return;
@@ -164,6 +179,7 @@ impl BuildTable {
         row.person = person.into();
         row.sender = sender;
         row.wire = wire;
+        row.under_way |= row.work() > 0;
         if let Some(now) = clock.heard().and_then(|heard| clock.at(heard)) {
             row.mark(now);
         }
@@ -182,6 +198,17 @@ impl BuildTable {
         let row = self.row(invocation, sender);
         row.wire.tool = op.map(|op| op.tool.to_string()).unwrap_or_default();
         self.forget_the_oldest();
+    }
+
+    /// Builds that were at work and are quiet now: invocation, name, and what they did. Each is told
+    /// once, until it has work again.
+    pub(super) fn ended(&mut self, now: Option<Stamp>) -> Vec<(Arc<str>, String, String)> {
+        let quiet = self.rows.values_mut().filter(|row| row.under_way && !row.is_active(now));
+        let told = quiet.map(|row| {
+            row.under_way = false;
+            (row.invocation.clone(), row.label(), row.summary())
+        });
+        told.collect()
     }
 
     /// A snapshot begins.
@@ -216,6 +243,7 @@ impl BuildTable {
                 sender,
                 number: *next,
                 points: VecDeque::new(),
+                under_way: false,
             }
         })
     }

@@ -39,6 +39,8 @@ pub(crate) enum EventKind {
     MachineIs(State),
     /// A build began.
     BuildBegan,
+    /// A build has been quiet for a while.
+    BuildEnded,
     /// An action failed.
     ActionFailed,
     /// An action could not be run, or was cancelled.
@@ -65,6 +67,7 @@ impl EventKind {
             Self::MachineIs(state) => machine_glyph(state, glyphs),
             Self::MachineLeft => glyphs.lost,
             Self::BuildBegan => glyphs.running,
+            Self::BuildEnded => glyphs.ok,
             Self::Warning(Level::Advice) => glyphs.advice,
             Self::Warning(_) | Self::Damaged => glyphs.alarm,
             Self::MissedEvicted => glyphs.down,
@@ -79,6 +82,7 @@ impl EventKind {
             Self::MachineIs(State::Lost) | Self::Warning(Level::Alarm) => Role::Bad,
             Self::MachineIs(State::Active) | Self::MachineJoined => Role::Good,
             Self::BuildBegan => Role::Running,
+            Self::BuildEnded => Role::Good,
             _ => Role::Warn,
         }
     }
@@ -96,6 +100,7 @@ impl EventKind {
             Self::MachineIs(State::Lost) => ("", "does not answer"),
             Self::MachineIs(State::Unspecified) => ("", "is in a state this program does not know"),
             Self::BuildBegan => ("", "began"),
+            Self::BuildEnded => ("", "ended:"),
             Self::ActionFailed => ("", "failed:"),
             Self::ActionError => ("", "did not run:"),
             Self::ActionRetried => ("", "was given to another machine"),

@@ -113,6 +113,20 @@ fn a_build_tells_its_speed_and_when_it_will_be_done() {
 }
 
 #[test]
+fn a_build_that_falls_quiet_has_ended_once() {
+    let mut farm = known();
+    farm.events.clear();
+    let mut build = testing::farm().builds.remove(0);
+    (build.queued, build.running) = (0, 0);
+    for second in 0..3_u32 {
+        let now = ago(-f64::from(second) * 20.0);
+        farm.apply(WatchResponse { now, builds: vec![build.clone()], ..Default::default() }, Duration::ZERO);
+    }
+    assert_eq!(kinds(&farm), [EventKind::BuildEnded]);
+    assert_eq!(&*farm.events[0].text, "420 run, 2 failed, 53% hits in 1m34s");
+}
+
+#[test]
 fn colours_follow_the_person_or_the_build() {
     let mut farm = known();
     let number = |farm: &Farm, at: usize| farm.builds.get(BUILDS[at]).unwrap().sender;

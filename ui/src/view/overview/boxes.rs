@@ -6,6 +6,7 @@ use farmhand_proto::control::Machine;
 use farmhand_proto::control::machine::State;
 use farmhand_proto::time::std_duration;
 use ratatui::layout::Rect;
+use ratatui::style::Style;
 
 use crate::canvas::Canvas;
 use crate::format;
@@ -13,6 +14,7 @@ use crate::model::farm::{BuildRow, Event, machine_glyph};
 use crate::model::op::Status;
 use crate::model::overview::Pane;
 use crate::model::{ListId, Model, Op};
+use crate::options::ColourDepth;
 use crate::sanitize;
 use crate::theme::Role;
 
@@ -74,24 +76,79 @@ fn machine(model: &Model, canvas: &mut Canvas<'_>, line: Rect, machine: &Machine
     canvas.text_right(line, &tail, if state == State::Active { Role::Dim } else { role });
 }
 
+/// Cells of one slot at most, the gap to the next included.
+const SLOT: u16 = 10;
+
+/// Slots side by side. Where there is room, each is a bar that fills up to the time its action is
+/// expected to take.
 fn slots(model: &Model, canvas: &mut Canvas<'_>, area: Rect, machine: &Machine) {
+    if machine.state() == State::Lost {
+        // Nobody knows what it does; that is not nothing.
+        let unknown = (canvas.glyphs.lost.to_owned(), canvas.theme.style(Role::Dim));
+        let all = machine.slots as usize;
+        bars::pieces(canvas, area, all, std::iter::repeat_n(unknown, all));
+        return;
+    }
     let farm = model.farm();
-    let ops: Vec<_> = farm.running_on(&machine.name).map(|(_, op)| farm.sender(op)).collect();
+    let ops: Vec<&Op> = farm.running_on(&machine.name).map(|(_, op)| op).collect();
     let busy = (machine.busy as usize).max(ops.len());
-    let all = busy.max(machine.slots as usize);
+    let all = busy.max(machine.slots as usize).max(1);
+    let each = (usize::from(area.width) / all).min(usize::from(SLOT)) as u16;
+    if each < 3 {
+        return slots_in_brief(model, canvas, area, (busy, all), &ops);
+    }
+    let now = model.node_now();
+    for at in 0..all {
+        let place = Rect { x: area.x + at as u16 * each, width: each - 1, ..area };
+        match ops.get(at) {
+            Some(op) => {
+                let expected = op.elapsed(now).zip(op.expected.filter(|expected| !expected.is_zero()));
+                let share =
+                    expected.map_or(1.0, |(took, expected)| took.as_secs_f64() / expected.as_secs_f64());
+                slot(canvas, place, share, farm.sender(op));
+            }
+            None if at < busy => drop(canvas.text(place.x, place.y, place.width, "?", Role::Running)),
+            None => bars::share(canvas, place, 0.0, Role::Empty),
+        }
+    }
+}
+
+/// One slot in use: as much of it in the sender's sign as it has taken of its time.
+fn slot(canvas: &mut Canvas<'_>, area: Rect, share: f64, sender: usize) {
+    let filled = ((share * f64::from(area.width)).round() as u16).clamp(1, area.width);
+    let (sign, style) = slot_sign(canvas, sender);
+    let empty = canvas.glyphs.bar_empty;
+    for x in 0..area.width {
+        canvas.styled(area.x + x, area.y, 1, if x < filled { &sign } else { empty }, style);
+    }
+}
+
+/// A cell a slot; what does not fit is told as a number.
+fn slots_in_brief(
+    model: &Model,
+    canvas: &mut Canvas<'_>,
+    area: Rect,
+    (busy, all): (usize, usize),
+    ops: &[&Op],
+) {
     let unknown = ("?".to_owned(), canvas.theme.style(Role::Running));
     let free = (canvas.glyphs.bar_empty.to_owned(), canvas.theme.style(Role::Empty));
-    let full = canvas.glyphs.bar_full;
-    let coloured = canvas.theme.depth() != crate::options::ColourDepth::None;
     let pieces: Vec<_> = (0..all.min(usize::from(area.width)))
         .map(|at| match ops.get(at) {
-            Some(number) if coloured => (full.to_owned(), canvas.theme.sender(*number)),
-            Some(number) => bars::sender(canvas, *number),
+            Some(op) => slot_sign(canvas, model.farm().sender(op)),
             None if at < busy => unknown.clone(),
             None => free.clone(),
         })
         .collect();
     bars::pieces(canvas, area, all, pieces.into_iter());
+}
+
+/// A full cell in the colour of a sender, or its letter where there are no colours.
+fn slot_sign(canvas: &Canvas<'_>, sender: usize) -> (String, Style) {
+    match canvas.theme.depth() {
+        ColourDepth::None => bars::sender(canvas, sender),
+        _ => (canvas.glyphs.bar_full.to_owned(), canvas.theme.sender(sender)),
+    }
 }
 
 /// The state of a machine that does not take actions, with the age of what is known of a lost one.
