@@ -42,7 +42,7 @@ wait_for() {
     tries=0
     until [ "$(number "$1" || :)" -ge "$2" ] 2>/dev/null; do
         tries=$((tries + 1))
-        [ "$tries" -lt 600 ] || fail "$1 never was $2"
+        [ "$tries" -lt 1500 ] || fail "$1 never was $2"
         sleep 0.2
     done
 }

@@ -21,6 +21,11 @@ VIEWS = {
     "1": ("Events",),
     "2": ("Tool", "Began"),
     "3": ("Missed", "Retried"),
+    "4": ("No action is chosen",),
+    "5": ("by sender",),
+    "6": ("Press", "Heard"),
+    "7": ("By kind", "leased"),
+    "8": ("v level",),
 }
 
 SMALLEST = (20, 10)
@@ -365,12 +370,14 @@ class Bazel(DashboardTest):
         self.addCleanup(workspace.shutdown)
         nap = f"600.{fresh_marker()}"
         (workspace.root / "seconds.txt").write_text(nap)
+        self.addCleanup(lambda: processes.kill(processes.running_with(nap)))
         reapi = self.node.status()["node"]["endpoints"]["reapi"]
         build = workspace.start_build(reapi, "//:slow", "//:quick")
         screen.wait_for("//:slow_0", "//:slow_1", "2/2 slots")
         for key, words in VIEWS.items():
             screen.press(key)
-            screen.wait_for(*words)
+            # Here it shows the action that was chosen in the view before it.
+            screen.wait_for(*(words if key != "4" else ("Summary", "Genrule")))
         screen.press("2")
         screen.wait_for("bazel")
         screen.press("3")
@@ -397,8 +404,8 @@ class Bazel(DashboardTest):
     def help_and_palette(self, screen: Terminal) -> None:
         """`?` lists the keys, `:` takes a command."""
         screen.press("?")
-        screen.wait_for("kill", "filter")
+        screen.wait_for("Open the action")
         screen.press("Escape")
-        screen.press(":")
-        screen.press(*"builds", "Enter")
-        screen.wait_for("Tool", "Began")
+        screen.wait_until_gone("Open the action")
+        screen.press(":", *"builds", "Enter")
+        screen.wait_for(*VIEWS["2"])
