@@ -64,7 +64,8 @@ zsh_completion=$prefix/share/zsh/site-functions/_farmhand
 fish_completion=$prefix/share/fish/vendor_completions.d/farmhand.fish
 man_dir=$prefix/share/man/man1
 settings_example=$prefix/share/doc/farmhand/farmhand.toml
-pages='serve status actions action action-show action-fetch client doctor bench completions man'
+pages='serve top demo status machines pause drain resume slots actions action action-show action-fetch action-kill
+action-rerun client doctor bench completions man'
 # Which directories were made, so that they can go again.
 directories=$prefix/share/doc/farmhand/directories
 unit_dir=${XDG_CONFIG_HOME:-$HOME/.config}/systemd/user

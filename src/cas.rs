@@ -120,6 +120,12 @@ pub trait ContentAddressableStorage: Send + Sync + 'static {
     /// life of the others is extended.
     async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, CasError>;
 
+    /// As [`find_missing`](Self::find_missing), for who only looks: the life of the others is what it
+    /// was, where the store can tell without using them.
+    async fn peek_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, CasError> {
+        self.find_missing(digests).await
+    }
+
     /// The whole blob in memory. Callers bound the size before they ask.
     async fn get(&self, digest: &Digest) -> Result<Bytes, CasError>;
 

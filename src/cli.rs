@@ -11,28 +11,46 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::config::raw::DEFAULTS;
 
 mod action;
+mod action_log;
+mod actions;
 mod bench;
 mod client;
+mod demo;
 mod doctor;
 mod error;
 mod fetch;
+mod harmless;
+mod logs;
+mod machines;
 mod output;
+mod private_node;
 mod remote;
+mod rerun;
+mod run;
+mod scratch;
 mod serve;
+mod settings;
 mod shell;
+mod signals;
 mod status;
+mod steer;
 mod target;
+mod top;
+mod why;
 
 use error::CliError;
 
 /// A personal build farm in one binary
 ///
 /// Farmhand answers the Remote Execution API (REAPI) on localhost: it runs build actions in
-/// sandboxes, keeps their results, and serves them again. Without a command it is `serve`.
+/// sandboxes, keeps their results, and serves them again.
+///
+/// Without a command, in a terminal: the dashboard, on the node that runs or on one that is started and
+/// lives as long as it is open. Elsewhere: `serve`.
 #[derive(Debug, Parser)]
 #[command(name = "farmhand", version, arg_required_else_help = false, max_term_width = 100)]
 #[command(
-    after_help = "Examples:\n  farmhand serve             serve the build tools on this machine\n  farmhand client bazel      settings to paste into a .bazelrc\n  farmhand status            what the node is doing"
+    after_help = "Examples:\n  farmhand                   a node with its dashboard\n  farmhand demo              see one at work\n  farmhand serve             serve the build tools on this machine\n  farmhand client bazel      settings to paste into a .bazelrc\n  farmhand status            what the node is doing"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -41,13 +59,25 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// None was given.
+    #[command(skip)]
+    Alone(Box<serve::ServeArgs>),
     Serve(Box<serve::ServeArgs>),
+    Top(top::TopArgs),
     Status(status::StatusArgs),
-    Actions(action::ActionsArgs),
+    Machines(machines::MachinesArgs),
+    Pause(steer::PauseArgs),
+    Drain(steer::DrainArgs),
+    Resume(steer::ResumeArgs),
+    Slots(steer::SlotsArgs),
+    Actions(actions::ActionsArgs),
     Action(action::ActionArgs),
+    Logs(logs::LogsArgs),
+    Settings(settings::SettingsArgs),
     Client(client::ClientArgs),
     Doctor(Box<doctor::DoctorArgs>),
     Bench(bench::BenchArgs),
+    Demo(demo::DemoArgs),
     #[command(hide = true)]
     Drive(bench::drive::DriveArgs),
     Completions(shell::CompletionsArgs),
@@ -56,12 +86,12 @@ enum Command {
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
-    let cli = match parse() {
-        Ok(cli) => cli,
+    let command = match parse() {
+        Ok(command) => command,
         // Help and version are no failures; clap knows the stream and the code of each.
         Err(error) => error.exit(),
     };
-    match run(cli) {
+    match run(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(),
     }
@@ -104,28 +134,40 @@ fn shown(value: &toml::Value) -> Option<String> {
     }
 }
 
-/// Reads the arguments; without a command they are those of `serve`, so that its variables count.
-fn parse() -> Result<Cli, clap::Error> {
-    let cli = Cli::from_arg_matches(&command().try_get_matches()?)?;
-    if cli.command.is_some() {
-        return Ok(cli);
+/// Reads the arguments; without a command the settings are those of `serve`, so that its variables count.
+fn parse() -> Result<Command, clap::Error> {
+    let parse = |matches: clap::ArgMatches| Cli::from_arg_matches(&matches).map(|cli| cli.command);
+    if let Some(command) = parse(command().try_get_matches()?)? {
+        return Ok(command);
     }
-    Cli::from_arg_matches(&command().try_get_matches_from(["farmhand", "serve"])?)
+    match parse(command().try_get_matches_from(["farmhand", "serve"])?)? {
+        Some(Command::Serve(args)) => Ok(Command::Alone(args)),
+        _ => unreachable!("invariant: `serve` is a command"),
+    }
 }
 
-fn run(cli: Cli) -> Result<(), CliError> {
-    match cli.command {
-        None => Ok(()),
-        Some(Command::Serve(args)) => serve::run(*args),
-        Some(Command::Status(args)) => wait(status::run(args)),
-        Some(Command::Actions(args)) => wait(action::list(args)),
-        Some(Command::Action(args)) => wait(action::run(args)),
-        Some(Command::Client(args)) => client::run(args),
-        Some(Command::Doctor(args)) => wait(doctor::run(*args)),
-        Some(Command::Bench(args)) => wait(bench::run(args)),
-        Some(Command::Drive(args)) => wait(bench::drive::run(args)),
-        Some(Command::Completions(args)) => shell::completions(&args),
-        Some(Command::Man(args)) => shell::man(&args),
+fn run(command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Alone(args) => run::run(*args),
+        Command::Serve(args) => serve::run(*args),
+        Command::Top(args) => wait(top::run(args)),
+        Command::Status(args) => wait(status::run(args)),
+        Command::Machines(args) => wait(machines::run(args)),
+        Command::Pause(args) => wait(steer::pause(args)),
+        Command::Drain(args) => wait(steer::drain(args)),
+        Command::Resume(args) => wait(steer::resume(args)),
+        Command::Slots(args) => wait(steer::slots(args)),
+        Command::Actions(args) => wait(actions::list(args)),
+        Command::Action(args) => wait(action::run(args)),
+        Command::Logs(args) => wait(logs::run(args)),
+        Command::Settings(args) => wait(settings::run(args)),
+        Command::Client(args) => client::run(args),
+        Command::Doctor(args) => wait(doctor::run(*args)),
+        Command::Bench(args) => wait(bench::run(args)),
+        Command::Demo(args) => demo::run(args),
+        Command::Drive(args) => wait(bench::drive::run(args)),
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args),
     }
 }
 
@@ -156,7 +198,10 @@ mod tests {
             let is_key = DEFAULTS.lines().any(|line| {
                 line.trim_start_matches("# ").split_once(" = ").is_some_and(|(key, _)| key == long)
             });
-            assert!(is_key || long == "config", "{long} is no key of assets/farmhand.toml");
+            assert!(
+                is_key || long == "config" || arg.is_hide_set(),
+                "{long} is no key of assets/farmhand.toml"
+            );
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A flag wins over a variable, a variable over the file, the file over the defaults, which stand
 //! in `assets/farmhand.toml` and are compiled in. [`raw`] holds the layers as written, [`values`]
-//! the sizes, durations and addresses in them, [`paths`] what the host decides. Nobody else parses
+//! the sizes, durations and addresses in them, [`paths`] what the host decides, `listed` writes them
+//! down again for people. Nobody else parses
 //! or checks a setting, and nobody else reads the environment for one.
 
 use std::collections::BTreeMap;
@@ -17,10 +18,12 @@ use serde::Deserialize;
 use crate::digest::DigestFunction;
 use crate::instance::InstanceName;
 
+mod listed;
 pub mod paths;
 pub mod raw;
 pub mod values;
 
+pub use listed::Setting;
 pub use paths::Host;
 pub use raw::RawConfig;
 pub use values::{DiskBudget, MemoryShare};
@@ -58,6 +61,8 @@ pub struct Config {
     pub epoch_interval: Duration,
     /// Time in which everything stored is read once to find damage; zero for never.
     pub scrub_interval: Duration,
+    /// Finished actions that are remembered; 1,000 at least.
+    pub history: u64,
     /// Committed size of compressed uploads.
     pub compressed_committed_size: CommittedSize,
     /// Actions that run at once; 1 at least.
@@ -98,6 +103,8 @@ pub struct Config {
     pub farm: FarmConfig,
     /// Logs.
     pub log: LogConfig,
+    /// Files that settings were read from, for people.
+    pub files: Vec<PathBuf>,
 }
 
 /// How this node meets the other machines of its farm.
@@ -326,6 +333,7 @@ impl Set {
             sync: required(raw.sync),
             epoch_interval: check_epoch(required(raw.epoch_interval).0)?,
             scrub_interval: required(raw.scrub_interval).0,
+            history: at_least("history", required(raw.history), 1000)?,
             compressed_committed_size: required(raw.compressed_committed_size),
             slots: at_least("slots", raw.slots.unwrap_or(host.cores), 1)?,
             sandbox: required(raw.sandbox),
@@ -356,6 +364,7 @@ impl Set {
                 key_file: raw.farm_key_file,
             },
             log: LogConfig { filter: required(raw.log_filter), format: required(raw.log_format) },
+            files: Vec::new(),
         })
     }
 }

@@ -285,6 +285,21 @@ impl fmt::Display for Digest {
     }
 }
 
+/// Reads what [`Display`](fmt::Display) writes; the name of SHA256 may stand in front too.
+impl std::str::FromStr for Digest {
+    type Err = DigestError;
+
+    fn from_str(text: &str) -> Result<Self, DigestError> {
+        let named = text.split_once('/').and_then(|(first, rest)| {
+            DigestFunction::from_segment(first).map(|function| Ok((function?, rest)))
+        });
+        let (function, rest) = named.unwrap_or(Ok((DigestFunction::Sha256, text)))?;
+        let (hash, size) = rest.split_once('/').ok_or(DigestError::Unset)?;
+        let bad = || DigestError::Hash { hash: text.chars().take(80).collect(), function };
+        Self::parse(function, hash, size.parse().map_err(|_| bad())?)
+    }
+}
+
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -362,6 +377,16 @@ mod tests {
     }
 
     #[test]
+    fn texts_that_are_no_digest_are_refused() {
+        for text in ["", "abc", EMPTY_SHA256, &format!("{EMPTY_SHA256}/x"), &format!("md5/{EMPTY_SHA256}/0")]
+        {
+            assert!(text.parse::<Digest>().is_err(), "{text}");
+        }
+        let named = format!("sha256/{EMPTY_SHA256}/0");
+        assert_eq!(named.parse(), Ok(Digest::empty(DigestFunction::Sha256)));
+    }
+
+    #[test]
     fn zero_size_is_not_enough_to_be_empty() {
         let other = Digest::parse(DigestFunction::Sha256, &"ab".repeat(32), 0).unwrap();
         assert!(!other.is_empty_blob());
@@ -384,6 +409,7 @@ mod tests {
             let digest = Digest::of(function, &data);
             prop_assert_eq!(Digest::from_key(&digest.to_key()), Some(digest));
             prop_assert_eq!(Digest::from_wire(function, &digest.to_wire()), Ok(digest));
+            prop_assert_eq!(digest.to_string().parse(), Ok(digest));
             let mut hasher = Hasher::new(function);
             for piece in data.chunks(7) {
                 hasher.update(piece);

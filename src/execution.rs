@@ -4,10 +4,14 @@
 //! - [`missing`] finds every absent input of an action in one pass;
 //! - [`own_root`] tells input roots that are whole file systems;
 //! - [`queue`] is the pure state machine that decides who runs what, where and when;
+//! - [`observer`] is told what becomes of operations, [`about`] is what they remember of their actions;
 //! - [`operations`] remembers the operations, live and finished, that clients ask about by name;
+//! - [`live_logs`] knows where the commands that run now write stdout and stderr;
 //! - [`scheduler`] drives the queue: it asks the action cache, hands leases to workers, stores results;
 //! - [`response`] words the responses that come from the scheduler and not from a worker;
-//! - [`inline`] puts small outputs into a result for callers that asked for them.
+//! - [`rerun`] runs an action again, to see whether the same comes of it;
+//! - [`inline`] puts small outputs into a result for callers that asked for them;
+//! - [`observer`] is the seam for whoever wants to know what becomes of operations.
 //!
 //! **Every call has an operation of its own**; several operations may share one *run*. So cancelling
 //! one caller never harms another, each caller keeps its own hints, and a run ends early only when
@@ -24,21 +28,29 @@ use crate::cas::CasError;
 use crate::digest::DigestFunction;
 use crate::instance::InstanceName;
 
+pub mod about;
 pub mod action;
 pub mod inline;
+pub mod live_logs;
 pub mod missing;
+pub mod observer;
 pub mod operations;
 pub mod own_root;
 pub mod queue;
+pub mod rerun;
 pub mod response;
 pub mod scheduler;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use about::About;
 pub use action::ActionError;
-pub use operations::{Operation, OperationId, OperationState, Stage};
-pub use queue::Refusal;
-pub use scheduler::{LiveAction, OperationWatch, Request, Scheduler, Snapshot};
+pub use observer::{Observer, Sequence};
+pub use operations::{Call, Kind, Operation, OperationId, OperationState, Stage};
+pub use queue::{Duty, MachineState, Refusal, Target, Waiting};
+pub use scheduler::{
+    KillError, LiveAction, MachineChange, MachineError, OperationWatch, Request, Scheduler, Snapshot,
+};
 
 /// The most and the least urgent value of `ExecutionPolicy.priority`; others are clamped.
 pub const PRIORITIES: std::ops::RangeInclusive<i32> = -1000..=1000;

@@ -6,6 +6,7 @@
 //! their module have a small `fuzzing` door there; the promises stand here.
 
 mod config;
+mod history;
 mod input;
 mod merkle;
 mod message;
@@ -14,6 +15,7 @@ mod stored;
 mod zstd;
 
 pub use config::config;
+pub use history::history_record;
 pub use merkle::{directory, tree};
 pub use message::{message, request_metadata, sandbox_wire};
 pub use names::{path, resource_name};
@@ -65,7 +67,7 @@ mod tests {
     }
 
     replay_each! {
-        config directory index_record message pack_record path request_metadata resource_name sandbox_wire
+        config directory history_record index_record message pack_record path request_metadata resource_name sandbox_wire
         tree zstd
     }
 }

@@ -7,8 +7,11 @@
 //!   parsed once;
 //! - [`index`]: the embedded key-value index, the only file that names its engine;
 //! - [`cas`]: blobs by digest; [`action_cache`]: results by action;
+//! - [`miss`]: why there was no result;
 //! - [`worker`]: staging inputs, running commands, collecting outputs;
 //! - [`execution`]: operations, the queue, the scheduler that drives it;
+//! - [`activity`]: what a person may see of operations, builds and kinds of actions, as it changes;
+//! - [`history`]: what became of operations, on disk;
 //! - [`rpc`]: one file for each gRPC service, and the only mapping of errors to statuses;
 //! - [`node`]: the composition root: what runs in this process;
 //! - [`cli`]: the command line;
@@ -17,6 +20,7 @@
 //! [`tasks`], [`telemetry`] and [`config`] are visible to all.
 
 pub mod action_cache;
+pub mod activity;
 pub mod cas;
 pub mod cli;
 pub mod config;
@@ -25,9 +29,11 @@ pub mod execution;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod history;
 pub mod index;
 pub mod instance;
 pub mod merkle;
+pub mod miss;
 pub mod node;
 pub mod path;
 pub mod platform;

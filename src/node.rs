@@ -11,34 +11,43 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::net::{TcpListener, UnixListener};
+use tokio::task::{JoinError, JoinHandle};
 use tonic::service::Routes;
 
 use crate::action_cache::ActionCache;
 use crate::action_cache::complete::CompleteActionCache;
 use crate::action_cache::disk::DiskActionCache;
+use crate::action_cache::fate::Fates;
+use crate::action_cache::pinned::PinnedActionCache;
+use crate::activity::Activity;
 use crate::cas::ContentAddressableStorage;
 use crate::cas::disk::{DiskCas, OpenError, RebuildProgress};
 use crate::config::{Config, SandboxMode};
-use crate::execution::Scheduler;
+use crate::execution::{Scheduler, Sequence};
+use crate::history::{Explainer, History};
 use crate::platform::MachineFacts;
 use crate::rpc::action_cache::ActionCacheService;
 use crate::rpc::byte_stream::ByteStreamService;
 use crate::rpc::capabilities::{CacheCapabilitiesProvider, CapabilitiesService};
 use crate::rpc::cas::CasService;
-use crate::rpc::control::{ControlService, SocketFile, bind_private};
+use crate::rpc::control::{ControlParts, ControlService, SocketFile, bind_private};
 use crate::rpc::execution::{ExecutionCapabilitiesProvider, ExecutionService};
 use crate::rpc::operations::OperationsService;
 use crate::rpc::server::Limits;
 use crate::rpc::{Instances, server};
 use crate::tasks::Tasks;
+use crate::telemetry;
 use crate::worker::local::LocalWorker;
 use crate::worker::sandbox::{self, ActionGroup, Mode, SandboxSupport, SpawnerConfig, SpawnerPool};
 use crate::worker::{RunError, Runner};
 
+mod boot;
+mod meter;
 mod open_files;
 mod settings;
 mod status;
 
+use meter::Meter;
 use status::StatusSource;
 
 /// A result that was found complete is shown again without another look for this long, or for a
@@ -110,6 +119,7 @@ pub struct Node {
     tasks: Tasks,
     spawners: Arc<SpawnerPool>,
     store: DiskCas,
+    history: History,
     /// Removed with the node.
     _sockets: [SocketFile; 2],
 }
@@ -136,31 +146,64 @@ impl Node {
         let doors = Doors::open(&config).await?;
         let store = open_store(&config, progress, &tasks).await?;
         let cas: Arc<dyn ContentAddressableStorage> = Arc::new(store.clone());
-        let results = complete_action_cache(&config, &store, Arc::clone(&cas));
+        let (pins, fates) = action_cache(&config, &store, Arc::clone(&cas), &tasks);
+        let results: Arc<dyn ActionCache> = pins.clone();
+        let history = open_history(&config, &tasks);
 
         let spawners = Arc::new(start_spawners(&config, open_files.inherited).await?);
         let facts = settings::facts(&config, spawners.is_sandboxed());
         let worker = open_worker(&config, facts, &store, Arc::clone(&spawners), &tasks)?;
-        let scheduler =
-            Scheduler::start(Arc::clone(&cas), Arc::clone(&results), settings::execution(&config), &tasks);
+        let history = history.await.map_err(|panic| lost(&config, &panic))?;
+        let sequence = Sequence::after(history.last_sequence());
+        let activity = start_activity(&config, &store, sequence.clone(), &tasks);
+        let explainer = start_explainer(&history, &cas, fates, &activity, &tasks);
+        let scheduler = Scheduler::start(
+            Arc::clone(&cas),
+            Arc::clone(&results),
+            settings::execution(&config),
+            sequence,
+            Arc::new((Arc::clone(&activity), history.clone())),
+            &tasks,
+        );
         scheduler.add_worker(Arc::new(worker));
 
         let instances = Instances::new(settings::instances(&config));
-        let routes = routes(&config, &instances, &cas, &results, &scheduler, &tasks);
+        let action_cache = ActionCacheService::new(
+            Arc::clone(&results),
+            Arc::clone(&cas),
+            instances.clone(),
+            Arc::clone(&activity),
+            history.clone(),
+        );
+        let routes = routes(&config, &instances, &cas, action_cache, &scheduler, &activity, &tasks);
         let limits = settings::limits(&config, open_files.now);
+        let settled = Arc::new(config.clone());
         let source = StatusSource {
             endpoints: doors.endpoints.clone(),
             started: SystemTime::now(),
             warnings: warnings(&config, spawners.is_sandboxed()),
             sandboxed: spawners.is_sandboxed(),
+            meter: Meter::start(store.clone(), config.data_dir.clone(), &tasks),
+            activity: Arc::clone(&activity),
             config,
-            scheduler,
-            store: store.clone(),
+            scheduler: scheduler.clone(),
         };
-        let control = ControlService::new(Arc::new(source), cas, results);
+        let control = ControlService::new(ControlParts {
+            source: Arc::new(source),
+            activity,
+            history: history.clone(),
+            explainer,
+            cas,
+            results,
+            pins,
+            scheduler,
+            instances,
+            config: settled,
+            log: telemetry::recent(),
+        });
         let endpoints = doors.endpoints.clone();
         let sockets = doors.serve(routes, limits, control, &tasks);
-        Ok(Self { endpoints, tasks, spawners, store, _sockets: sockets })
+        Ok(Self { endpoints, tasks, spawners, store, history, _sockets: sockets })
     }
 
     /// Its doors.
@@ -177,9 +220,13 @@ impl Node {
     pub async fn stop(self) {
         self.tasks.stop().await;
         self.spawners.stop().await;
-        let store = self.store.clone();
+        let (store, history) = (self.store.clone(), self.history.clone());
+        let close = move || {
+            history.close();
+            store.close();
+        };
         // The last epoch is closed on a thread that may wait for the disk.
-        if Tasks::default().spawn_blocking(move || store.close()).await.is_err() {
+        if Tasks::default().spawn_blocking(close).await.is_err() {
             tracing::error!("closing the store panicked; it is recovered at the next start");
         }
     }
@@ -252,23 +299,68 @@ async fn open_store(
     let told = move |now: RebuildProgress| progress.rebuilding(now.done, now.total);
     match tasks.spawn_blocking(move || DiskCas::open(settings::disk(&owned), &told)).await {
         Ok(opened) => Ok(opened?),
-        Err(panic) => {
-            Err(NodeError::Io { path: config.data_dir.clone(), source: io::Error::other(panic.to_string()) })
-        }
+        Err(panic) => Err(lost(config, &panic)),
     }
 }
 
-fn complete_action_cache(
+/// A thread that worked on the data directory panicked.
+fn lost(config: &Config, panic: &JoinError) -> NodeError {
+    NodeError::Io { path: config.data_dir.clone(), source: io::Error::other(panic.to_string()) }
+}
+
+/// Opens the history while other parts start. It is in the data directory, so the store comes first,
+/// which has the lock.
+fn open_history(config: &Config, tasks: &Tasks) -> JoinHandle<History> {
+    let (path, kept) = (config.data_dir.join("history"), config.history);
+    tasks.spawn_blocking(move || History::open(&path, kept))
+}
+
+/// Results as they are shown: complete ones only, and what a person pinned stays.
+type Results = PinnedActionCache<CompleteActionCache<DiskActionCache>>;
+
+fn action_cache(
     config: &Config,
     store: &DiskCas,
     cas: Arc<dyn ContentAddressableStorage>,
-) -> Arc<dyn ActionCache> {
+    tasks: &Tasks,
+) -> (Arc<Results>, Fates) {
     let generation = {
         let store = store.clone();
         Arc::new(move || store.generation())
     };
     let fresh = FRESH.min(config.lease / 4);
-    Arc::new(CompleteActionCache::new(DiskActionCache::new(store.clone()), cas, generation, fresh))
+    let results = DiskActionCache::new(store.clone());
+    let complete = CompleteActionCache::new(results.clone(), cas, generation, fresh);
+    let fates = Fates::new(store.clone(), results, Arc::clone(complete.incomplete()));
+    let pinned = Arc::new(PinnedActionCache::new(complete, store.clone()));
+    let mending = Arc::clone(&pinned);
+    tasks.spawn("mend pins", async move { mending.mend().await });
+    (pinned, fates)
+}
+
+/// Who explains misses, and tells those who watch.
+fn start_explainer(
+    history: &History,
+    cas: &Arc<dyn ContentAddressableStorage>,
+    fates: Fates,
+    activity: &Arc<Activity>,
+    tasks: &Tasks,
+) -> Explainer {
+    let explainer = Explainer::new(history.clone(), Arc::clone(cas), Arc::new(move |key| fates.of(key)));
+    let activity = Arc::clone(activity);
+    explainer.start(tasks, move |operation, miss| {
+        activity.annotate(operation, |remarks| remarks.miss = miss.kind());
+    });
+    explainer
+}
+
+/// What people may see of this run of the node; its seconds are counted from here on.
+fn start_activity(config: &Config, store: &DiskCas, sequence: Sequence, tasks: &Tasks) -> Arc<Activity> {
+    let epoch = boot::count(&config.data_dir, SystemTime::now());
+    let activity = Arc::new(Activity::new(epoch, &config.name, sequence));
+    let (counted, slots) = (Arc::clone(&activity), config.slots as u64);
+    tasks.spawn("seconds", meter::seconds(counted, store.clone(), slots, tasks.token().clone()));
+    activity
 }
 
 /// The spawners, with a sandbox where it works or is insisted on.
@@ -341,8 +433,9 @@ fn routes(
     config: &Config,
     instances: &Instances,
     cas: &Arc<dyn ContentAddressableStorage>,
-    results: &Arc<dyn ActionCache>,
+    action_cache: ActionCacheService,
     scheduler: &Scheduler,
+    activity: &Arc<Activity>,
     tasks: &Tasks,
 ) -> Routes {
     let capabilities = CapabilitiesService::new(
@@ -352,11 +445,15 @@ fn routes(
             Box::new(ExecutionCapabilitiesProvider),
         ],
     );
-    let byte_stream =
-        ByteStreamService::new(Arc::clone(cas), instances.clone(), settings::byte_stream(config), tasks);
-    let action_cache = ActionCacheService::new(Arc::clone(results), Arc::clone(cas), instances.clone());
+    let byte_stream = ByteStreamService::new(
+        Arc::clone(cas),
+        instances.clone(),
+        settings::byte_stream(config),
+        Arc::clone(activity),
+        tasks,
+    );
     Routes::new(capabilities.into_server())
-        .add_service(CasService::new(Arc::clone(cas), instances.clone()))
+        .add_service(CasService::new(Arc::clone(cas), instances.clone(), Arc::clone(activity)))
         .add_service(byte_stream)
         .add_service(action_cache.into_server())
         .add_service(ExecutionService::new(scheduler.clone(), instances.clone()).into_server())

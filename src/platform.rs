@@ -15,9 +15,11 @@ use farmhand_proto::reapi;
 
 use crate::config::UnknownProperties;
 
+mod load;
 mod machine;
 
-pub use machine::{MachineFacts, total_memory};
+pub use load::{Load, Readings};
+pub use machine::{MachineFacts, architecture, total_memory};
 
 /// What an action asks for, parsed from `Platform` messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +50,8 @@ pub struct Requirements {
     pub unknown: Vec<String>,
     /// What becomes of those.
     pub unknown_policy: UnknownProperties,
+    /// Name of the one machine it is to run on. No property says so; a person may.
+    pub machine: Option<String>,
 }
 
 /// Network an action asks for.
@@ -141,6 +145,12 @@ impl Requirements {
     /// Whether anything said where the input root stands, be it `input-root=host`.
     pub fn says_input_root(&self) -> bool {
         self.input_root != InputRootPlace::Worker || self.properties.contains_key("input-root")
+    }
+
+    /// Why the machine called `name` is the wrong one, where a person chose another.
+    pub fn wrong_machine(&self, name: &str) -> Option<String> {
+        let wanted = self.machine.as_deref().filter(|wanted| *wanted != name)?;
+        Some(format!("it is to run on {wanted}"))
     }
 
     fn add(&mut self, name: &str, value: &str) -> Result<(), PlatformError> {

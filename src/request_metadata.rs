@@ -7,7 +7,7 @@ use std::sync::Arc;
 use farmhand_proto::reapi;
 
 /// Bytes kept of each text: a hundred thousand actions may wait, each with these.
-const MAX_FIELD: usize = 1024;
+pub const MAX_FIELD: usize = 1024;
 
 /// What a client tells about itself (`build.bazel.remote.execution.v2.RequestMetadata`). Empty
 /// where it does not.
@@ -34,10 +34,26 @@ pub struct RequestMetadata {
 impl RequestMetadata {
     /// What slots are shared out by: one build, or whatever names the caller best.
     pub fn share(&self) -> Arc<str> {
+        self.build().into()
+    }
+
+    /// The name of the build it belongs to: that of the run of the tool, or what stands in for it.
+    /// Empty when nothing does.
+    pub fn build(&self) -> &str {
         [&self.tool_invocation_id, &self.correlated_invocations_id, &self.tool_name]
             .into_iter()
             .find(|text| !text.is_empty())
-            .map_or_else(|| Arc::from(""), |text| Arc::from(text.as_str()))
+            .map_or("", String::as_str)
+    }
+
+    /// The tool with its version.
+    pub fn tool(&self) -> String {
+        format!("{} {}", self.tool_name, self.tool_version).trim().to_owned()
+    }
+
+    /// Whether it tells anything of the action the call is about.
+    pub fn names_action(&self) -> bool {
+        [&self.action_mnemonic, &self.target_id, &self.action_id].iter().any(|text| !text.is_empty())
     }
 
     /// Whether the tool takes the input root for the root of the file system, without saying so in

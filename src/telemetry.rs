@@ -1,11 +1,22 @@
-//! Logs: to stderr, always, so that stdout holds nothing but data.
+//! Logs: to stderr, always, so that stdout holds nothing but data. The last lines are in memory too
+//! ([`recent`]).
 
 use std::io::{self, IsTerminal};
+use std::sync::{Arc, LazyLock};
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::{FilterExt, LevelFilter, ParseError};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::{LogConfig, LogFormat};
+use recent::RecentLayer;
+pub use recent::{Line, Recent};
+
+mod recent;
+
+/// The last lines of this process: there is one log.
+static RECENT: LazyLock<Arc<Recent>> = LazyLock::new(Arc::default);
 
 /// The filter is no list of directives.
 #[derive(Debug, thiserror::Error)]
@@ -23,15 +34,25 @@ pub struct FilterError {
 /// # Errors
 /// [`FilterError`] when the filter does not parse.
 pub fn init(config: &LogConfig) -> Result<(), FilterError> {
+    let kept = LevelFilter::INFO.or(parse_filter(&config.filter)?);
+    let lines = tracing_subscriber::registry().with(RecentLayer(recent()).with_filter(kept));
     let filter = parse_filter(&config.filter)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let written = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let outcome = match config.format {
-        LogFormat::Text => builder.with_ansi(colours(io::stderr().is_terminal())).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Text => {
+            let written = written.with_ansi(colours(io::stderr().is_terminal()));
+            lines.with(written.with_filter(filter)).try_init()
+        }
+        LogFormat::Json => lines.with(written.json().flatten_event(true).with_filter(filter)).try_init(),
     };
     // The only failure is that logging runs already.
     drop(outcome);
     Ok(())
+}
+
+/// The last lines of the log of this process; empty where [`init`] was not called.
+pub fn recent() -> Arc<Recent> {
+    Arc::clone(&RECENT)
 }
 
 /// Whether to colour what goes to a place that is a terminal or not: `NO_COLOR` forbids it.

@@ -27,6 +27,7 @@ pub mod outputs;
 pub mod plain;
 pub mod sandbox;
 mod scratch;
+mod slots;
 
 /// One action handed to a worker: everything it needs besides the CAS.
 #[derive(Clone, Debug)]
@@ -82,6 +83,22 @@ pub struct WorkerLost {
     pub reason: String,
 }
 
+/// Why a worker keeps the slots it has.
+#[derive(Debug, thiserror::Error)]
+pub enum SlotsError {
+    /// Not a number of slots this machine can have.
+    #[error("{wanted} slots are not between 1 and {most}, the most this machine takes")]
+    Range {
+        /// What was asked for.
+        wanted: usize,
+        /// The most.
+        most: usize,
+    },
+    /// What the new slots need could not be started.
+    #[error("cannot add slots: {0}")]
+    Run(#[from] RunError),
+}
+
 /// Takes leases and runs them.
 #[async_trait]
 pub trait Worker: Send + Sync + 'static {
@@ -90,6 +107,12 @@ pub trait Worker: Send + Sync + 'static {
 
     /// Actions it runs at once.
     fn slots(&self) -> usize;
+
+    /// Changes how many actions it runs at once. Those that run go on, be they too many.
+    ///
+    /// # Errors
+    /// [`SlotsError`]; nothing has changed then.
+    async fn set_slots(&self, slots: usize) -> Result<(), SlotsError>;
 
     /// Why this worker can never run an action with these requirements; empty if it can. Each
     /// entry names one property.
@@ -283,6 +306,12 @@ pub trait Runner: Send + Sync + 'static {
 
     /// Whether commands get namespaces of their own: decides how inputs are staged.
     fn is_sandboxed(&self) -> bool;
+
+    /// Makes it `seats` seats, ready to be taken. Those that are taken stay with who has them.
+    ///
+    /// # Errors
+    /// [`RunError`]; the number is as before then.
+    async fn resize(&self, seats: usize) -> Result<(), RunError>;
 }
 
 /// A place for one command, free again when this is dropped.

@@ -26,6 +26,9 @@ use crate::merkle::Directory;
 use crate::path::{PathError, RootPath};
 use remembered::{Remembered, fingerprint};
 
+pub use incomplete::Incomplete;
+
+mod incomplete;
 mod remembered;
 
 /// Bytes of the largest Tree, Directory, Action or Command that is read.
@@ -40,6 +43,16 @@ pub struct CompleteActionCache<A> {
     cas: Arc<dyn ContentAddressableStorage>,
     generation: Generation,
     remembered: Remembered,
+    incomplete: Arc<Incomplete>,
+}
+
+/// The blobs that a result names, those in its Trees and below its root directories included.
+#[derive(Clone, Debug, Default)]
+pub struct Named {
+    /// All that are known.
+    pub blobs: HashSet<Digest>,
+    /// Trees and Directories among them that could not be read: what these name is not known.
+    pub unread: Vec<Digest>,
 }
 
 /// Everything one result names.
@@ -49,6 +62,21 @@ struct Walk<'a> {
     named: HashSet<Digest>,
     /// Trees and Directories that could not be read.
     missing: Vec<Digest>,
+}
+
+/// Finds the blobs that `result` names, whose digests are made by `function`.
+///
+/// # Errors
+/// [`ActionCacheError::Malformed`] when it, or a Tree of it, is not to be understood; or when the
+/// store fails.
+pub async fn named(
+    cas: &dyn ContentAddressableStorage,
+    function: DigestFunction,
+    result: &ActionResult,
+) -> Result<Named, ActionCacheError> {
+    let mut walk = Walk::new(cas, function);
+    walk.result(result).await?;
+    Ok(Named { blobs: walk.named, unread: walk.missing })
 }
 
 // === impl CompleteActionCache ===
@@ -62,7 +90,12 @@ impl<A: ActionCache> CompleteActionCache<A> {
         generation: Generation,
         fresh: Duration,
     ) -> Self {
-        Self { inner, cas, generation, remembered: Remembered::new(fresh) }
+        Self { inner, cas, generation, remembered: Remembered::new(fresh), incomplete: Arc::default() }
+    }
+
+    /// The results that were found incomplete.
+    pub fn incomplete(&self) -> &Arc<Incomplete> {
+        &self.incomplete
     }
 
     /// The blobs `result` names that are not in the CAS; the life of the others is extended.
@@ -71,11 +104,9 @@ impl<A: ActionCache> CompleteActionCache<A> {
         function: DigestFunction,
         result: &ActionResult,
     ) -> Result<Vec<Digest>, ActionCacheError> {
-        let mut walk = self.walk(function);
-        walk.result(result).await?;
-        let Walk { named, mut missing, .. } = walk;
-        let named: Vec<Digest> = named.into_iter().filter(|digest| !missing.contains(digest)).collect();
-        missing.extend(self.cas.find_missing(&named).await?);
+        let Named { blobs, unread: mut missing } = named(&*self.cas, function, result).await?;
+        let blobs: Vec<Digest> = blobs.into_iter().filter(|digest| !missing.contains(digest)).collect();
+        missing.extend(self.cas.find_missing(&blobs).await?);
         Ok(missing)
     }
 
@@ -99,17 +130,13 @@ impl<A: ActionCache> CompleteActionCache<A> {
 
     /// Where the action runs; the input root if its Action or Command is not stored.
     async fn working_directory(&self, key: &ActionKey) -> Result<RootPath, ActionCacheError> {
-        let mut walk = self.walk(key.action.function());
+        let mut walk = Walk::new(&*self.cas, key.action.function());
         let Some(action) = walk.read::<reapi::Action>(&key.action).await? else {
             return Ok(RootPath::root());
         };
         let command = walk.digest("command_digest", action.command_digest.as_ref())?;
         let command = walk.read::<reapi::Command>(&command).await?.unwrap_or_default();
         RootPath::root().join(&command.working_directory).map_err(malformed)
-    }
-
-    fn walk(&self, function: DigestFunction) -> Walk<'_> {
-        Walk { cas: &*self.cas, function, named: HashSet::new(), missing: Vec::new() }
     }
 }
 
@@ -131,6 +158,7 @@ impl<A: ActionCache> ActionCache for CompleteActionCache<A> {
             }
             Ok(missing) => {
                 tracing::debug!(action = %key.action, missing = missing.len(), "result is no longer complete");
+                missing.first().inspect(|digest| self.incomplete.note(key, **digest));
                 Ok(None)
             }
             Err(ActionCacheError::Malformed(reason)) => {
@@ -176,7 +204,11 @@ fn malformed(reason: impl ToString) -> ActionCacheError {
 
 // === impl Walk ===
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn new(cas: &'a dyn ContentAddressableStorage, function: DigestFunction) -> Self {
+        Self { cas, function, named: HashSet::new(), missing: Vec::new() }
+    }
+
     async fn result(&mut self, result: &ActionResult) -> Result<(), ActionCacheError> {
         for digest in [&result.stdout_digest, &result.stderr_digest].into_iter().flatten() {
             self.name("stdout or stderr", Some(digest))?;

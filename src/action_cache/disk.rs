@@ -15,8 +15,10 @@ use prost::Message;
 use sha2::Digest as _;
 
 use super::{ActionCache, ActionCacheError, ActionKey};
-use crate::cas::disk::{ActionPlace, DiskCas};
-use crate::digest::KEY_LEN;
+use crate::cas::CasError;
+use crate::cas::disk::{ActionPlace, Departure, DiskCas};
+use crate::digest::{Digest, KEY_LEN};
+use crate::instance::InstanceName;
 
 /// Bytes of results kept in memory.
 const HOT_BYTES: usize = 8 << 20;
@@ -46,6 +48,11 @@ impl DiskActionCache {
     /// The action cache in the packs of `cas`.
     pub fn new(cas: DiskCas) -> Self {
         Self { cas, hot: Arc::default() }
+    }
+
+    /// How the result under `key` left the store last, if that is remembered.
+    pub(super) fn departure(&self, key: &ActionKey) -> Option<Departure> {
+        self.cas.action_departure(&identity(key))
     }
 
     fn hot(&self) -> MutexGuard<'_, Hot> {
@@ -109,12 +116,22 @@ impl Hot {
 // === the stored form ===
 
 /// What a result is stored under.
-fn identity(key: &ActionKey) -> [u8; 32] {
+pub(super) fn identity(key: &ActionKey) -> [u8; 32] {
     let mut hash = sha2::Sha256::new();
     hash.update(DOMAIN);
     hash.update(key.action.to_key());
     hash.update(key.instance.as_str());
     hash.finalize().into()
+}
+
+/// The key of the result stored under `hash`, out of the result's own record.
+pub(super) async fn key_of(cas: &DiskCas, hash: &[u8; 32]) -> Result<Option<ActionKey>, CasError> {
+    let Some(stored) = cas.find_action(hash) else { return Ok(None) };
+    let Some(data) = cas.read_action(stored).await? else { return Ok(None) };
+    Ok(split(&data).and_then(|(action, instance, _)| {
+        let instance = InstanceName::parse(std::str::from_utf8(instance).ok()?).ok()?;
+        Some(ActionKey { instance, action: Digest::from_key(action)? })
+    }))
 }
 
 /// Key of the action, length of the instance name, instance name, message.
@@ -131,8 +148,15 @@ fn encode(key: &ActionKey, result: &ActionResult) -> Bytes {
 
 /// The message, if the record is one of `key`.
 fn decode(key: &ActionKey, data: &[u8]) -> Option<ActionResult> {
-    let rest = data.strip_prefix(&key.action.to_key())?;
+    let (action, instance, message) = split(data)?;
+    let is_same = *action == key.action.to_key() && instance == key.instance.as_str().as_bytes();
+    is_same.then(|| ActionResult::decode(message).ok()).flatten()
+}
+
+/// The parts of a record.
+fn split(data: &[u8]) -> Option<(&[u8; KEY_LEN], &[u8], &[u8])> {
+    let (action, rest) = data.split_first_chunk::<KEY_LEN>()?;
     let (length, rest) = rest.split_first_chunk::<2>()?;
     let (instance, message) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
-    (instance == key.instance.as_str().as_bytes()).then(|| ActionResult::decode(message).ok()).flatten()
+    Some((action, instance, message))
 }

@@ -57,6 +57,7 @@ async fn stores_and_reads(cas: &dyn ContentAddressableStorage, function: DigestF
         cas.put(&digest, data.clone()).await.unwrap();
         cas.put(&digest, data.clone()).await.unwrap();
         assert_eq!(cas.find_missing(&[digest]).await.unwrap(), []);
+        assert_eq!(cas.peek_missing(&[digest]).await.unwrap(), []);
         assert_eq!(cas.get(&digest).await.unwrap(), data);
         assert_eq!(collect(cas, &digest, ByteRange::default()).await, data);
     }
@@ -76,7 +77,11 @@ async fn refuses_wrong_bytes(cas: &dyn ContentAddressableStorage, function: Dige
         cas.put(&other_size, data).await,
         Err(CasError::Mismatch { .. } | CasError::TooLong(_))
     ));
-    assert_eq!(cas.find_missing(&[digest, other_size]).await.unwrap(), [digest, other_size]);
+    for missing in
+        [cas.find_missing(&[digest, other_size]).await, cas.peek_missing(&[digest, other_size]).await]
+    {
+        assert_eq!(missing.unwrap(), [digest, other_size]);
+    }
 }
 
 async fn writes_in_pieces(cas: &dyn ContentAddressableStorage, function: DigestFunction) {

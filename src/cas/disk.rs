@@ -6,6 +6,7 @@
 //! - `blobs/`: a file for each large blob, named by its digest (`files`, `large`).
 //! - `index/`: what the map in memory is filled from at start (`catalog`, [`crate::index`]). It
 //!   follows from the other two and is rebuilt when it is lost.
+//! - `kept/`: what a person keeps from eviction (`kept`).
 //! - `STATE`, `FORMAT`, `lock`, `reserve`, `tmp/`.
 //!
 //! What is promised:
@@ -57,6 +58,7 @@ mod files;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod gate;
+mod kept;
 mod lag;
 mod large;
 mod local;
@@ -73,8 +75,11 @@ mod store;
 mod sums;
 #[cfg(test)]
 mod tests;
+mod vanished;
 
 pub(crate) use self::actions::ActionPlace;
+pub(crate) use self::kept::KeepError;
+pub use self::vanished::Departure;
 
 /// Digests looked up before other tasks get a turn.
 const TURN: usize = 8192;
@@ -175,6 +180,15 @@ pub enum OpenError {
     },
 }
 
+/// What a store takes, as in [`DiskStats`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// Bytes used in all, those promised to running uploads included.
+    pub used_bytes: u64,
+    /// Blobs evicted since the start.
+    pub evicted: u64,
+}
+
 /// Numbers for status and dashboard. Bytes are bytes of disk unless said otherwise.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DiskStats {
@@ -198,6 +212,8 @@ pub struct DiskStats {
     pub leased_bytes: u64,
     /// Guards that pin blobs.
     pub pins: u64,
+    /// Action results that a person keeps.
+    pub kept: u64,
     /// Entries evicted since the start.
     pub evicted: u64,
     /// Their bytes.
@@ -337,16 +353,28 @@ impl DiskCas {
         is_there.then_some(()).ok_or(CasError::NotFound(*digest))
     }
 
+    /// The numbers that take no time.
+    pub fn usage(&self) -> DiskUsage {
+        let store = self.inner();
+        let evicted = store.counters.evicted.load(Ordering::Relaxed);
+        DiskUsage { used_bytes: store.space.used(), evicted }
+    }
+
     /// The numbers. Looks at every entry: some ten milliseconds for a million.
     pub fn stats(&self) -> DiskStats {
         let store = self.inner();
         let counters = &store.counters;
         let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let (kept, pinned) = {
+            let pins = lock(&store.pins);
+            (pins.kept.len(), pins.pinned.len())
+        };
         let mut stats = DiskStats {
             index_bytes: get(&counters.index_bytes),
             used_bytes: store.space.used(),
             budget_bytes: store.marks.budget,
-            pins: lock(&store.pins).pinned.len() as u64,
+            pins: (pinned - kept) as u64,
+            kept: kept as u64,
             evicted: get(&counters.evicted),
             evicted_bytes: get(&counters.evicted_bytes),
             corrupt: get(&counters.corrupt),
@@ -425,19 +453,13 @@ impl Drop for Handle {
 #[async_trait]
 impl ContentAddressableStorage for DiskCas {
     async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, CasError> {
-        let mut missing = Vec::new();
-        for (turn, digests) in digests.chunks(TURN).enumerate() {
-            if turn > 0 {
-                tokio::task::yield_now().await;
-            }
-            let (map, now) = (&self.inner().map, self.inner().now());
-            let absent = digests
-                .iter()
-                .filter(|digest| map.touch(&Key::from(*digest), now).is_none() && !digest.is_empty_blob());
-            missing.extend(absent);
-        }
-        remove_duplicates(&mut missing);
-        Ok(missing)
+        let (map, now) = (&self.inner().map, self.inner().now());
+        Ok(absent(digests, |key| map.touch(key, now).is_some()).await)
+    }
+
+    async fn peek_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, CasError> {
+        let map = &self.inner().map;
+        Ok(absent(digests, |key| map.peek(key).is_some()).await)
     }
 
     async fn get(&self, digest: &Digest) -> Result<Bytes, CasError> {
@@ -540,6 +562,20 @@ impl DiskCas {
         let done = tokio::task::spawn_blocking(move || work(&store)).await;
         done.map_err(|error| CasError::Io { path, source: error.into() })?
     }
+}
+
+/// Those of `digests` that are not there, each once.
+async fn absent(digests: &[Digest], is_there: impl Fn(&Key) -> bool) -> Vec<Digest> {
+    let mut missing = Vec::new();
+    for (turn, digests) in digests.chunks(TURN).enumerate() {
+        if turn > 0 {
+            tokio::task::yield_now().await;
+        }
+        let absent = |digest: &&Digest| !is_there(&Key::from(*digest)) && !digest.is_empty_blob();
+        missing.extend(digests.iter().filter(absent));
+    }
+    remove_duplicates(&mut missing);
+    missing
 }
 
 /// Keeps the first of equal digests.

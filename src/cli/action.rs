@@ -1,45 +1,37 @@
-//! `farmhand actions` and `farmhand action`: what ran, what it was, what came of it.
+//! `farmhand action`: what one action was, and what came of it.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::time::SystemTime;
 
-use farmhand_proto::control::operation::Stage;
-use farmhand_proto::control::{GetActionRequest, GetActionResponse, ListActionsRequest, Operation};
+use farmhand_proto::control::control_client::ControlClient;
+use farmhand_proto::control::{
+    ExplainMissRequest, GetActionRequest, GetActionResponse, Operation, PinActionRequest,
+};
 use farmhand_proto::protobuf::Timestamp;
 use farmhand_proto::reapi;
 use farmhand_proto::time::{std_duration, system_time};
 use prost::Message;
-use serde::Serialize;
+use tonic::transport::Channel;
 
+use super::action_log::{self, LogArgs};
+use super::actions::{state, took};
 use super::error::{CliError, Explain};
 use super::fetch::{self, FetchRequest};
-use super::output::{Paint, bytes, count, duration, print, print_json, shell_word};
+use super::output::{Paint, bytes, duration, one_line, plural, print, shell_word, visible};
+use super::rerun::{self, RerunOptions};
 use super::target::TargetArgs;
+use super::why::{self, miss_word};
 use crate::instance::InstanceName;
 
-/// List the actions that wait, run, or ended not long ago
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  farmhand actions --limit 20")]
-pub(super) struct ActionsArgs {
-    /// Most actions listed
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    limit: u32,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    target: TargetArgs,
-}
-
-/// Look at one action
+/// Look at one action, run it again, or end it
 #[derive(Debug, clap::Args)]
 #[command(
     arg_required_else_help = false,
-    after_help = "Examples:\n  farmhand action 9f86d0…/142 show\n  farmhand action 9f86d0… fetch ./repro     inputs, and the command to run on them"
+    after_help = "Examples:\n  farmhand action 9f86d0…/142 show\n  farmhand action 9f86d0… why               what changed since the last run\n  farmhand action 9f86d0… log --follow      what it writes, while it runs\n  farmhand action 9f86d0… fetch ./repro     inputs, and the command to run on them\n  farmhand action 9f86d0… rerun -n 5        does the same come of it each time?\n  farmhand action 9f86d0… kill"
 )]
 pub(super) struct ActionArgs {
-    /// Digest of the action: HASH/SIZE, blake3/HASH/SIZE, or HASH alone while it is in the history
+    /// Digest of the action: HASH/SIZE, blake3/HASH/SIZE, or HASH alone while it is in the history; or the
+    /// name of an operation
     #[arg(value_name = "DIGEST")]
     digest: String,
     /// Instance of the action
@@ -56,6 +48,12 @@ pub(super) struct ActionArgs {
 enum What {
     /// Show its command, its platform, its result and its times
     Show,
+    /// Say why the action cache had no result for it
+    Why {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Write its input tree into a directory and print the command that reproduces it
     Fetch {
         /// Directory to fill; must be empty or not there
@@ -65,6 +63,31 @@ enum What {
         #[arg(long)]
         outputs: bool,
     },
+    /// Run it again, past the action cache, and compare what comes of it
+    ///
+    /// The runs leave no trace in the action cache, give way to builds, and end when this command does.
+    /// Exit code, stdout, stderr and all outputs are compared, with the cached result too where there is
+    /// one. The exit code is 1 when runs differ or fail.
+    Rerun {
+        /// How often, 1 to 100
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 1)]
+        #[arg(value_parser = clap::value_parser!(u32).range(1..=100))]
+        times: u32,
+        /// Machine to run on; any by default
+        #[arg(long, value_name = "NAME")]
+        on: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// End it, for every client that waits for it; what it wrote is kept
+    Kill,
+    /// Print what it wrote to stdout, or writes while it runs
+    Log(LogArgs),
+    /// Keep its result, outputs and logs from eviction until it is unpinned
+    Pin,
+    /// Let go of its result
+    Unpin,
 }
 
 /// An action as it was defined, and its result, decoded.
@@ -80,16 +103,56 @@ pub(super) struct Decoded {
 /// Shows or fetches an action.
 pub(super) async fn run(args: ActionArgs) -> Result<(), CliError> {
     let mut control = args.target.connect().await?;
-    let request = GetActionRequest { digest: args.digest, instance_name: args.instance.as_str().to_owned() };
-    let found = control.get_action(request).await.map_err(explain_lookup)?.into_inner();
+    let (digest, instance) = (args.digest, args.instance.as_str().to_owned());
     match args.what {
-        What::Show => print(&show(&found, Paint::stdout())?),
+        What::Show => print(&show(&look_up(&mut control, digest, instance).await?, Paint::stdout())?),
+        What::Why { json } => {
+            let request = ExplainMissRequest { digest: digest.clone(), instance_name: instance };
+            let miss = control.explain_miss(request).await.map_err(explain_lookup)?.into_inner();
+            why::run(&digest, &miss, json)
+        }
+        What::Kill => rerun::kill(control, digest).await,
+        What::Rerun { times, on, json } => {
+            let machine = on.unwrap_or_default();
+            rerun::rerun(control, RerunOptions { digest, instance, times, machine, json }).await
+        }
         What::Fetch { directory, outputs } => {
+            let found = look_up(&mut control, digest, instance).await?;
             let decoded = decode(&found)?;
             let (digest, instance) = (found.digest, found.instance_name);
             fetch::run(control, FetchRequest { digest, instance, directory, outputs, decoded }).await
         }
+        What::Log(log) => action_log::run(control, digest, log).await,
+        What::Pin => pin(control, PinActionRequest { digest, instance_name: instance, unpin: false }).await,
+        What::Unpin => pin(control, PinActionRequest { digest, instance_name: instance, unpin: true }).await,
     }
+}
+
+/// What the node knows of an action.
+pub(super) async fn look_up(
+    control: &mut ControlClient<Channel>,
+    digest: String,
+    instance_name: String,
+) -> Result<GetActionResponse, CliError> {
+    let request = GetActionRequest { digest, instance_name };
+    Ok(control.get_action(request).await.map_err(explain_lookup)?.into_inner())
+}
+
+async fn pin(mut control: ControlClient<Channel>, request: PinActionRequest) -> Result<(), CliError> {
+    let pinned = control.pin_action(request).await.map_err(explain_pin)?.into_inner();
+    match pinned.pinned {
+        true => print(&format!("pinned: {} stay until it is unpinned\n", bytes(pinned.bytes))),
+        false => print("not pinned: what it made goes when room is needed\n"),
+    }
+}
+
+fn explain_pin(status: tonic::Status) -> CliError {
+    let hint = match status.code() {
+        tonic::Code::NotFound => "run the action again: only the results of actions that succeeded are kept",
+        tonic::Code::ResourceExhausted => "unpin another result, or raise disk-budget",
+        _ => return explain_lookup(status),
+    };
+    CliError::from(status).hint(hint)
 }
 
 fn explain_lookup(status: tonic::Status) -> CliError {
@@ -110,7 +173,7 @@ fn explain_lookup(status: tonic::Status) -> CliError {
 }
 
 /// Decodes all parts; an action whose definition is gone cannot be fetched.
-fn decode(found: &GetActionResponse) -> Result<Decoded, CliError> {
+pub(super) fn decode(found: &GetActionResponse) -> Result<Decoded, CliError> {
     if found.action.is_empty() || found.command.is_empty() {
         return Err(CliError::new(format!(
             "the definition of {} is not in the store any more",
@@ -135,7 +198,7 @@ fn decode_result(found: &GetActionResponse) -> Result<Option<reapi::ActionResult
 fn show(found: &GetActionResponse, paint: Paint) -> Result<String, CliError> {
     let mut text = format!("{} {}\n", paint.bold("Action"), found.digest);
     let mut line = |label: &str, value: &str| {
-        let _ = writeln!(text, "  {} {value}", paint.dim(&format!("{label:<12}")));
+        let _ = writeln!(text, "  {} {}", paint.dim(&format!("{label:<12}")), visible(value));
     };
     if !found.instance_name.is_empty() {
         line("instance", &found.instance_name);
@@ -143,7 +206,11 @@ fn show(found: &GetActionResponse, paint: Paint) -> Result<String, CliError> {
     if let Some(operation) = &found.operation {
         operation_lines(&mut line, operation);
     }
+    waiting_lines(&mut line, found);
     line("cached", if found.in_action_cache { "yes" } else { "no" });
+    if found.pinned {
+        line("pinned", "yes");
+    }
     match decode(found) {
         Ok(decoded) => definition_lines(&mut line, &decoded),
         Err(_) => line("definition", "not in the store any more"),
@@ -152,12 +219,31 @@ fn show(found: &GetActionResponse, paint: Paint) -> Result<String, CliError> {
         Some(result) => result_lines(&mut line, &result),
         None => line("result", "none"),
     }
+    for operation in &found.earlier {
+        line("earlier", &earlier_text(operation));
+    }
+    if let Some(first) = found.missing_outputs.first() {
+        let number = plural(found.missing_outputs.len() as u64, "blob");
+        line("missing", &format!("{number} of the result, the first is {first}"));
+    }
     Ok(text)
+}
+
+/// One that came before, on a line.
+fn earlier_text(operation: &Operation) -> String {
+    let finished = operation.finished.as_ref().and_then(system_time);
+    let finished = finished.map(|time| humantime::format_rfc3339_seconds(time).to_string());
+    let took = took(operation).map(duration).unwrap_or_default();
+    let parts = [finished.unwrap_or_default(), state(operation), took, operation.machine.clone()];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("  ")
 }
 
 fn operation_lines(line: &mut impl FnMut(&str, &str), operation: &Operation) {
     line("operation", &operation.name);
     line("state", &state(operation));
+    if let Some(word) = miss_word(operation.miss()) {
+        line("miss", word);
+    }
     for (label, value) in [
         ("target", &operation.target),
         ("mnemonic", &operation.mnemonic),
@@ -169,6 +255,19 @@ fn operation_lines(line: &mut impl FnMut(&str, &str), operation: &Operation) {
         if !value.is_empty() {
             line(label, value);
         }
+    }
+}
+
+fn waiting_lines(line: &mut impl FnMut(&str, &str), found: &GetActionResponse) {
+    if let Some(ahead) = found.ahead {
+        let before = match ahead {
+            0 => "nothing: it is the next to begin".to_owned(),
+            _ => format!("{} will likely begin before it", plural(ahead, "action")),
+        };
+        line("ahead", &before);
+    }
+    for reason in &found.waiting {
+        line("waits", &format!("{}: {}", reason.machine, one_line(&reason.text)));
     }
 }
 
@@ -256,115 +355,10 @@ pub(super) fn command_line(arguments: &[String]) -> String {
     arguments.iter().map(|argument| shell_word(argument)).collect::<Vec<_>>().join(" ")
 }
 
-// === list ===
-
-/// What `actions --json` prints for each action.
-#[derive(Debug, Serialize)]
-struct OperationJson<'a> {
-    name: &'a str,
-    action: &'a str,
-    instance: &'a str,
-    stage: &'static str,
-    cached: bool,
-    status_code: i32,
-    exit_code: i32,
-    message: &'a str,
-    machine: &'a str,
-    target: &'a str,
-    mnemonic: &'a str,
-    invocation: &'a str,
-    tool: &'a str,
-    queued: Option<String>,
-    started: Option<String>,
-    finished: Option<String>,
-}
-
-/// Lists operations.
-pub(super) async fn list(args: ActionsArgs) -> Result<(), CliError> {
-    let mut control = args.target.connect().await?;
-    let request = ListActionsRequest { limit: args.limit, ..Default::default() };
-    let operations = control.list_actions(request).await?.into_inner().operations;
-    if args.json {
-        return print_json(&operations.iter().map(operation_json).collect::<Vec<_>>());
-    }
-    print(&list_text(&operations, Paint::stdout()))
-}
-
-fn operation_json(operation: &Operation) -> OperationJson<'_> {
-    let time = |time: &Option<Timestamp>| {
-        time.as_ref().and_then(system_time).map(|time| humantime::format_rfc3339_millis(time).to_string())
-    };
-    OperationJson {
-        name: &operation.name,
-        action: &operation.action_digest,
-        instance: &operation.instance_name,
-        stage: stage_name(operation.stage()),
-        cached: operation.cached,
-        status_code: operation.status_code,
-        exit_code: operation.exit_code,
-        message: &operation.message,
-        machine: &operation.machine,
-        target: &operation.target,
-        mnemonic: &operation.mnemonic,
-        invocation: &operation.invocation,
-        tool: &operation.tool,
-        queued: time(&operation.queued),
-        started: time(&operation.started),
-        finished: time(&operation.finished),
-    }
-}
-
-fn stage_name(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Unspecified => "unknown",
-        Stage::Queued => "queued",
-        Stage::Running => "running",
-        Stage::Done => "done",
-    }
-}
-
-fn list_text(operations: &[Operation], paint: Paint) -> String {
-    if operations.is_empty() {
-        return "no action is waiting, running or in the history\n".to_owned();
-    }
-    let mut text = String::new();
-    for operation in operations {
-        let what = [&operation.mnemonic, &operation.target].map(String::as_str).join(" ");
-        let state = format!("{:<14}", state(operation));
-        let state = match operation.stage() {
-            Stage::Done if operation.status_code != 0 || operation.exit_code != 0 => paint.red(&state),
-            Stage::Done => paint.green(&state),
-            _ => paint.yellow(&state),
-        };
-        let took = took(operation).map(duration).unwrap_or_default();
-        let _ = writeln!(text, "{state} {took:>9}  {}  {}", operation.action_digest, what.trim());
-    }
-    let _ = writeln!(text, "{}", paint.dim(&format!("{} listed", count(operations.len() as u64))));
-    text
-}
-
-/// How it stands, in a word or two.
-fn state(operation: &Operation) -> String {
-    match operation.stage() {
-        Stage::Done if operation.status_code != 0 => format!("error {}", operation.status_code),
-        Stage::Done if operation.exit_code != 0 => format!("exit {}", operation.exit_code),
-        Stage::Done if operation.cached => "cached".to_owned(),
-        stage => stage_name(stage).to_owned(),
-    }
-}
-
-/// Time since it came in, up to its end or to now.
-fn took(operation: &Operation) -> Option<std::time::Duration> {
-    let from = system_time(operation.queued.as_ref()?)?;
-    let to = match &operation.finished {
-        Some(finished) => system_time(finished)?,
-        None => SystemTime::now(),
-    };
-    to.duration_since(from).ok()
-}
-
 #[cfg(test)]
 mod tests {
+    use farmhand_proto::control::WaitReason;
+
     use super::*;
 
     fn found() -> GetActionResponse {
@@ -418,34 +412,25 @@ mod tests {
     }
 
     #[test]
+    fn why_it_waits_is_told_for_each_machine() {
+        let reason = |machine: &str, text: &str| WaitReason { machine: machine.into(), text: text.into() };
+        let waiting = vec![reason("attic", "paused for 3m"), reason("cellar", "bad\x1b[31m\ntext")];
+        let text = show(&GetActionResponse { waiting, ahead: Some(2), ..found() }, Paint::plain()).unwrap();
+        for part in [
+            "ahead        2 actions will likely begin before it\n",
+            "waits        attic: paused for 3m\n",
+            "waits        cellar: bad [31m text\n",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        let next = show(&GetActionResponse { ahead: Some(0), ..found() }, Paint::plain()).unwrap();
+        assert!(next.contains("it is the next"), "{next}");
+    }
+
+    #[test]
     fn a_definition_that_is_gone_is_told() {
         let gone = GetActionResponse { action: Vec::new(), ..found() };
         assert!(show(&gone, Paint::plain()).unwrap().contains("not in the store any more"));
         assert!(decode(&gone).is_err());
-    }
-
-    #[test]
-    fn states_in_words() {
-        let done = Operation { stage: Stage::Done.into(), ..Default::default() };
-        assert_eq!(state(&done), "done");
-        assert_eq!(state(&Operation { cached: true, ..done.clone() }), "cached");
-        assert_eq!(state(&Operation { exit_code: 1, ..done.clone() }), "exit 1");
-        assert_eq!(state(&Operation { status_code: 8, ..done }), "error 8");
-    }
-
-    #[test]
-    fn a_list_has_a_line_for_each_action() {
-        let done = Operation {
-            stage: Stage::Done.into(),
-            action_digest: "abc/1".into(),
-            mnemonic: "CppCompile".into(),
-            target: "//a:b".into(),
-            queued: Some(Timestamp { seconds: 1, nanos: 0 }),
-            finished: Some(Timestamp { seconds: 3, nanos: 0 }),
-            ..Default::default()
-        };
-        let text = list_text(&[done], Paint::plain());
-        assert_eq!(text, "done              2.00 s  abc/1  CppCompile //a:b\n1 listed\n");
-        assert!(list_text(&[], Paint::plain()).starts_with("no action"));
     }
 }

@@ -2,33 +2,30 @@
 //!
 //! Every figure stands beside a limit that was measured in the same run on the same machine, so
 //! that it means something on any of them. [`limits`] and [`spawner`] measure those, [`probes`]
-//! drive the node over REAPI as a client would, [`private_node`] starts one where none is named.
+//! drive the node over REAPI as a client would.
 //! [`drive`] puts load of other kinds on a node, for the tests that watch it from outside.
 
 use std::time::Duration;
 
 use super::error::{CliError, Explain};
 use super::output::{Paint, print, print_json};
-use super::remote;
+use super::private_node::{NodeLog, PrivateNode};
+use super::remote::{self, Client};
+use super::signals::Signals;
 use crate::instance::InstanceName;
 
 mod blobs;
-mod client;
 pub(super) mod drive;
 mod figure;
 mod limits;
 mod load;
-mod private_node;
 mod probes;
-mod scratch;
 mod spawner;
 
 use blobs::Maker;
-use client::Client;
 use figure::{Failure, Report};
 use limits::Limits;
-use private_node::PrivateNode;
-use probes::Probe;
+use probes::{Need, Probe};
 
 /// Measure a node beside the limits of this machine
 ///
@@ -53,6 +50,8 @@ use probes::Probe;
 ///   find-missing         1,000 digests a call, 8 in flight
 ///   cache-hits, execute-hits
 ///                        complete results by GetActionResult and by Execute, 8 in flight
+///   watched              parallel-actions while two dashboards watch, in turns with the same while
+///                        nobody does
 #[derive(Debug, clap::Args)]
 #[command(
     verbatim_doc_comment,
@@ -65,6 +64,9 @@ pub(super) struct BenchArgs {
     /// Unix socket of the same server; without it the benchmarks of the socket are left out
     #[arg(long, value_name = "PATH", requires = "connect")]
     unix: Option<String>,
+    /// Control socket of the same server; without it the benchmark of being watched is left out
+    #[arg(long, value_name = "PATH", requires = "connect")]
+    control: Option<String>,
     /// Instance to use there
     #[arg(long, value_name = "NAME", default_value = "")]
     #[arg(value_parser = |name: &str| InstanceName::parse(name))]
@@ -90,6 +92,8 @@ struct Bench {
     client: Client,
     /// The same server over its Unix socket, if it has one.
     unix: Option<Client>,
+    /// Address of its control API, if it is known.
+    control: Option<String>,
     blobs: Maker,
     limits: Limits,
     /// How long each figure is measured.
@@ -103,12 +107,14 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
         let names = Probe::ALL.map(Probe::name).join(", ");
         return Err(CliError::new("no benchmark has such a name").hint(format!("the names are {names}")));
     }
-    let (private, address, unix) = match args.connect {
-        Some(address) => (None, address, args.unix),
+    let mut signals = Signals::of_terminal().explain("cannot wait for signals")?;
+    let (private, address, unix, control) = match args.connect {
+        Some(address) => (None, address, args.unix, args.control),
         None => {
-            let node = PrivateNode::start()?;
+            let node = PrivateNode::start("bench", NodeLog::Stderr, &[])?;
             let (address, unix) = (node.address().to_owned(), node.socket());
-            (Some(node), address, Some(unix))
+            let control = node.control_socket().display().to_string();
+            (Some(node), address, Some(unix), Some(control))
         }
     };
     let connect = async |address: String| {
@@ -116,20 +122,21 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
         Ok::<_, CliError>(Client::new(channel, args.instance.as_str()))
     };
     let unix = match unix {
-        Some(path) => Some(connect(format!("unix:{}", path.trim_start_matches("unix:"))).await?),
+        Some(path) => Some(connect(on_socket(&path)).await?),
         None => None,
     };
     let bench = Bench {
         client: connect(address.clone()).await?,
         unix,
+        control: control.as_deref().map(on_socket),
         blobs: Maker::new(),
         limits: Limits::new(args.time),
         time: args.time,
     };
-    // So that Ctrl-C too removes what the node wrote.
+    // So that what the node wrote is removed then too.
     let report = tokio::select! {
         report = measure(&bench, &probes, address) => report,
-        _ = tokio::signal::ctrl_c() => return Err(CliError::new("interrupted")),
+        () = signals.next() => return Err(CliError::new("interrupted")),
     };
     drop(private);
     if args.json {
@@ -144,8 +151,13 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
 async fn measure(bench: &Bench, probes: &[Probe], server: String) -> Report {
     let mut report = Report::new(server, bench.time);
     for probe in probes {
-        if probe.needs_socket() && bench.unix.is_none() {
-            eprintln!("leaving out {}: no --unix was given", probe.name());
+        let missing = match probe.need() {
+            Some(Need::UnixSocket) if bench.unix.is_none() => Some("--unix"),
+            Some(Need::ControlSocket) if bench.control.is_none() => Some("--control"),
+            _ => None,
+        };
+        if let Some(option) = missing {
+            eprintln!("leaving out {}: no {option} was given", probe.name());
             continue;
         }
         eprintln!("measuring {} …", probe.name());
@@ -155,6 +167,11 @@ async fn measure(bench: &Bench, probes: &[Probe], server: String) -> Report {
         }
     }
     report
+}
+
+/// The address of a Unix socket.
+fn on_socket(path: &str) -> String {
+    format!("unix:{}", path.trim_start_matches("unix:"))
 }
 
 fn parse_time(text: &str) -> Result<Duration, String> {

@@ -1,4 +1,5 @@
-//! `farmhand action DIGEST fetch`: the files of an action in a directory of one's own.
+//! The files of an action in a directory of one's own: `farmhand action DIGEST fetch`, and a key of the
+//! dashboard.
 //!
 //! A [`Plan`] of directories, files and symlinks is made first and carried out in that order, so
 //! that nothing is ever written through a symlink. Every byte is verified before it gets its name.
@@ -66,8 +67,33 @@ struct PlannedFile {
     is_executable: bool,
 }
 
+/// What was fetched.
+pub(super) struct Fetched {
+    files: u64,
+    bytes: u64,
+    /// The directory, from the root on.
+    pub(super) directory: PathBuf,
+    /// The shell line that runs the command there.
+    pub(super) command: String,
+}
+
 /// Fetches, and prints where the files are and how to run the command on them.
-pub(super) async fn run(mut control: ControlClient<Channel>, request: FetchRequest) -> Result<(), CliError> {
+pub(super) async fn run(control: ControlClient<Channel>, request: FetchRequest) -> Result<(), CliError> {
+    let fetched = fetch(control, &request, progress_bar()).await?;
+    let files = plural(fetched.files, "file");
+    eprintln!("{files}, {} in {}", bytes(fetched.bytes), request.directory.display());
+    if request.outputs {
+        return Ok(());
+    }
+    print(&format!("{}\n", fetched.command))
+}
+
+/// Fetches; `bar` shows how far that is.
+pub(super) async fn fetch(
+    mut control: ControlClient<Channel>,
+    request: &FetchRequest,
+    bar: ProgressBar,
+) -> Result<Fetched, CliError> {
     prepare(&request.directory)?;
     let mut cas = RemoteCas::new(reapi_channel(&mut control).await?, &request.instance);
     let function = function_of(&request.digest);
@@ -76,15 +102,13 @@ pub(super) async fn run(mut control: ControlClient<Channel>, request: FetchReque
     } else {
         plan_inputs(&mut cas, &request.decoded, function).await?
     };
-    let total = plan.files.iter().map(|file| file.digest.size()).sum();
-    carry_out(&mut cas, &plan, &request.directory, total).await?;
-    let files = plural(plan.files.len() as u64, "file");
-    eprintln!("{files}, {} in {}", bytes(total), request.directory.display());
-    if request.outputs {
-        return Ok(());
-    }
+    let bytes = plan.files.iter().map(|file| file.digest.size()).sum();
+    bar.set_length(bytes);
+    carry_out(&mut cas, &plan, &request.directory, &bar).await?;
+    bar.finish_and_clear();
     let directory = std::path::absolute(&request.directory).explain("cannot tell where this is")?;
-    print(&reproduce(&request.decoded.command, &directory))
+    let command = reproduce(&request.decoded.command, &directory);
+    Ok(Fetched { files: plan.files.len() as u64, bytes, directory, command })
 }
 
 /// The function is in the text form of a digest, unless it is the default one.
@@ -265,12 +289,16 @@ impl Plan {
 
 // === carrying out ===
 
-async fn carry_out(cas: &mut RemoteCas, plan: &Plan, directory: &Path, total: u64) -> Result<(), CliError> {
+async fn carry_out(
+    cas: &mut RemoteCas,
+    plan: &Plan,
+    directory: &Path,
+    bar: &ProgressBar,
+) -> Result<(), CliError> {
     for path in &plan.directories {
         let path = directory.join(path);
         fs::create_dir_all(&path).explain(format!("cannot make {}", path.display()))?;
     }
-    let bar = progress_bar(total);
     let (small, large): (Vec<_>, Vec<_>) = plan.files.iter().partition(|file| file.digest.size() <= SMALL);
     for batch in batches(&small) {
         let digests: BTreeSet<Digest> = batch.iter().map(|file| file.digest).collect();
@@ -282,9 +310,8 @@ async fn carry_out(cas: &mut RemoteCas, plan: &Plan, directory: &Path, total: u6
         }
     }
     for file in large {
-        write_large(cas, directory, file, &bar).await?;
+        write_large(cas, directory, file, bar).await?;
     }
-    bar.finish_and_clear();
     for (path, target) in &plan.symlinks {
         let path = directory.join(path);
         std::os::unix::fs::symlink(target, &path).explain(format!("cannot make {}", path.display()))?;
@@ -292,14 +319,14 @@ async fn carry_out(cas: &mut RemoteCas, plan: &Plan, directory: &Path, total: u6
     Ok(())
 }
 
-fn progress_bar(total: u64) -> ProgressBar {
+fn progress_bar() -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let style =
         ProgressStyle::with_template("{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left")
             .expect("invariant: the template is constant");
-    ProgressBar::new(total).with_style(style)
+    ProgressBar::new(0).with_style(style)
 }
 
 /// Groups of files whose blobs fit one call.
@@ -389,7 +416,7 @@ fn reproduce(command: &reapi::Command, directory: &Path) -> String {
         .map(|variable| format!("{} ", shell_word(&format!("{}={}", variable.name, variable.value))))
         .collect();
     format!(
-        "(cd {} && env -i {variables}{})\n",
+        "(cd {} && env -i {variables}{})",
         shell_word(&place.to_string_lossy()),
         command_line(&command.arguments)
     )
@@ -498,7 +525,7 @@ mod tests {
         };
         assert_eq!(
             reproduce(&command, Path::new("/tmp/x y")),
-            "(cd '/tmp/x y/src' && env -i PATH=/usr/bin cc '-DA=b c')\n"
+            "(cd '/tmp/x y/src' && env -i PATH=/usr/bin cc '-DA=b c')"
         );
         let command = reapi::Command { working_directory: String::new(), ..command };
         assert!(reproduce(&command, Path::new("/tmp/x")).starts_with("(cd /tmp/x && "));

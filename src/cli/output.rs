@@ -124,6 +124,16 @@ pub(super) fn plural(number: u64, word: &str) -> String {
     format!("{} {word}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
+/// Foreign text on a line of its own: what would end the line or steer a terminal becomes a space.
+pub(super) fn one_line(text: &str) -> String {
+    text.split(char::is_control).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// `text` without anything that a terminal would obey: it may come from whoever sends actions.
+pub(super) fn visible(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
 /// A word of a shell line: quoted where the shell would take it apart.
 pub(super) fn shell_word(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./=:,@%+".contains(c);
@@ -149,6 +159,17 @@ mod tests {
             [850, 12_300, 4_560_000, 187_000_000, 7_500_000_000, 273_600_000_000].map(Duration::from_micros);
         assert_eq!(times.map(duration), ["850 µs", "12.3 ms", "4.56 s", "3m 7s", "2h 5m", "3d 4h"]);
         assert_eq!([plural(1, "blob"), plural(0, "blob")], ["1 blob", "0 blobs"]);
+    }
+
+    #[test]
+    fn foreign_text_neither_ends_a_line_nor_steers_a_terminal() {
+        assert_eq!(one_line("a\n\x1b[31mb\r\n\u{9b}c"), "a [31mb c");
+        assert_eq!(one_line("plain ü"), "plain ü");
+    }
+
+    #[test]
+    fn a_terminal_is_told_nothing_by_texts_of_others() {
+        assert_eq!(visible("a\u{1b}[31m\r\n\u{9b}b"), "a\u{fffd}[31m\u{fffd}\u{fffd}\u{fffd}b");
     }
 
     #[test]

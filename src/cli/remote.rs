@@ -1,4 +1,7 @@
-//! A small REAPI client: what `action fetch` and `bench` need of a node, or of any other server.
+//! REAPI from the side of a client: what `action fetch`, `bench` and `demo` need of a node, or of any other
+//! server.
+//!
+//! Here is how to connect, and a store to read from, verified. [`Client`] makes the other calls.
 
 use std::time::Duration;
 
@@ -12,6 +15,12 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::error::CliError;
 use crate::digest::{Digest, DigestFunction};
+
+mod blob;
+mod client;
+
+pub(super) use blob::Blob;
+pub(super) use client::{CallError, Client};
 
 /// Time a connection may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);

@@ -1,15 +1,15 @@
 //! `farmhand serve`: a node in the foreground, from its start to its clean end.
 
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::error::{CliError, Explain, chain};
 use super::output::print;
+use super::signals::Signals;
 use crate::cas::disk::OpenError;
 use crate::config::{Config, Host, RawConfig};
 use crate::node::{Endpoints, Node, NodeError, StartProgress};
@@ -18,7 +18,7 @@ use crate::telemetry;
 use crate::worker::RunError;
 
 /// How long threads that wait for a disk may hold up the end of the process.
-const LAST_THREADS: Duration = Duration::from_secs(5);
+pub(super) const LAST_THREADS: Duration = Duration::from_secs(5);
 
 /// Serve the build tools of this machine
 ///
@@ -40,13 +40,42 @@ pub(super) struct ServeArgs {
     /// Configuration file; ~/.config/farmhand/farmhand.toml if not set and there
     #[arg(long, env = "FARMHAND_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Process that started this one, which ends when that does
+    #[arg(long, env = "FARMHAND_END_WITH", value_name = "PID", hide = true)]
+    end_with: Option<i32>,
     #[command(flatten)]
     settings: RawConfig,
 }
 
+// === impl ServeArgs ===
+
+impl ServeArgs {
+    /// The settings these arguments mean, on this host.
+    pub(super) fn config(self) -> Result<Config, CliError> {
+        load(self.config, self.settings)
+    }
+}
+
 /// Serves until a signal comes.
 pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
-    let config = load(args.config, args.settings)?;
+    if let Some(parent) = args.end_with {
+        end_with(parent)?;
+    }
+    serve_with(args.config()?)
+}
+
+/// Asks the kernel for a SIGTERM at the end of the process that started this one, however it ends.
+fn end_with(parent: i32) -> Result<(), CliError> {
+    let set = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
+    set.explain("cannot end with another process")?;
+    match rustix::process::getppid() {
+        Some(found) if found.as_raw_pid() == parent => Ok(()),
+        _ => Err(CliError::new("the process that started this one is gone")),
+    }
+}
+
+/// Serves with these settings until a signal comes.
+pub(super) fn serve_with(config: Config) -> Result<(), CliError> {
     telemetry::init(&config.log)?;
     let runtime = tasks::runtime().explain("cannot start the runtime")?;
     let _heartbeat = Heartbeat::start(runtime.handle().clone()).explain("cannot start the runtime")?;
@@ -58,19 +87,29 @@ pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
 /// The settings on this host, from all their layers. A file that was named must be there.
 pub(super) fn load(file: Option<PathBuf>, flags: RawConfig) -> Result<Config, CliError> {
     let host = Host::detect();
-    Ok(Config::resolve(flags, read(file, &host)?, &host)?)
+    let path = file_of(file, &host);
+    let mut config = Config::resolve(flags, read_at(path.as_deref())?, &host)?;
+    config.files.extend(path);
+    Ok(config)
 }
 
 /// The layer of the configuration file: the one named, else that of the user, if there is one.
 pub(super) fn read(file: Option<PathBuf>, host: &Host) -> Result<RawConfig, CliError> {
-    let path = file.or_else(|| host.config_file.clone().filter(|path| path.exists()));
-    Ok(path.map(|path| RawConfig::read(&path)).transpose()?.unwrap_or_default())
+    read_at(file_of(file, host).as_deref())
+}
+
+fn file_of(named: Option<PathBuf>, host: &Host) -> Option<PathBuf> {
+    named.or_else(|| host.config_file.clone().filter(|path| path.exists()))
+}
+
+fn read_at(path: Option<&Path>) -> Result<RawConfig, CliError> {
+    Ok(path.map(RawConfig::read).transpose()?.unwrap_or_default())
 }
 
 async fn serve(config: Config) -> Result<(), CliError> {
     // Before the start, so that a signal during a long rebuild counts too.
-    let mut signals = Signals::new().explain("cannot wait for signals")?;
-    let progress = Arc::new(Rebuild::new());
+    let mut signals = Signals::of_service().explain("cannot wait for signals")?;
+    let progress = Arc::new(Rebuild::new(ProgressDrawTarget::stderr(), io::stderr().is_terminal()));
     let node = tokio::select! {
         node = Node::start(config, progress.clone()) => node.map_err(explain_start)?,
         () = signals.next() => return Ok(()),
@@ -101,7 +140,7 @@ fn ready_line(endpoints: &Endpoints) -> String {
     format!("ready: reapi={} peers={peers} control={}\n", endpoints.reapi, endpoints.control.display())
 }
 
-fn explain_start(error: NodeError) -> CliError {
+pub(super) fn explain_start(error: NodeError) -> CliError {
     let explained = CliError::new(chain(&error));
     match remedy(&error) {
         Some(hint) => explained.hint(hint),
@@ -161,29 +200,8 @@ fn store_remedy(error: &OpenError) -> Option<&'static str> {
     }
 }
 
-/// SIGTERM and SIGINT, as one stream.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-// === impl Signals ===
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
 /// Shows how far a rebuild of the index is: a bar on a terminal, else a log line for each tenth.
-struct Rebuild {
+pub(super) struct Rebuild {
     bar: ProgressBar,
     tenth: std::sync::atomic::AtomicU64,
 }
@@ -191,12 +209,9 @@ struct Rebuild {
 // === impl Rebuild ===
 
 impl Rebuild {
-    fn new() -> Self {
-        let target = if io::stderr().is_terminal() {
-            ProgressDrawTarget::stderr()
-        } else {
-            ProgressDrawTarget::hidden()
-        };
+    /// On `target`, if that is a terminal.
+    pub(super) fn new(target: ProgressDrawTarget, is_terminal: bool) -> Self {
+        let target = if is_terminal { target } else { ProgressDrawTarget::hidden() };
         let style = ProgressStyle::with_template("rebuilding the index {bar:30} {percent}% {eta}")
             .expect("invariant: the template is constant");
         Self {
@@ -205,7 +220,8 @@ impl Rebuild {
         }
     }
 
-    fn finish(&self) {
+    /// The start is over.
+    pub(super) fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }

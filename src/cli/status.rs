@@ -75,6 +75,23 @@ struct MachineJson<'a> {
     busy: u32,
     last_heard_seconds: Option<f64>,
     version: &'a str,
+    os: Option<&'a str>,
+    arch: Option<&'a str>,
+    cpus: u32,
+    /// Null where it is not known.
+    load: Option<LoadJson>,
+}
+
+#[derive(Debug, Serialize)]
+struct LoadJson {
+    /// Share of all CPUs in use, 0 to 1.
+    cpu: f64,
+    load1: f64,
+    memory_total: u64,
+    memory_available: u64,
+    disk_total: u64,
+    disk_free: u64,
+    on_battery: Option<bool>,
 }
 
 #[derive(Debug, Serialize)]
@@ -87,6 +104,8 @@ struct ExecutionJson {
     errors: u64,
     recent_hits: u64,
     recent_lookups: u64,
+    hits: u64,
+    lookups: u64,
     /// Of the last minute, 0 to 1; null without a look-up.
     hit_rate: Option<f64>,
 }
@@ -106,6 +125,8 @@ struct StorageJson {
     /// Of this pass of the search for damage, 0 to 1.
     scrub_progress: f64,
     scrub_passes: u64,
+    /// Results that a person pinned.
+    pinned: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -177,6 +198,18 @@ fn machine_json(machine: &Machine) -> MachineJson<'_> {
         busy: machine.busy,
         last_heard_seconds: seconds(machine.last_heard.as_ref()),
         version: &machine.version,
+        os: set(&machine.os),
+        arch: set(&machine.arch),
+        cpus: machine.cpus,
+        load: machine.load.as_ref().map(|load| LoadJson {
+            cpu: load.cpu,
+            load1: load.load1,
+            memory_total: load.memory_total,
+            memory_available: load.memory_available,
+            disk_total: load.disk_total,
+            disk_free: load.disk_free,
+            on_battery: load.on_battery,
+        }),
     }
 }
 
@@ -191,6 +224,8 @@ fn execution_json(status: &GetStatusResponse) -> ExecutionJson {
         errors: execution.errors,
         recent_hits: execution.recent_hits,
         recent_lookups: execution.recent_lookups,
+        hits: execution.hits,
+        lookups: execution.lookups,
         hit_rate: (execution.recent_lookups > 0)
             .then(|| execution.recent_hits as f64 / execution.recent_lookups as f64),
     }
@@ -210,6 +245,7 @@ fn storage_json(status: &GetStatusResponse) -> StorageJson {
         damaged: storage.damaged,
         scrub_progress: storage.scrub_progress,
         scrub_passes: storage.scrub_passes,
+        pinned: storage.pinned,
     }
 }
 
@@ -225,7 +261,8 @@ fn is_alarm(warning: &Warning) -> bool {
     warning.level() == Level::Alarm
 }
 
-fn state_name(state: State) -> &'static str {
+/// A state as JSON has it.
+pub(super) fn state_name(state: State) -> &'static str {
     match state {
         State::Unspecified => "unknown",
         State::Active => "active",
@@ -285,7 +322,8 @@ fn machines_text(text: &mut String, machines: &[MachineJson<'_>], paint: Paint) 
     let width = machines.iter().map(|machine| machine.name.chars().count()).max().unwrap_or(0).max(7);
     let _ = writeln!(text, "{}", paint.dim(&format!("{:<width$}  {:<10}SLOTS", "MACHINE", "STATE")));
     for machine in machines {
-        let state = format!("{:<10}", machine.state);
+        let is_drained = machine.state == state_name(State::Draining) && machine.busy == 0;
+        let state = format!("{:<10}", if is_drained { "drained" } else { machine.state });
         let state = match machine.state {
             "active" => paint.green(&state),
             "lost" => paint.red(&state),
@@ -306,7 +344,7 @@ fn machines_text(text: &mut String, machines: &[MachineJson<'_>], paint: Paint) 
 }
 
 /// One sign for each slot, or a fixed width where there are many.
-fn bar(busy: u32, slots: u32) -> String {
+pub(super) fn bar(busy: u32, slots: u32) -> String {
     let width = slots.min(BAR);
     let filled = if slots == 0 { 0 } else { (u64::from(busy) * u64::from(width)).div_ceil(u64::from(slots)) };
     (0..u64::from(width)).map(|i| if i < filled { '▮' } else { '▯' }).collect()
@@ -346,6 +384,9 @@ fn storage_text(text: &mut String, storage: &StorageJson) {
         plural(storage.action_results, "result"),
         bytes(storage.leased_bytes),
     );
+    if storage.pinned > 0 {
+        let _ = writeln!(text, "          {} pinned", plural(storage.pinned, "result"));
+    }
     if let Some(age) = storage.youngest_victim_seconds {
         let age = duration(Duration::from_secs_f64(age));
         let _ = writeln!(text, "          {}, the youngest {age} old", plural(storage.evictions, "eviction"));
@@ -444,6 +485,7 @@ alarm: the disk is full
         assert_eq!(json["node"]["started"], "2023-11-14T22:13:20Z");
         assert_eq!(json["node"]["endpoints"]["peers"], serde_json::Value::Null);
         assert_eq!(json["execution"]["hit_rate"], 0.75);
+        assert_eq!(json["machines"][0]["load"], serde_json::Value::Null);
         assert_eq!(json["storage"]["youngest_victim_seconds"], serde_json::Value::Null);
         assert_eq!(json["warnings"][0]["level"], "alarm");
     }

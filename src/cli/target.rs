@@ -32,7 +32,10 @@ pub(super) struct TargetArgs {
 
 impl TargetArgs {
     /// The control socket these arguments mean.
-    fn socket(&self) -> Result<PathBuf, CliError> {
+    ///
+    /// # Errors
+    /// When a configuration file that was named cannot be read.
+    pub(super) fn socket(&self) -> Result<PathBuf, CliError> {
         if let Some(socket) = &self.connect {
             return Ok(socket.clone());
         }
@@ -48,12 +51,19 @@ impl TargetArgs {
     /// # Errors
     /// When no node answers, or a configuration file that was named cannot be read.
     pub(super) async fn connect(&self) -> Result<ControlClient<Channel>, CliError> {
-        let socket = self.socket()?;
-        let channel = remote::connect(&format!("unix:{}", socket.display()))
-            .await
-            .map_err(|error| not_running(&socket, &chain(&error)))?;
-        Ok(ControlClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES))
+        connect(&self.socket()?).await
     }
+}
+
+/// Connects to the node with this control socket.
+///
+/// # Errors
+/// When no node answers.
+pub(super) async fn connect(socket: &Path) -> Result<ControlClient<Channel>, CliError> {
+    let channel = remote::connect(&format!("unix:{}", socket.display()))
+        .await
+        .map_err(|error| not_running(socket, &chain(&error)))?;
+    Ok(ControlClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES))
 }
 
 /// That of the configuration file, else that of the host. A file of the user that is being edited

@@ -66,6 +66,9 @@ pub struct RawConfig {
     /// Time in which everything stored is read once to find damage; 0s for never
     #[arg(long, env = "FARMHAND_SCRUB_INTERVAL", value_name = "TIME", help_heading = "Store")]
     pub scrub_interval: Option<Span>,
+    /// Finished actions that are remembered, on disk
+    #[arg(long, env = "FARMHAND_HISTORY", value_name = "N", help_heading = "Store")]
+    pub history: Option<u64>,
     /// What a compressed upload answers as its committed size
     #[arg(long, env = "FARMHAND_COMPRESSED_COMMITTED_SIZE", value_name = "HOW", help_heading = "Store")]
     pub compressed_committed_size: Option<CommittedSize>,
@@ -214,7 +217,7 @@ impl RawConfig {
         layer! { self over lower:
             name listen insecure_lan data_dir runtime_dir
             max_connections max_connections_per_address handshake_timeout message_memory
-            disk_budget max_blob_size lease sync epoch_interval scrub_interval compressed_committed_size
+            disk_budget max_blob_size lease sync epoch_interval scrub_interval history compressed_committed_size
             slots sandbox action_memory action_tmp action_processes disk_reserve unknown_properties pools default_timeout max_timeout
             queue_limit keep_finished orphan_grace orphan_yield update_interval
             peer_listen no_discovery peer farm_key_file

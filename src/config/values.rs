@@ -97,6 +97,17 @@ impl FromStr for ByteSize {
     }
 }
 
+/// In the largest unit that it is a whole number of: what is parsed is the same again.
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = ["TiB", "GiB", "MiB", "KiB"].into_iter().zip([1_u64 << 40, 1 << 30, 1 << 20, 1 << 10]);
+        match units.into_iter().find(|(_, bytes)| self.0 > 0 && self.0.is_multiple_of(*bytes)) {
+            Some((unit, bytes)) => write!(f, "{}{unit}", self.0 / bytes),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
 fn unit_bytes(unit: &str) -> Option<u64> {
     Some(match unit.to_ascii_lowercase().as_str() {
         "" | "b" => 1,
@@ -156,6 +167,16 @@ impl DiskBudget {
     }
 }
 
+impl fmt::Display for DiskBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Bytes(bytes) => ByteSize(*bytes).fmt(f),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
 impl FromStr for DiskBudget {
     type Err = ValueError;
 
@@ -181,6 +202,16 @@ impl MemoryShare {
             Self::Unlimited => None,
             Self::Bytes(bytes) => Some(bytes),
             Self::Percent(percent) => Some(total / 100 * u64::from(percent)),
+        }
+    }
+}
+
+impl fmt::Display for MemoryShare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unlimited => f.write_str("none"),
+            Self::Bytes(bytes) => ByteSize(*bytes).fmt(f),
+            Self::Percent(percent) => write!(f, "{percent}%"),
         }
     }
 }
@@ -345,6 +376,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn values_are_written_as_they_are_read(bytes: u64, shift in 0..64_u32, percent in 1_u8..=100) {
+            let bytes = (bytes >> shift << shift).max(1);
+            prop_assert_eq!(ByteSize(bytes).to_string().parse(), Ok(ByteSize(bytes)));
+            for budget in [DiskBudget::Auto, DiskBudget::Bytes(bytes), DiskBudget::Percent(percent)] {
+                prop_assert_eq!(budget.to_string().parse(), Ok(budget));
+            }
+            for share in [MemoryShare::Unlimited, MemoryShare::Bytes(bytes), MemoryShare::Percent(percent)] {
+                prop_assert_eq!(share.to_string().parse(), Ok(share));
+            }
+        }
+
         /// Filling the store moves bytes from free to held and never changes the budget.
         #[test]
         fn a_share_does_not_shrink_as_the_store_fills(disk: u64, part in 0.0..1.0, percent in 1_u8..=100) {

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use farmhand_proto::reapi::Command;
 use farmhand_proto::{protobuf, reapi};
 use prost::Message;
 
@@ -56,6 +57,8 @@ pub struct PreparedAction {
     pub key: ActionKey,
     /// The Command, checked; its working directory is in normal form.
     pub command: Arc<reapi::Command>,
+    /// Digest of the Command as it was sent.
+    pub command_digest: Digest,
     /// Digest of the root Directory.
     pub input_root: Digest,
     /// What it asks of a machine.
@@ -238,6 +241,7 @@ impl Action {
             do_not_cache: self.wire.do_not_cache,
             key: self.key,
             command: Arc::new(command),
+            command_digest: self.command,
             input_root: self.input_root,
             timeout: self.timeout,
         })
@@ -247,6 +251,13 @@ impl Action {
 // === impl PreparedAction ===
 
 impl PreparedAction {
+    /// The output it names first, as the client wrote it.
+    #[expect(deprecated, reason = "clients before API version 2.1 fill only these fields")]
+    pub fn first_output(&self) -> Option<&str> {
+        let Command { output_paths, output_files, output_directories, .. } = &*self.command;
+        [output_paths, output_files, output_directories].into_iter().flatten().next().map(String::as_str)
+    }
+
     /// Where nothing says what the input root is: the root of the file system if it looks like one.
     async fn detect_root(&mut self, cas: &dyn ContentAddressableStorage) -> Result<(), CasError> {
         if !self.requirements.says_input_root() && own_root::has_shell(cas, self.input_root).await? {

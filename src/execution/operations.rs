@@ -2,12 +2,13 @@
 //!
 //! A map behind one short lock: live operations as long as they live, finished ones until
 //! [`Retention`] says otherwise, the oldest first. Nothing here decides anything about running;
-//! the queue does. Also keeps the counters and the recent history that people look at.
+//! the queue does. Also keeps the counters and the recent history that people look at, and tells the
+//! [`Observer`] of everything before clients learn of it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use farmhand_proto::reapi;
@@ -16,9 +17,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::Retention;
+use super::action::PreparedAction;
 use super::inline::InlineHints;
+use super::observer::{Observer, Sequence};
 use super::queue::RunId;
+use super::{About, Retention};
 use crate::digest::Digest;
 use crate::instance::InstanceName;
 use crate::request_metadata::RequestMetadata;
@@ -35,17 +38,51 @@ pub struct OperationId(Uuid);
 pub struct Operation {
     /// Its name.
     pub id: OperationId,
+    /// What asked for it.
+    pub kind: Kind,
     /// Instance of the call.
     pub instance: InstanceName,
     /// Digest of the Action.
     pub action: Digest,
     /// Who called.
     pub invocation: Arc<RequestMetadata>,
+    /// `ExecutionPolicy.priority`, as far as it is honoured.
+    pub priority: i32,
     /// What the caller wants inside the result.
     pub hints: InlineHints,
     /// Something the caller should know, for `ExecuteResponse.message`.
     pub note: Option<String>,
+    /// What it wants run; `None` if it never needed a run.
+    pub about: Option<Box<About>>,
+    sequence: OnceLock<u64>,
     state: watch::Sender<OperationState>,
+}
+
+/// What an operation is asked for with.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// What asks for it.
+    pub kind: Kind,
+    /// Instance of the call.
+    pub instance: InstanceName,
+    /// Digest of the Action.
+    pub action: Digest,
+    /// Who calls.
+    pub invocation: Arc<RequestMetadata>,
+    /// `ExecutionPolicy.priority`, as far as it is honoured.
+    pub priority: i32,
+    /// What the caller wants inside the result.
+    pub hints: InlineHints,
+}
+
+/// What asks for an operation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// A client called Execute.
+    #[default]
+    Execute,
+    /// A person has an action run again.
+    Rerun,
 }
 
 /// How far an operation is. Never goes back once it is completed.
@@ -107,6 +144,8 @@ pub enum Outcome {
 pub struct Record {
     /// Its name.
     pub id: OperationId,
+    /// What asked for it.
+    pub kind: Kind,
     /// Instance of the call.
     pub instance: InstanceName,
     /// Digest of the Action.
@@ -139,6 +178,8 @@ pub struct Counters {
 /// All operations.
 pub struct Operations {
     retention: Retention,
+    observer: Arc<dyn Observer>,
+    sequence: Sequence,
     table: Mutex<Table>,
 }
 
@@ -201,16 +242,22 @@ impl fmt::Debug for OperationId {
 
 impl Operation {
     /// An operation in its first state.
-    pub fn new(
-        instance: InstanceName,
-        action: Digest,
-        invocation: Arc<RequestMetadata>,
-        hints: InlineHints,
-        note: Option<String>,
-        state: OperationState,
-    ) -> Self {
+    pub fn new(call: Call, note: Option<String>, state: OperationState) -> Self {
         let id = OperationId::random();
-        Self { id, instance, action, invocation, hints, note, state: watch::Sender::new(state) }
+        let Call { kind, instance, action, invocation, priority, hints } = call;
+        let (about, sequence, state) = (None, OnceLock::new(), watch::Sender::new(state));
+        Self { id, kind, instance, action, invocation, priority, hints, note, about, sequence, state }
+    }
+
+    /// The same, and what it wants run.
+    #[must_use]
+    pub fn with(self, about: About) -> Self {
+        Self { about: Some(Box::new(about)), ..self }
+    }
+
+    /// Its number among the finished ones, which only grows; 0 while it is not over.
+    pub fn sequence(&self) -> u64 {
+        self.sequence.get().copied().unwrap_or(0)
     }
 
     /// The present state.
@@ -228,11 +275,13 @@ impl Operation {
         self.state.borrow().is_done()
     }
 
-    fn record(&self) -> Option<Record> {
+    /// What people are told of it once it is over.
+    pub fn record(&self) -> Option<Record> {
         let state = self.state();
         let response = state.response?;
         Some(Record {
             id: self.id,
+            kind: self.kind,
             instance: self.instance.clone(),
             action: self.action,
             invocation: self.invocation.clone(),
@@ -277,20 +326,26 @@ impl Outcome {
 
 impl Operations {
     /// No operations yet.
-    pub fn new(retention: Retention) -> Self {
-        Self { retention, table: Mutex::default() }
+    /// No operations yet. Those that end are numbered by `sequence`.
+    pub fn new(retention: Retention, sequence: Sequence, observer: Arc<dyn Observer>) -> Self {
+        Self { retention, observer, sequence, table: Mutex::default() }
     }
 
-    /// Takes in a new operation, live or finished.
-    pub fn insert(&self, now: Instant, operation: Arc<Operation>) {
+    /// Takes in a new operation, finished or waiting for `action` to be run.
+    pub fn insert(&self, now: Instant, operation: Arc<Operation>, action: Option<&PreparedAction>) {
+        let state = operation.state();
+        if state.is_done() {
+            self.number(&operation, state.timeline.ended_at);
+        }
+        self.observer.came(&operation, &state, action);
         let mut table = self.table();
         table.all.insert(operation.id, operation.clone());
-        if operation.is_done() {
-            table.finish(now, &operation);
-            table.expire(now, &self.retention);
-        } else {
+        if !state.is_done() {
             table.live.insert(operation.id, operation);
+            return;
         }
+        drop(table);
+        self.finish(now, &operation);
     }
 
     /// The operation called `id`.
@@ -302,13 +357,50 @@ impl Operations {
     pub fn update(&self, now: Instant, id: OperationId, state: OperationState) {
         let Some(operation) = self.get(id).filter(|operation| !operation.is_done()) else { return };
         let is_done = state.is_done();
+        if is_done {
+            self.number(&operation, state.timeline.ended_at);
+        }
+        self.observer.changed(&operation, &state);
         operation.state.send_replace(state);
         if is_done {
-            let mut table = self.table();
-            table.live.remove(&id);
-            table.finish(now, &operation);
-            table.expire(now, &self.retention);
+            self.finish(now, &operation);
         }
+    }
+
+    /// Before anybody can see that it is over.
+    fn number(&self, operation: &Operation, ended_at: Option<SystemTime>) {
+        let number = self.sequence.next(ended_at.unwrap_or(SystemTime::UNIX_EPOCH));
+        operation.sequence.get_or_init(|| number);
+    }
+
+    fn finish(&self, now: Instant, operation: &Arc<Operation>) {
+        let mut table = self.table();
+        table.live.remove(&operation.id);
+        table.finish(now, operation);
+        table.expire(now, &self.retention);
+        drop(table);
+        self.observer.finished(operation);
+    }
+
+    /// Adds to an operation that ended before its worker did what the worker told afterwards: exit
+    /// code, logs and times. Its status stays. These are some hundred bytes, which do not count for
+    /// [`Retention::bytes`].
+    pub fn amend(&self, id: OperationId, late: &reapi::ExecuteResponse) {
+        let Some(operation) = self.get(id) else { return };
+        let Some(result) = &late.result else { return };
+        operation.state.send_if_modified(|state| {
+            let Some(response) = state.response.as_mut().filter(|response| response.result.is_none()) else {
+                return false;
+            };
+            Arc::make_mut(response).result = Some(reapi::ActionResult {
+                exit_code: result.exit_code,
+                stdout_digest: result.stdout_digest.clone(),
+                stderr_digest: result.stderr_digest.clone(),
+                execution_metadata: result.execution_metadata.clone(),
+                ..Default::default()
+            });
+            true
+        });
     }
 
     /// Up to `limit` operations after `after`, in the order of their names: new ones never shift a
@@ -395,14 +487,15 @@ mod tests {
     use crate::execution::response;
 
     fn operation(state: OperationState) -> Arc<Operation> {
-        Arc::new(Operation::new(
-            InstanceName::default(),
-            Digest::empty(DigestFunction::Sha256),
-            Arc::default(),
-            InlineHints::default(),
-            None,
-            state,
-        ))
+        let call = Call {
+            kind: Kind::Execute,
+            instance: InstanceName::default(),
+            action: Digest::empty(DigestFunction::Sha256),
+            invocation: Arc::default(),
+            priority: 0,
+            hints: InlineHints::default(),
+        };
+        Arc::new(Operation::new(call, None, state))
     }
 
     fn done() -> OperationState {
@@ -410,7 +503,11 @@ mod tests {
     }
 
     fn operations(count: usize, bytes: usize) -> Operations {
-        Operations::new(Retention { age: Duration::from_secs(600), count, bytes })
+        Operations::new(
+            Retention { age: Duration::from_secs(600), count, bytes },
+            Sequence::default(),
+            Arc::new(()),
+        )
     }
 
     #[test]
@@ -430,7 +527,7 @@ mod tests {
         let operations = operations(2, 1 << 20);
         let all: Vec<_> = (0..3).map(|_| operation(done())).collect();
         for operation in &all {
-            operations.insert(start, operation.clone());
+            operations.insert(start, operation.clone(), None);
         }
         assert!(operations.get(all[0].id).is_none());
         assert!(operations.get(all[2].id).is_some());
@@ -440,7 +537,7 @@ mod tests {
         assert!(operations.get(all[2].id).is_none());
 
         let small = self::operations(10, 1);
-        small.insert(start, all[0].clone());
+        small.insert(start, all[0].clone(), None);
         assert!(small.get(all[0].id).is_none());
     }
 
@@ -449,7 +546,7 @@ mod tests {
         let start = Instant::now();
         let operations = operations(0, 0);
         let live = operation(OperationState::queued(SystemTime::UNIX_EPOCH));
-        operations.insert(start, live.clone());
+        operations.insert(start, live.clone(), None);
         operations.expire(start + Duration::from_secs(100_000));
         assert!(operations.get(live.id).is_some());
         assert!(!operations.forget(live.id));
@@ -462,17 +559,33 @@ mod tests {
     fn a_finished_state_is_final() {
         let operations = operations(10, 1 << 20);
         let operation = operation(done());
-        operations.insert(Instant::now(), operation.clone());
+        operations.insert(Instant::now(), operation.clone(), None);
         operations.update(Instant::now(), operation.id, OperationState::queued(SystemTime::UNIX_EPOCH));
         assert!(operation.is_done());
         assert_eq!(operations.history().0, Counters { cancelled: 1, ..Default::default() });
     }
 
     #[test]
+    fn what_is_told_late_is_added_and_changes_no_outcome() {
+        let operations = operations(10, 1 << 20);
+        let operation = operation(done());
+        operations.insert(Instant::now(), operation.clone(), None);
+        let late = |exit_code| reapi::ExecuteResponse {
+            result: Some(reapi::ActionResult { exit_code, ..Default::default() }),
+            ..Default::default()
+        };
+        operations.amend(operation.id, &late(137));
+        operations.amend(operation.id, &late(0));
+        let response = operation.state().response.unwrap();
+        assert_eq!(response.result.as_ref().map(|result| result.exit_code), Some(137));
+        assert_eq!(Outcome::of(&response), Outcome::Error(tonic::Code::Cancelled as i32));
+    }
+
+    #[test]
     fn pages_join_to_the_whole() {
         let operations = operations(100, 1 << 20);
         for _ in 0..10 {
-            operations.insert(Instant::now(), operation(done()));
+            operations.insert(Instant::now(), operation(done()), None);
         }
         let mut after = None;
         let mut seen = Vec::new();

@@ -8,14 +8,17 @@
 //! - a run is on one worker at a time, and a worker never has more runs than slots;
 //! - a run whose worker is lost goes back to the queue, up to [`MAX_LOSSES`] times;
 //! - cancelling an operation, or nobody waiting for it, ends a run only if no other operation
-//!   shares it;
+//!   shares it; killing ends it for all of them, who get what the worker has of it by then;
+//! - an operation that left its run early is told what the worker says of it in the end;
+//! - a machine that was told to rest or to drain gets nothing new, and finishes what it has;
 //! - a run that nobody waits for keeps no slot from one that somebody waits for, but for a moment in
 //!   which a client may come back;
 //! - a result is marked as becoming visible before it is stored, so a caller that does not want
 //!   cached results never joins a run whose result others may have read already.
 //!
 //! `event` has what goes in and comes out, `ready` the order of what waits, `pool` the machines and
-//! what fits them, `orphans` what becomes of runs that nobody waits for.
+//! what fits them, `orphans` what becomes of runs that nobody waits for, `explain` why a run waits,
+//! `kill` what a person ends.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -30,6 +33,8 @@ use super::{Settings, response};
 use crate::action_cache::ActionKey;
 
 mod event;
+mod explain;
+mod kill;
 #[cfg(test)]
 mod model;
 mod orphans;
@@ -39,10 +44,11 @@ mod ready;
 mod tests;
 
 pub use event::{
-    Assignment, AttemptId, Effect, Event, Loss, Mismatch, Now, Refusal, RunId, Step, Submission,
+    Assignment, AttemptId, Duty, Effect, Event, Loss, Mismatch, Now, Refusal, RunId, Step, Submission, Target,
 };
-pub use pool::Matcher;
+pub use explain::{Obstacle, Waiting};
 use pool::{ClassId, Pool};
+pub use pool::{MachineState, Matcher};
 use ready::{Place, Rank};
 
 /// Times a run is tried again after its worker was lost.
@@ -51,6 +57,9 @@ pub const MAX_LOSSES: usize = 3;
 /// How long the end of a run is remembered for callers that asked the action cache before it. They
 /// ask and submit within milliseconds.
 const RECENT: Duration = Duration::from_secs(2);
+
+/// Operations that are still told what a run wrote which they left before its end.
+const MOST_LEFT: usize = 16;
 
 /// The state machine.
 #[derive(Debug)]
@@ -79,6 +88,8 @@ struct Run {
     action: Arc<PreparedAction>,
     class: ClassId,
     operations: BTreeSet<OperationId>,
+    /// Operations that ended while the present attempt was with its worker.
+    left: Vec<OperationId>,
     phase: Phase,
     timeline: Timeline,
     losses: Vec<Loss>,
@@ -90,6 +101,8 @@ enum Phase {
     Executing(Arc<str>),
     /// Nobody wants it any more; the worker is stopping it.
     Cancelling(Arc<str>),
+    /// A person ended it; the worker is stopping it, and its operations get what it answers.
+    Killing(Arc<str>),
     Storing(Arc<ExecuteResponse>),
 }
 
@@ -141,6 +154,8 @@ impl Queue {
             Event::WaiterJoined(operation) => self.waiter_joined(operation),
             Event::WaiterGone(operation) => self.waiter_gone(operation),
             Event::Cancel(operation) => self.detach(operation, "the client cancelled the operation"),
+            Event::Kill(target) => self.kill(target),
+            Event::Told { worker, duty } => self.pool.tell(now, &worker, duty),
             Event::Tick => self.tick(),
         }
         self.dispatch();
@@ -202,6 +217,7 @@ impl Queue {
             action: action.clone(),
             class,
             operations: BTreeSet::new(),
+            left: Vec::new(),
             phase: Phase::Queued,
             timeline: Timeline { queued_at: Some(self.now.wall), ..Default::default() },
             losses: Vec::new(),
@@ -273,8 +289,13 @@ impl Queue {
             return;
         }
         let Some(run) = self.runs.get_mut(&attempt.run) else { return };
+        for operation in std::mem::take(&mut run.left) {
+            self.effects.push(Effect::Amend(operation, response.clone()));
+        }
         if run.operations.is_empty() {
             self.remove(attempt.run);
+        } else if run.is_being_killed() {
+            self.finish(attempt.run, Arc::new(response::killed(Some(&response))));
         } else if !run.action.do_not_cache && response::is_success(&response) {
             run.phase = Phase::Storing(response.clone());
             self.effects.push(Effect::Store(attempt.run, run.action.key.clone(), response));
@@ -287,8 +308,11 @@ impl Queue {
         let Some(worker) = self.vacate(attempt) else { return };
         let Some(run) = self.runs.get_mut(&attempt.run) else { return };
         run.losses.push(Loss { worker, reason });
+        run.left.clear();
         if run.operations.is_empty() {
             self.remove(attempt.run);
+        } else if run.is_being_killed() {
+            self.finish(attempt.run, Arc::new(response::killed(None)));
         } else if run.losses.len() > MAX_LOSSES {
             let response = response::lost(&run.losses);
             self.finish(attempt.run, Arc::new(response));
@@ -332,7 +356,7 @@ impl Queue {
             Ok(()) => self.remember(id, response.clone()),
             Err(reason) => {
                 let noted = Arc::make_mut(&mut response);
-                response::add_message(noted, &format!("the result was not cached: {reason}"));
+                response::add_message(noted, &format!("{}{reason}", response::NOT_CACHED));
             }
         }
         self.finish(id, response);
@@ -391,6 +415,13 @@ impl Queue {
         run.operations.remove(&operation);
         let response = Arc::new(response::cancelled(reason));
         self.effects.push(Effect::Notify(operation, run.completed(id, self.now, response)));
+        match &run.phase {
+            Phase::Executing(_) | Phase::Cancelling(_) if run.left.len() < MOST_LEFT => {
+                run.left.push(operation);
+            }
+            Phase::Storing(response) => self.effects.push(Effect::Amend(operation, response.clone())),
+            _ => {}
+        }
         let was_last = run.operations.is_empty();
         self.leave_place(id, &ticket.place);
         if was_last {
@@ -412,8 +443,13 @@ impl Queue {
                 self.no_longer_joinable(id);
                 self.effects.push(Effect::CancelRun(attempt));
             }
-            Phase::Cancelling(_) | Phase::Storing(_) => {}
+            Phase::Cancelling(_) | Phase::Killing(_) | Phase::Storing(_) => {}
         }
+    }
+
+    /// How every machine stands that is there, or may come back.
+    pub fn machines(&self) -> Vec<MachineState> {
+        self.pool.machines().collect()
     }
 
     // --- small things ---
@@ -478,9 +514,13 @@ impl Queue {
 impl Run {
     fn worker(&self) -> Option<&Arc<str>> {
         match &self.phase {
-            Phase::Executing(worker) | Phase::Cancelling(worker) => Some(worker),
+            Phase::Executing(worker) | Phase::Cancelling(worker) | Phase::Killing(worker) => Some(worker),
             Phase::Queued | Phase::Storing(_) => None,
         }
+    }
+
+    fn is_being_killed(&self) -> bool {
+        matches!(self.phase, Phase::Killing(_))
     }
 
     fn attempt(&self, id: RunId) -> AttemptId {

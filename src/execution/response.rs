@@ -10,6 +10,12 @@ use super::queue::Loss;
 use crate::digest::Digest;
 use crate::worker::missing::missing_blobs;
 
+/// What the callers of a run are told that a person ended.
+const KILLED: &str = "killed by a person (farmhand action … kill, or the dashboard)";
+
+/// What stands in front of the reason why a good result is not in the action cache.
+pub const NOT_CACHED: &str = "the result was not cached: ";
+
 /// The action needs blobs that are absent. The one detail names them; clients upload them and try
 /// again.
 pub fn missing(digests: &[Digest]) -> reapi::ExecuteResponse {
@@ -19,6 +25,19 @@ pub fn missing(digests: &[Digest]) -> reapi::ExecuteResponse {
 /// Nobody wants the result any more, for the reason given.
 pub fn cancelled(reason: &str) -> reapi::ExecuteResponse {
     ended(Code::Cancelled, reason.to_owned())
+}
+
+/// A person ended the run: what its worker answered, if it did, with the logs that are in it.
+pub fn killed(answer: Option<&reapi::ExecuteResponse>) -> reapi::ExecuteResponse {
+    let status =
+        rpc::Status { code: Code::Cancelled as i32, message: KILLED.to_owned(), details: Vec::new() };
+    let Some(answer) = answer else { return with_status(status) };
+    let mut response =
+        reapi::ExecuteResponse { status: Some(status), message: KILLED.to_owned(), ..answer.clone() };
+    if !answer.message.is_empty() {
+        add_message(&mut response, &answer.message);
+    }
+    response
 }
 
 /// No machine can run the action; `reason` says why, machine by machine.
@@ -82,6 +101,20 @@ mod tests {
         let failure = any::unpack::<raw::PreconditionFailure>(&status.details[0]).unwrap();
         let subjects: Vec<_> = failure.violations.iter().map(|v| (&*v.r#type, v.subject.clone())).collect();
         assert_eq!(subjects, digests.map(|digest| ("MISSING", digest.missing_subject())));
+    }
+
+    #[test]
+    fn a_killed_run_keeps_what_its_worker_told() {
+        let answer = reapi::ExecuteResponse {
+            result: Some(reapi::ActionResult { stdout_raw: b"so far".to_vec(), ..Default::default() }),
+            message: "a note".into(),
+            ..Default::default()
+        };
+        for (answer, message) in [(Some(&answer), format!("{KILLED}\na note")), (None, KILLED.to_owned())] {
+            let response = killed(answer);
+            assert_eq!(response.status.unwrap().code, Code::Cancelled as i32);
+            assert_eq!((response.result.is_some(), response.message), (answer.is_some(), message));
+        }
     }
 
     #[test]

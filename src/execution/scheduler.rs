@@ -17,10 +17,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::about::About;
 use super::action::{Action, Loaded, PlatformRules, PreparedAction};
 use super::inline::InlineHints;
-use super::operations::{Counters, Operation, OperationId, OperationState, Operations, Record, Stage};
-use super::queue::{Event, Now, Queue, Refusal, Submission};
+use super::live_logs::{LiveLogs, LogFiles};
+use super::observer::{Observer, Sequence};
+use super::operations::{
+    Call, Counters, Kind, Operation, OperationId, OperationState, Operations, Record, Stage,
+};
+use super::queue::{AttemptId, Event, Now, Queue, Refusal, Submission};
 use super::{ExecuteError, PRIORITIES, Settings, response};
 use crate::action_cache::{ActionCache, ActionKey};
 use crate::cas::ContentAddressableStorage;
@@ -31,12 +36,18 @@ use crate::tasks::Tasks;
 use crate::worker::Worker;
 
 mod driver;
+mod steering;
 #[cfg(test)]
 mod tests;
+
+use steering::Question;
+pub use steering::{KillError, MachineChange, MachineError};
 
 /// One Execute call, its fields parsed.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// What asks.
+    pub kind: Kind,
     /// Instance named by the client.
     pub instance: InstanceName,
     /// Digest of the Action.
@@ -94,6 +105,8 @@ struct Shared {
     cas: Arc<dyn ContentAddressableStorage>,
     action_cache: Arc<dyn ActionCache>,
     operations: Operations,
+    observer: Arc<dyn Observer>,
+    logs: LiveLogs,
     settings: Settings,
     events: mpsc::UnboundedSender<Message>,
     tasks: Tasks,
@@ -104,6 +117,7 @@ enum Message {
     Event(Event),
     Submit { operation: Arc<Operation>, submission: Submission, reply: oneshot::Sender<Result<(), Refusal>> },
     AddWorker(Arc<dyn Worker>),
+    Question(Question),
 }
 
 /// The time, on both clocks.
@@ -114,18 +128,22 @@ fn now() -> Now {
 // === impl Scheduler ===
 
 impl Scheduler {
-    /// Starts a scheduler without workers. It ends with `tasks`.
+    /// Starts a scheduler without workers, which tells `observer` what it does. It ends with `tasks`.
     pub fn start(
         cas: Arc<dyn ContentAddressableStorage>,
         action_cache: Arc<dyn ActionCache>,
         settings: Settings,
+        sequence: Sequence,
+        observer: Arc<dyn Observer>,
         tasks: &Tasks,
     ) -> Self {
         let (events, messages) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             cas,
             action_cache,
-            operations: Operations::new(settings.retention),
+            operations: Operations::new(settings.retention, sequence, Arc::clone(&observer)),
+            observer,
+            logs: LiveLogs::default(),
             events,
             tasks: tasks.clone(),
             settings,
@@ -160,7 +178,9 @@ impl Scheduler {
         let mut looked_up_at = None;
         if !request.skip_cache_lookup && !action.do_not_cache() {
             looked_up_at = Some(Instant::now());
-            if let Some(result) = self.lookup(action.key()).await {
+            let found = self.lookup(action.key()).await;
+            self.shared.observer.looked_up(&request, found.as_ref());
+            if let Some(result) = found {
                 return Ok(self.finished(request, response::cached(result)));
             }
         }
@@ -199,9 +219,21 @@ impl Scheduler {
         true
     }
 
+    /// As [`cancel`](Self::cancel), for one that the queue may not know yet.
+    pub(super) fn give_up(&self, operation: &Operation) {
+        self.send(Message::Event(Event::Cancel(operation.id)));
+    }
+
     /// Forgets an operation that is over; `false` if it is not.
     pub fn forget(&self, operation: &Operation) -> bool {
         self.shared.operations.forget(operation.id)
+    }
+
+    /// The log files of the attempt that an operation in this state waits, or waited, for; `None` while
+    /// its command has not begun, and when the attempt is over. What came of it is told to the operation
+    /// before its files are forgotten.
+    pub fn live_logs(&self, state: &OperationState) -> Option<watch::Receiver<LogFiles>> {
+        self.shared.logs.follow(AttemptId { run: state.run?, number: state.timeline.attempts })
     }
 
     /// What runs and ran.
@@ -241,7 +273,7 @@ impl Scheduler {
 
     /// The stored result, if it may be served. A cache that cannot be read is like an empty one: the
     /// build goes on.
-    async fn lookup(&self, key: &ActionKey) -> Option<reapi::ActionResult> {
+    pub(super) async fn lookup(&self, key: &ActionKey) -> Option<reapi::ActionResult> {
         match self.shared.action_cache.get(key).await {
             Ok(found) => found.filter(|result| result.exit_code == 0),
             Err(error) => {
@@ -257,24 +289,37 @@ impl Scheduler {
         action: PreparedAction,
         looked_up_at: Option<Instant>,
     ) -> Result<OperationWatch, ExecuteError> {
-        let (priority, share) = (clamp(request.priority), request.invocation.share());
-        let operation = Arc::new(new_operation(request, OperationState::queued(SystemTime::now())));
-        let action = Arc::new(action);
+        let (watch, answer) = self.offer(request, Arc::new(action), looked_up_at);
+        answer.await.map_err(|_| ExecuteError::ShuttingDown)??;
+        Ok(watch)
+    }
+
+    /// Hands an action to the queue. The answer tells whether it was taken.
+    pub(super) fn offer(
+        &self,
+        request: Request,
+        action: Arc<PreparedAction>,
+        looked_up_at: Option<Instant>,
+    ) -> (OperationWatch, oneshot::Receiver<Result<(), Refusal>>) {
+        let share = request.invocation.share();
+        let about = About::new(&action, request.skip_cache_lookup);
+        let operation = new_operation(request, OperationState::queued(SystemTime::now())).with(about);
+        let operation = Arc::new(operation);
+        let priority = operation.priority;
         let submission = Submission { operation: operation.id, action, priority, share, looked_up_at };
         // Made before the queue knows the operation: should this call be dropped while it waits for
         // the answer, the notice of that is in the channel behind the submission.
         let watch = self.watch(operation.clone());
         let (reply, answer) = oneshot::channel();
         self.send(Message::Submit { operation, submission, reply });
-        answer.await.map_err(|_| ExecuteError::ShuttingDown)??;
-        Ok(watch)
+        (watch, answer)
     }
 
     /// An operation that is over before it began.
     fn finished(&self, request: Request, response: reapi::ExecuteResponse) -> OperationWatch {
         let state = OperationState::completed(SystemTime::now(), Arc::new(response));
         let operation = Arc::new(new_operation(request, state));
-        self.shared.operations.insert(Instant::now(), operation.clone());
+        self.shared.operations.insert(Instant::now(), operation.clone(), None);
         self.watch(operation)
     }
 
@@ -290,11 +335,13 @@ impl Scheduler {
 }
 
 fn new_operation(request: Request, state: OperationState) -> Operation {
-    let note = (clamp(request.priority) != request.priority).then(|| {
+    let priority = clamp(request.priority);
+    let note = (priority != request.priority).then(|| {
         let (least, most) = (PRIORITIES.start(), PRIORITIES.end());
         format!("priority {} is not between {least} and {most}; the nearest was taken", request.priority)
     });
-    Operation::new(request.instance, request.action, request.invocation, request.hints, note, state)
+    let Request { kind, instance, action, invocation, hints, .. } = request;
+    Operation::new(Call { kind, instance, action, invocation, priority, hints }, note, state)
 }
 
 fn clamp(priority: i32) -> i32 {

@@ -1,7 +1,7 @@
 //! Fakes for tests of everything above the queue: a worker that follows a script, and a farm of one.
 //!
 //! What the worker does is told by the first argument of the command: `true`, `false`, `wait` (until
-//! released or cancelled), `lose` (the worker is lost), `panic`.
+//! released or cancelled), `quick` (all steps at once), `lose` (the worker is lost), `panic`.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::inline::InlineHints;
 use super::response;
-use super::{Request, Scheduler, Settings};
+use super::{Kind, Observer, Request, Scheduler, Sequence, Settings};
 use crate::action_cache::memory::MemoryActionCache;
 use crate::cas::memory::MemoryCas;
 use crate::digest::{Digest, DigestFunction};
@@ -22,15 +22,18 @@ use crate::execution::action::PlatformRules;
 use crate::instance::InstanceName;
 use crate::platform::Requirements;
 use crate::tasks::Tasks;
-use crate::worker::{Lease, Progress, Worker, WorkerLost};
+use crate::worker::{Lease, Progress, SlotsError, Worker, WorkerLost};
 
 /// Property that only workers of that name have.
 pub(crate) const NEEDS: &str = "needs";
 
+/// Slots a scripted worker can have.
+pub(crate) const MOST_SLOTS: usize = 100;
+
 /// A worker that follows a script.
 pub(crate) struct ScriptedWorker {
     name: String,
-    slots: usize,
+    slots: AtomicUsize,
     cas: MemoryCas,
     gate: Semaphore,
     /// Leases taken, in order.
@@ -43,7 +46,7 @@ impl ScriptedWorker {
     pub(crate) fn new(name: &str, slots: usize, cas: &MemoryCas) -> Arc<Self> {
         Arc::new(Self {
             name: name.into(),
-            slots,
+            slots: AtomicUsize::new(slots),
             cas: cas.clone(),
             gate: Semaphore::new(0),
             leases: Mutex::default(),
@@ -83,7 +86,15 @@ impl Worker for ScriptedWorker {
     }
 
     fn slots(&self) -> usize {
-        self.slots
+        self.slots.load(Ordering::SeqCst)
+    }
+
+    async fn set_slots(&self, slots: usize) -> Result<(), SlotsError> {
+        if slots > MOST_SLOTS {
+            return Err(SlotsError::Range { wanted: slots, most: MOST_SLOTS });
+        }
+        self.slots.store(slots, Ordering::SeqCst);
+        Ok(())
     }
 
     fn mismatches(&self, requirements: &Requirements) -> Vec<String> {
@@ -118,6 +129,11 @@ impl Worker for ScriptedWorker {
                     }
                 }
             }
+            "quick" => {
+                progress.send(Progress::Running { stdout: "out".into(), stderr: "err".into() }).unwrap();
+                progress.send(Progress::Collecting).unwrap();
+                Ok(self.result(&lease, 0))
+            }
             "false" => Ok(self.result(&lease, 1)),
             "timeout" => {
                 let status = rpc::Status {
@@ -142,10 +158,15 @@ pub(crate) struct Farm {
 
 impl Farm {
     pub(crate) fn new(settings: Settings) -> Self {
+        Self::observed(settings, Arc::new(()))
+    }
+
+    /// One of which `observer` is told.
+    pub(crate) fn observed(settings: Settings, observer: Arc<dyn Observer>) -> Self {
         let (cas, action_cache, tasks) =
             (MemoryCas::default(), MemoryActionCache::default(), Tasks::default());
-        let scheduler =
-            Scheduler::start(Arc::new(cas.clone()), Arc::new(action_cache.clone()), settings, &tasks);
+        let (blobs, results) = (Arc::new(cas.clone()), Arc::new(action_cache.clone()));
+        let scheduler = Scheduler::start(blobs, results, settings, Sequence::default(), observer, &tasks);
         Self { cas, action_cache, tasks, scheduler }
     }
 
@@ -192,6 +213,7 @@ impl Farm {
 /// A plain request for an action.
 pub(crate) fn request(action: Digest) -> Request {
     Request {
+        kind: Kind::Execute,
         instance: InstanceName::default(),
         action,
         skip_cache_lookup: false,

@@ -50,7 +50,8 @@ pub(super) fn spawners(config: &Config, mode: Mode, group: Option<Arc<ActionGrou
 
 /// The control group of all actions, or the reason that there is none.
 pub(super) fn action_group(config: &Config) -> Option<Result<ActionGroup, GroupError>> {
-    config.action_memory.resolve(platform::total_memory()).map(ActionGroup::make)
+    let memory = config.action_memory.resolve(platform::total_memory())?;
+    Some(ActionGroup::make(memory, config.slots))
 }
 
 /// What actions may ask of this machine.

@@ -1,23 +1,21 @@
 //! What the node tells of itself over the control API.
 
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
-use farmhand_proto::control::{self, GetStatusResponse, operation, warning};
+use farmhand_proto::control::{self, GetStatusResponse, warning};
 use farmhand_proto::time::{duration, timestamp};
-use prost::Message;
 
 use super::Endpoints;
-use crate::cas::disk::{DiskCas, DiskStats};
+use super::meter::{Measured, Meter};
+use crate::activity::Activity;
+use crate::cas::disk::DiskStats;
 use crate::config::Config;
-use crate::execution::operations::{Outcome, Record, Timeline};
-use crate::execution::scheduler::LiveAction;
-use crate::execution::{OperationId, Scheduler, Snapshot, Stage};
-use crate::request_metadata::RequestMetadata;
+use crate::execution::{Duty, MachineState, Scheduler};
+use crate::history::describe;
+use crate::platform::{self, Load};
 use crate::rpc::control::{ControlSource, PROTOCOL_VERSION};
-
-/// The hit rate is that of this much time.
-const RECENT: Duration = Duration::from_secs(60);
 
 /// Everything a status is made of.
 pub(super) struct StatusSource {
@@ -27,7 +25,8 @@ pub(super) struct StatusSource {
     pub(super) sandboxed: bool,
     pub(super) warnings: Vec<(String, String)>,
     pub(super) scheduler: Scheduler,
-    pub(super) store: DiskCas,
+    pub(super) activity: Arc<Activity>,
+    pub(super) meter: Meter,
 }
 
 // === impl StatusSource ===
@@ -41,7 +40,7 @@ impl StatusSource {
             pid: std::process::id(),
             started: Some(timestamp(self.started)),
             uptime: Some(duration(self.started.elapsed().unwrap_or_default())),
-            boot_epoch: self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs(),
+            boot_epoch: self.activity.epoch(),
             endpoints: Some(control::Endpoints {
                 reapi: self.endpoints.reapi.to_string(),
                 reapi_socket: self.endpoints.reapi_socket.display().to_string(),
@@ -54,16 +53,37 @@ impl StatusSource {
         }
     }
 
-    fn machine(&self, snapshot: &Snapshot) -> control::Machine {
+    /// This machine, as the scheduler knows it; not at all once the node is ending.
+    async fn machine_state(&self) -> Option<MachineState> {
+        let machines = self.scheduler.machines().await;
+        machines.into_iter().find(|machine| *machine.name == *self.config.name)
+    }
+
+    fn machine(&self, machine: Option<&MachineState>, measured: &Measured) -> control::Machine {
+        let state = match machine.map(|machine| machine.duty).unwrap_or_default() {
+            Duty::Active => control::machine::State::Active,
+            Duty::Draining => control::machine::State::Draining,
+            Duty::Paused => control::machine::State::Paused,
+        };
+        let slots = machine.map_or(self.config.slots, |machine| machine.slots);
+        let busy = machine.map_or(0, |machine| machine.busy);
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let stats = measured.stats.as_ref();
         control::Machine {
             name: self.config.name.clone(),
-            state: control::machine::State::Active.into(),
+            state: state.into(),
             is_self: true,
-            slots: u32::try_from(self.config.slots).unwrap_or(u32::MAX),
-            busy: u32::try_from(snapshot.running.len()).unwrap_or(u32::MAX),
+            slots: u32::try_from(slots).unwrap_or(u32::MAX),
+            busy: u32::try_from(busy).unwrap_or(u32::MAX),
             last_heard: None,
             version: env!("CARGO_PKG_VERSION").into(),
-            ..Default::default()
+            os: std::env::consts::OS.into(),
+            arch: platform::architecture(),
+            cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+            load: measured.load.as_ref().map(|(at, load)| wire_load(*at, load)),
+            found_by: "self".into(),
+            used_bytes: stats.map_or(0, |stats| stats.used_bytes),
+            budget_bytes: stats.map_or(0, |stats| stats.budget_bytes),
         }
     }
 
@@ -83,49 +103,39 @@ impl StatusSource {
         }
         warnings
     }
+
+    async fn response(&self, measured: &Measured) -> GetStatusResponse {
+        let machine = self.machine_state().await;
+        let execution = self.activity.execution();
+        let mut warnings = self.warnings(measured.stats.as_ref().unwrap_or(&DiskStats::default()));
+        warnings.extend(machine.as_ref().and_then(|machine| at_rest(machine, execution.queued)));
+        GetStatusResponse {
+            node: Some(self.node()),
+            machines: vec![self.machine(machine.as_ref(), measured)],
+            execution: Some(execution),
+            storage: measured.stats.as_ref().map(storage),
+            warnings,
+        }
+    }
 }
 
 #[async_trait]
 impl ControlSource for StatusSource {
     async fn status(&self) -> GetStatusResponse {
-        let (snapshot, stats) = (self.scheduler.snapshot(), self.store.stats());
-        GetStatusResponse {
-            node: Some(self.node()),
-            machines: vec![self.machine(&snapshot)],
-            execution: Some(execution(&snapshot, SystemTime::now())),
-            storage: Some(storage(&stats)),
-            warnings: self.warnings(&stats),
-        }
+        self.response(&self.meter.measure().await).await
+    }
+
+    async fn glance(&self) -> GetStatusResponse {
+        self.response(&self.meter.glance()).await
     }
 
     async fn operations(&self) -> Vec<control::Operation> {
         let snapshot = self.scheduler.snapshot();
-        let live = snapshot.running.iter().chain(&snapshot.queued).map(live);
-        live.chain(snapshot.history.iter().map(|record| self.finished(record))).collect()
+        snapshot.running.iter().chain(&snapshot.queued).map(describe::live).collect()
     }
-}
 
-impl StatusSource {
-    fn finished(&self, record: &Record) -> control::Operation {
-        let (status_code, exit_code) = match record.outcome {
-            Outcome::Succeeded => (0, 0),
-            Outcome::Failed(code) => (0, code),
-            Outcome::Error(code) => (code, 0),
-        };
-        let response =
-            self.scheduler.get(&record.id.to_string()).and_then(|operation| operation.state().response);
-        let result = response.as_ref().and_then(|response| response.result.as_ref());
-        control::Operation {
-            action_digest: record.action.to_string(),
-            instance_name: record.instance.to_string(),
-            stage: operation::Stage::Done.into(),
-            cached: record.cached,
-            status_code,
-            exit_code,
-            message: response.as_ref().map(|response| message(response)).unwrap_or_default(),
-            result: result.map(Message::encode_to_vec),
-            ..common(record.id, &record.timeline, &record.invocation)
-        }
+    async fn operation(&self, name: &str) -> Option<control::Operation> {
+        self.scheduler.get(name).map(|operation| describe::told(&operation))
     }
 }
 
@@ -137,33 +147,35 @@ fn warn(text: &str, remedy: &str) -> control::Warning {
     }
 }
 
-fn message(response: &farmhand_proto::reapi::ExecuteResponse) -> String {
-    let status = response.status.as_ref().map(|status| status.message.as_str()).unwrap_or_default();
-    let parts = [status, &response.message];
-    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
+/// A build hangs on a machine that rests, and nothing in the build tool says why.
+fn at_rest(machine: &MachineState, queued: u64) -> Option<control::Warning> {
+    let what = match machine.duty {
+        Duty::Active => return None,
+        Duty::Draining => "is draining",
+        Duty::Paused => "is paused",
+    };
+    (queued > 0).then(|| {
+        let actions =
+            if queued == 1 { "an action waits".to_owned() } else { format!("{queued} actions wait") };
+        warn(&format!("{actions} while {} {what}", machine.name), "farmhand resume")
+    })
 }
 
-fn execution(snapshot: &Snapshot, now: SystemTime) -> control::Execution {
-    let counters = snapshot.counters;
-    let recent = snapshot.history.iter().filter(|record| {
-        let ended = record.timeline.ended_at.unwrap_or(SystemTime::UNIX_EPOCH);
-        now.duration_since(ended).unwrap_or_default() <= RECENT
-    });
-    let (mut recent_hits, mut recent_lookups) = (0, 0);
-    for record in recent {
-        recent_lookups += 1;
-        recent_hits += u64::from(record.cached);
-    }
-    control::Execution {
-        queued: snapshot.queued.len() as u64,
-        running: snapshot.running.len() as u64,
-        executed: counters.succeeded + counters.failed,
-        cached: counters.cached,
-        failed: counters.failed,
-        errors: counters.errors + counters.cancelled,
-        recent_hits,
-        recent_lookups,
-        ..Default::default()
+fn wire_load(measured: SystemTime, load: &Load) -> control::Load {
+    control::Load {
+        measured: Some(timestamp(measured)),
+        cpu: load.cpu,
+        memory_total: load.memory_total,
+        memory_available: load.memory_available,
+        cpu_pressure: load.cpu_pressure,
+        memory_pressure: load.memory_pressure,
+        io_pressure: load.io_pressure,
+        received: load.received,
+        sent: load.sent,
+        disk_free: load.disk_free,
+        disk_total: load.disk_total,
+        load1: load.load1,
+        on_battery: load.on_battery,
     }
 }
 
@@ -180,36 +192,6 @@ fn storage(stats: &DiskStats) -> control::Storage {
         damaged: stats.corrupt,
         scrub_progress: stats.scrub_progress,
         scrub_passes: stats.scrub_passes,
-        ..Default::default()
-    }
-}
-
-fn live(action: &LiveAction) -> control::Operation {
-    let stage = match action.state.stage {
-        Stage::Queued => operation::Stage::Queued,
-        Stage::Executing => operation::Stage::Running,
-        Stage::Completed => operation::Stage::Done,
-    };
-    control::Operation {
-        action_digest: action.operation.action.to_string(),
-        instance_name: action.operation.instance.to_string(),
-        stage: stage.into(),
-        ..common(action.operation.id, &action.state.timeline, &action.operation.invocation)
-    }
-}
-
-fn common(id: OperationId, timeline: &Timeline, invocation: &RequestMetadata) -> control::Operation {
-    let tool = format!("{} {}", invocation.tool_name, invocation.tool_version);
-    control::Operation {
-        name: id.to_string(),
-        machine: timeline.worker.as_deref().unwrap_or_default().to_owned(),
-        queued: timeline.queued_at.map(timestamp),
-        started: timeline.assigned_at.map(timestamp),
-        finished: timeline.ended_at.map(timestamp),
-        target: invocation.target_id.clone(),
-        mnemonic: invocation.action_mnemonic.clone(),
-        invocation: invocation.tool_invocation_id.clone(),
-        tool: tool.trim().to_owned(),
-        ..Default::default()
+        pinned: stats.kept,
     }
 }

@@ -145,6 +145,11 @@ pub(super) fn lexicon_isa(value: &str) -> String {
     name.to_owned()
 }
 
+/// The instruction set of this machine, in the spelling of the lexicon.
+pub fn architecture() -> String {
+    lexicon_isa(std::env::consts::ARCH)
+}
+
 /// Bytes of memory of this machine.
 pub fn total_memory() -> u64 {
     let system = rustix::system::sysinfo();

@@ -13,11 +13,13 @@ use farmhand_proto::reapi::action_cache_server::{ActionCache as ActionCacheApi, 
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::{Instances, MAX_RECEIVED_MESSAGE, MAX_SENT_MESSAGE};
+use super::{Instances, MAX_RECEIVED_MESSAGE, MAX_SENT_MESSAGE, metadata};
 use crate::action_cache::{ActionCache, ActionKey};
+use crate::activity::Activity;
 use crate::cas::ContentAddressableStorage;
 use crate::digest::{Digest, DigestFunction};
 use crate::execution::inline::{InlineHints, inline};
+use crate::history::{History, Record};
 use crate::instance::InstanceName;
 
 /// The service. Clones share their caches.
@@ -26,6 +28,8 @@ pub struct ActionCacheService {
     cache: Arc<dyn ActionCache>,
     cas: Arc<dyn ContentAddressableStorage>,
     instances: Instances,
+    activity: Arc<Activity>,
+    history: History,
 }
 
 /// Why a result is not taken or not served.
@@ -51,13 +55,16 @@ pub enum UpdateError {
 // === impl ActionCacheService ===
 
 impl ActionCacheService {
-    /// Serves the results of `cache`; bytes inside them go to and come from `cas`.
+    /// Serves the results of `cache`; bytes inside them go to and come from `cas`. `activity` is told who
+    /// asked for what, and `history` remembers it.
     pub fn new(
         cache: Arc<dyn ActionCache>,
         cas: Arc<dyn ContentAddressableStorage>,
         instances: Instances,
+        activity: Arc<Activity>,
+        history: History,
     ) -> Self {
-        Self { cache, cas, instances }
+        Self { cache, cas, instances, activity, history }
     }
 
     /// The service for [`Routes`](tonic::service::Routes).
@@ -72,13 +79,18 @@ impl ActionCacheApi for ActionCacheService {
         &self,
         request: Request<reapi::GetActionResultRequest>,
     ) -> Result<Response<reapi::ActionResult>, Status> {
+        let metadata = metadata::of(request.metadata());
         let request = request.into_inner();
         let instance = self.instances.find(&request.instance_name)?;
         let function = instance.function(request.digest_function)?;
         let action = Digest::from_field(function, request.action_digest.as_ref())?;
         let key = ActionKey { instance: instance.name, action };
         let found = self.cache.get(&key).await?.filter(|result| result.exit_code == 0);
+        let told = self.activity.looked_up(&key, &metadata, found.as_ref());
         let result = found.ok_or(UpdateError::NotFound)?;
+        if let Some(told) = told.filter(|_| self.history.wants_hit()) {
+            self.history.remember(Record::passed(told.to_operation(), &result));
+        }
         let hints = InlineHints {
             stdout: request.inline_stdout,
             stderr: request.inline_stderr,
@@ -95,6 +107,7 @@ impl ActionCacheApi for ActionCacheService {
         &self,
         request: Request<reapi::UpdateActionResultRequest>,
     ) -> Result<Response<reapi::ActionResult>, Status> {
+        let metadata = metadata::of(request.metadata());
         let request = request.into_inner();
         let instance = self.instances.find(&request.instance_name)?;
         if !instance.settings.action_cache_updates {
@@ -111,6 +124,9 @@ impl ActionCacheApi for ActionCacheService {
         if result.exit_code == 0 {
             let key = ActionKey { instance: instance.name, action };
             self.cache.put(&key, result.clone()).await?;
+            if let Some(told) = self.activity.stored(&key, &metadata, &result) {
+                self.history.remember(Record::passed(told.to_operation(), &result));
+            }
         }
         Ok(Response::new(result))
     }

@@ -22,7 +22,8 @@ use super::codec::BlobCodec;
 use super::resource_name::WriteName;
 use super::server::Held;
 use super::service::{GrpcService, Methods, RequestBody};
-use super::{Instances, MAX_RECEIVED_MESSAGE, codec};
+use super::{Instances, MAX_RECEIVED_MESSAGE, codec, metadata};
+use crate::activity::Activity;
 use crate::cas::ContentAddressableStorage;
 use crate::config::CommittedSize;
 use crate::digest::Digest;
@@ -63,6 +64,7 @@ pub struct ByteStreamMethods {
     cas: Arc<dyn ContentAddressableStorage>,
     instances: Instances,
     settings: ByteStreamSettings,
+    activity: Arc<Activity>,
     partials: Arc<Partials>,
     drain: Drain,
 }
@@ -98,18 +100,19 @@ fn counts_uncompressed(setting: CommittedSize, tool_name: &str) -> bool {
 // === impl ByteStreamService ===
 
 impl ByteStreamService {
-    /// Serves the blobs of `cas`. Idle uploads are dropped, and rests of answered ones read, by
+    /// Serves the blobs of `cas`. `activity` is told how many bytes are moved. Idle uploads are dropped, and rests of answered ones read, by
     /// tasks of `tasks`.
     pub fn new(
         cas: Arc<dyn ContentAddressableStorage>,
         instances: Instances,
         settings: ByteStreamSettings,
+        activity: Arc<Activity>,
         tasks: &Tasks,
     ) -> Self {
         let partials = Arc::new(Partials::new(settings.idle, settings.partial_uploads));
         tasks.spawn("expire uploads", partial::expire(Arc::clone(&partials), tasks.token().clone()));
         let drain = Drain::new(tasks.clone());
-        Self::of(ByteStreamMethods { cas, instances, settings, partials, drain })
+        Self::of(ByteStreamMethods { cas, instances, settings, activity, partials, drain })
     }
 }
 
@@ -134,11 +137,12 @@ impl Methods for ByteStreamMethods {
 
 impl ByteStreamMethods {
     async fn serve_read<B: RequestBody>(self: Arc<Self>, request: http::Request<B>) -> http::Response<Body> {
+        let meter = metadata::meter(&self.activity, request.headers());
         let decoder = codec::BlobDecoder::<bytestream::ReadRequest>::default();
         let mut messages =
             Streaming::new_request(decoder, request.into_body(), None, Some(MAX_RECEIVED_MESSAGE));
         let pieces = match messages.message().await {
-            Ok(Some(request)) => self.read(request).await,
+            Ok(Some(request)) => self.read(request, meter).await,
             Ok(None) => Err(Status::invalid_argument("no request message")),
             Err(status) => Err(status),
         };

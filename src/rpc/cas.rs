@@ -16,7 +16,8 @@ use tower::service_fn;
 use super::codec::{BlobCodec, EncodedCodec, undecodable};
 use super::server::Held;
 use super::service::{GrpcService, Methods, RequestBody};
-use super::{Instances, MAX_RECEIVED_MESSAGE};
+use super::{Instances, MAX_RECEIVED_MESSAGE, metadata};
+use crate::activity::Activity;
 use crate::cas::ContentAddressableStorage;
 use listing::Listing;
 
@@ -36,12 +37,17 @@ pub type CasService = GrpcService<CasMethods>;
 pub struct CasMethods {
     cas: Arc<dyn ContentAddressableStorage>,
     instances: Instances,
+    activity: Arc<Activity>,
 }
 
 impl CasService {
-    /// Serves the blobs of `cas`.
-    pub fn new(cas: Arc<dyn ContentAddressableStorage>, instances: Instances) -> Self {
-        Self::of(CasMethods { cas, instances })
+    /// Serves the blobs of `cas`. `activity` is told how many bytes are moved.
+    pub fn new(
+        cas: Arc<dyn ContentAddressableStorage>,
+        instances: Instances,
+        activity: Arc<Activity>,
+    ) -> Self {
+        Self::of(CasMethods { cas, instances, activity })
     }
 }
 
@@ -68,15 +74,25 @@ impl Methods for CasMethods {
         }
         match method {
             "FindMissingBlobs" => unary!(find_missing, Bytes, EncodedCodec),
-            "BatchUpdateBlobs" => unary!(batch_update, raw::BatchUpdateBlobsRequest, BlobCodec::default()),
+            "BatchUpdateBlobs" => {
+                let meter = metadata::meter(&self.activity, request.headers());
+                let method = service_fn(move |request: Request<raw::BatchUpdateBlobsRequest>| {
+                    let (methods, meter) = (Arc::clone(&self), meter.clone());
+                    async move { methods.batch_update(request.into_inner(), &meter).await.map(Response::new) }
+                });
+                let mut grpc =
+                    Grpc::new(BlobCodec::default()).max_decoding_message_size(MAX_RECEIVED_MESSAGE);
+                grpc.unary(method, request).await
+            }
             "BatchReadBlobs" => {
+                let meter = metadata::meter(&self.activity, request.headers());
                 let method = service_fn(move |request: Request<reapi::BatchReadBlobsRequest>| {
-                    let methods = Arc::clone(&self);
+                    let (methods, meter) = (Arc::clone(&self), meter.clone());
                     async move {
                         // Before the blobs are in memory; the answer is counted by the server.
                         let bytes = batch::read_size(request.get_ref());
                         let _held = Held::for_call(request.extensions(), bytes);
-                        methods.batch_read(request.into_inner()).await.map(Response::new)
+                        methods.batch_read(request.into_inner(), &meter).await.map(Response::new)
                     }
                 });
                 let mut grpc =

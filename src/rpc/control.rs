@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use farmhand_proto::control::control_server::{Control, ControlServer};
@@ -23,10 +24,17 @@ use tokio::net::UnixListener;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status};
 
-use crate::action_cache::ActionCache;
+use super::Instances;
+use crate::action_cache::{ActionCache, Pinning};
+use crate::activity::Activity;
 use crate::cas::ContentAddressableStorage;
+use crate::config::Config;
+use crate::execution::Scheduler;
+use crate::history::{Explainer, History};
+use crate::telemetry::Recent;
 
 pub use socket::{SocketFile, bind_private};
 
@@ -34,12 +42,17 @@ mod actions;
 mod log;
 mod miss;
 mod output;
+mod page;
 mod pin;
+mod protocol;
 mod query;
+mod remains;
 mod rerun;
 mod settings;
 mod socket;
 mod steer;
+#[cfg(test)]
+mod testing;
 mod tree;
 mod watch;
 
@@ -47,59 +60,132 @@ mod watch;
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Version of the control API, told in every status.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
+
+/// Time that calls under way get to end when the node does.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// Bytes of the largest message on this API, both ways.
 pub const MAX_MESSAGE_BYTES: usize = 32 << 20;
 
-/// What a node tells of itself. Answers come from memory and take no time.
+/// What a node tells of itself.
 #[async_trait]
 pub trait ControlSource: Send + Sync + 'static {
-    /// The state of the node now.
+    /// The state of the node now, measured for this answer.
     async fn status(&self) -> GetStatusResponse;
 
-    /// The operations in flight and those still in the history, the newest first, with their
-    /// results where they have one.
+    /// The same from memory, which takes no time: what has to be measured is some seconds old, or not
+    /// there.
+    async fn glance(&self) -> GetStatusResponse {
+        self.status().await
+    }
+
+    /// The operations in flight.
     async fn operations(&self) -> Vec<Operation>;
+
+    /// The one called `name`, with its result where it has one; also one that was over not long ago.
+    async fn operation(&self, name: &str) -> Option<Operation> {
+        self.operations().await.into_iter().find(|operation| operation.name == name)
+    }
+}
+
+/// What the service speaks of.
+pub struct ControlParts {
+    /// The node.
+    pub source: Arc<dyn ControlSource>,
+    /// What its actions do.
+    pub activity: Arc<Activity>,
+    /// What became of those that are over.
+    pub history: History,
+    /// Who knows why they missed.
+    pub explainer: Explainer,
+    /// Its blobs.
+    pub cas: Arc<dyn ContentAddressableStorage>,
+    /// Its results.
+    pub results: Arc<dyn ActionCache>,
+    /// Results that are kept from eviction.
+    pub pins: Arc<dyn Pinning>,
+    /// What runs its actions.
+    pub scheduler: Scheduler,
+    /// Its instances.
+    pub instances: Instances,
+    /// Its settings.
+    pub config: Arc<Config>,
+    /// The last lines of its log.
+    pub log: Arc<Recent>,
 }
 
 /// The service.
 pub struct ControlService {
     source: Arc<dyn ControlSource>,
+    activity: Arc<Activity>,
     cas: Arc<dyn ContentAddressableStorage>,
     results: Arc<dyn ActionCache>,
+    history: History,
+    explainer: Explainer,
+    pins: Arc<dyn Pinning>,
+    scheduler: Scheduler,
+    instances: Instances,
+    config: Arc<Config>,
+    log: Arc<Recent>,
+    /// Fires when streams are to end.
+    stopping: CancellationToken,
 }
 
 // === impl ControlService ===
 
 impl ControlService {
-    /// A service over what the node tells and holds.
-    pub fn new(
-        source: Arc<dyn ControlSource>,
-        cas: Arc<dyn ContentAddressableStorage>,
-        results: Arc<dyn ActionCache>,
-    ) -> Self {
-        Self { source, cas, results }
+    /// A service over these.
+    pub fn new(parts: ControlParts) -> Self {
+        let ControlParts { source, activity, history, explainer, cas, results, .. } = parts;
+        let ControlParts { pins, scheduler, instances, config, log, .. } = parts;
+        Self {
+            source,
+            activity,
+            history,
+            explainer,
+            cas,
+            results,
+            pins,
+            scheduler,
+            instances,
+            config,
+            log,
+            stopping: CancellationToken::new(),
+        }
     }
 
-    /// Serves on `listener` until `stop` fires and the calls under way are answered; the socket is
-    /// removed then.
+    /// Serves on `listener` until `stop` fires and the calls under way are answered, but for those of
+    /// callers who do not listen; the socket is removed then.
     ///
     /// # Errors
     /// When the transport fails.
     pub async fn serve(
-        self,
+        mut self,
         listener: UnixListener,
         stop: CancellationToken,
     ) -> Result<(), tonic::transport::Error> {
+        self.stopping = stop.clone();
         let service = ControlServer::new(self)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let service = InterceptedService::new(service, protocol::check);
         let path = listener.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
-        let outcome = tonic::transport::Server::builder()
+        let too_long = {
+            let stop = stop.clone();
+            async move {
+                stop.cancelled().await;
+                tokio::time::sleep(GRACE).await;
+            }
+        };
+        let served = tonic::transport::Server::builder()
             .add_service(service)
-            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
-            .await;
+            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned());
+        let outcome = tokio::select! {
+            outcome = served => outcome,
+            // A client that stands still does not keep the node from ending.
+            () = too_long => Ok(()),
+        };
         if let Some(path) = path {
             // Nobody listens there any more; a leftover would only cost the next client a connect.
             let _ = fs::remove_file(path);

@@ -16,11 +16,15 @@ use super::cas::{BatchError, TreeError};
 use super::compression::CompressionError;
 use super::instances::InstanceError;
 use super::resource_name::ResourceNameError;
-use crate::action_cache::ActionCacheError;
+use crate::action_cache::{ActionCacheError, PinError};
+use crate::activity::Full;
 use crate::cas::CasError;
 use crate::digest::DigestError;
-use crate::execution::{ExecuteError, Refusal};
+use crate::execution::rerun::RerunError;
+use crate::execution::{ExecuteError, KillError, MachineError, Refusal};
+use crate::history::HistoryError;
 use crate::instance::InstanceNameError;
+use crate::worker::SlotsError;
 
 /// Seconds a client should wait before it tries again.
 const RETRY_SECONDS: i64 = 2;
@@ -60,6 +64,13 @@ fn retry_details(code: Code) -> Vec<protobuf::Any> {
     vec![any::pack(&raw::RetryInfo { retry_delay })]
 }
 
+impl StatusOf for HistoryError {
+    /// It is opened again, or begins anew, within seconds.
+    fn code(&self) -> Code {
+        Code::Unavailable
+    }
+}
+
 impl StatusOf for CasError {
     fn code(&self) -> Code {
         match self {
@@ -85,6 +96,16 @@ impl StatusOf for ActionCacheError {
             Self::Incomplete(_) => Code::FailedPrecondition,
             Self::Malformed(_) => Code::InvalidArgument,
             Self::Cas(error) => error.code(),
+        }
+    }
+}
+
+impl StatusOf for PinError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NoResult => Code::NotFound,
+            Self::NoRoom(_) => Code::ResourceExhausted,
+            Self::Cache(error) => error.code(),
         }
     }
 }
@@ -183,6 +204,42 @@ impl StatusOf for ExecuteError {
     }
 }
 
+impl StatusOf for Full {
+    fn code(&self) -> Code {
+        Code::ResourceExhausted
+    }
+}
+
+impl StatusOf for KillError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Unknown(_) => Code::NotFound,
+            Self::Over(_) => Code::FailedPrecondition,
+            Self::ShuttingDown => Code::Unavailable,
+        }
+    }
+}
+
+impl StatusOf for MachineError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Unknown(_) => Code::NotFound,
+            Self::Slots(SlotsError::Range { .. }) => Code::InvalidArgument,
+            Self::Slots(SlotsError::Run(_)) => Code::Internal,
+            Self::ShuttingDown => Code::Unavailable,
+        }
+    }
+}
+
+impl StatusOf for RerunError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Missing(_) | Self::UnknownMachine(_) => Code::NotFound,
+            Self::Execute(error) => error.code(),
+        }
+    }
+}
+
 /// Lets handlers use `?` on these.
 macro_rules! into_status {
     ($($error:ty),+ $(,)?) => {$(
@@ -197,13 +254,19 @@ macro_rules! into_status {
 into_status!(
     ActionCacheError,
     BatchError,
+    HistoryError,
     CasError,
     CompressionError,
     ExecuteError,
     DigestError,
+    Full,
     InstanceError,
     InstanceNameError,
+    KillError,
+    MachineError,
+    PinError,
     ReadError,
+    RerunError,
     ResourceNameError,
     TreeError,
     UpdateError,

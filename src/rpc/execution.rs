@@ -24,7 +24,7 @@ use crate::digest::Digest;
 use crate::execution::inline::{InlineHints, inline};
 use crate::execution::operations::Timeline;
 use crate::execution::{
-    self, ExecuteError, Operation, OperationState, OperationWatch, Scheduler, Stage, response,
+    self, ExecuteError, Kind, Operation, OperationState, OperationWatch, Scheduler, Stage, response,
 };
 
 /// The service. Clones share their scheduler.
@@ -81,6 +81,7 @@ impl ExecutionService {
         let function = instance.function(request.digest_function)?;
         let action = Digest::from_field(function, request.action_digest.as_ref())?;
         Ok(execution::Request {
+            kind: Kind::Execute,
             instance: instance.name,
             action,
             skip_cache_lookup: request.skip_cache_lookup,

@@ -3,11 +3,15 @@
 //! Nothing in here fails: a header that is absent or rubbish gives empty fields.
 
 use farmhand_proto::reapi;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 use prost::Message;
 use tonic::metadata::MetadataMap;
 
+use crate::activity::{Activity, Meter};
 use crate::request_metadata::RequestMetadata;
+
+mod base64;
+mod build;
 
 /// The header's names, the current one first. Pants sends the second, recc of 2021 the third.
 const HEADERS: [HeaderName; 3] = [
@@ -26,15 +30,37 @@ pub fn of_headers(headers: &HeaderMap) -> RequestMetadata {
     HEADERS.iter().find_map(|name| decode(headers, name)).map(RequestMetadata::from).unwrap_or_default()
 }
 
+/// What counts the bytes of a call with these headers.
+pub(super) fn meter(activity: &Activity, headers: &HeaderMap) -> Meter {
+    let message = only_value(headers);
+    match message.as_deref().and_then(build::name) {
+        Some(name) => activity.meter(name, || of_headers(headers)),
+        None => {
+            let metadata = of_headers(headers);
+            activity.meter(metadata.build(), || metadata.clone())
+        }
+    }
+}
+
+/// The message in the headers where there is one header with one value, as nearly all clients have it.
+fn only_value(headers: &HeaderMap) -> Option<Vec<u8>> {
+    let mut values = headers.get_all(&HEADERS[0]).iter();
+    let value = values.next()?.as_bytes();
+    if values.next().is_some() || value.contains(&b',') {
+        return None;
+    }
+    base64::decode(value.trim_ascii())
+}
+
 /// The message in all values of one header. A value may hold several, joined by commas; later ones
 /// add to the earlier.
 fn decode(headers: &HeaderMap, name: &HeaderName) -> Option<reapi::RequestMetadata> {
     let mut merged = None;
     for value in headers.get_all(name) {
         for part in value.as_bytes().split(|byte| *byte == b',') {
-            let Some(bytes) = decode_base64(part.trim_ascii()) else { continue };
+            let Some(bytes) = base64::decode(part.trim_ascii()) else { continue };
             let mut message: reapi::RequestMetadata = merged.clone().unwrap_or_default();
-            if message.merge(bytes.as_ref()).is_ok() {
+            if message.merge(bytes.as_slice()).is_ok() {
                 merged = Some(message);
             }
         }
@@ -42,18 +68,12 @@ fn decode(headers: &HeaderMap, name: &HeaderName) -> Option<reapi::RequestMetada
     merged
 }
 
-/// Decodes one base64 text, padded or not, with the rules gRPC has for binary headers.
-fn decode_base64(text: &[u8]) -> Option<bytes::Bytes> {
-    const KEY: &str = "one-bin";
-    let mut headers = HeaderMap::with_capacity(1);
-    headers.insert(KEY, HeaderValue::from_bytes(text).ok()?);
-    MetadataMap::from_headers(headers).get_bin(KEY)?.to_bytes().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use tonic::metadata::BinaryMetadataValue;
+
+    use http::HeaderValue;
 
     use super::*;
 

@@ -22,8 +22,11 @@ use super::cas::CasService;
 use super::{InstanceSettings, Instances, InstancesConfig, server};
 use crate::action_cache::complete::CompleteActionCache;
 use crate::action_cache::memory::MemoryActionCache;
+use crate::activity::Activity;
 use crate::cas::memory::MemoryCas;
 use crate::digest::Digest;
+use crate::execution::Sequence;
+use crate::history::History;
 use crate::instance::InstanceName;
 use crate::tasks::Tasks;
 
@@ -34,6 +37,8 @@ const CLIENT_MESSAGE: usize = 64 * 1024 * 1024;
 pub(super) struct TestServer {
     /// Its blobs.
     pub(super) cas: MemoryCas,
+    /// What it tells of its calls.
+    pub(super) activity: Arc<Activity>,
     generation: Arc<AtomicU64>,
     tasks: Tasks,
     address: SocketAddr,
@@ -67,11 +72,27 @@ impl TestServer {
             Arc::new(move || read_generation.load(Ordering::Relaxed)),
             Duration::from_secs(60),
         );
+        let activity = Arc::new(Activity::new(1, "test", Sequence::default()));
         let provider = Box::new(CacheCapabilitiesProvider::default());
         let routes = Routes::new(CapabilitiesService::new(instances.clone(), vec![provider]).into_server())
-            .add_service(CasService::new(shared.clone(), instances.clone()))
-            .add_service(ByteStreamService::new(shared.clone(), instances.clone(), settings, &tasks))
-            .add_service(ActionCacheService::new(Arc::new(results), shared, instances).into_server());
+            .add_service(CasService::new(shared.clone(), instances.clone(), Arc::clone(&activity)))
+            .add_service(ByteStreamService::new(
+                shared.clone(),
+                instances.clone(),
+                settings,
+                Arc::clone(&activity),
+                &tasks,
+            ))
+            .add_service(
+                ActionCacheService::new(
+                    Arc::new(results),
+                    shared,
+                    instances,
+                    Arc::clone(&activity),
+                    History::forgetful(),
+                )
+                .into_server(),
+            );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = tasks.spawn(
@@ -84,7 +105,7 @@ impl TestServer {
             .connect()
             .await
             .unwrap();
-        Self { cas, generation, tasks, address, channel, serving }
+        Self { cas, activity, generation, tasks, address, channel, serving }
     }
 
     /// Forgets a blob, as eviction would.

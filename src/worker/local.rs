@@ -21,15 +21,16 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use farmhand_proto::reapi;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::inputs::{InputLimits, Inputs, StagedInputs};
 use super::outputs::{self, Collected, Collection, LinkRoot, MergedRoot, OutputRequest};
 use super::scratch::Sweeper;
+use super::slots::Slots;
 use super::{
     Exit, InputRoot, Lease, Limits, Network, Outcome, Overlay, PreparedCommand, Progress, RunError, Runner,
-    Seat, Worker, WorkerLost,
+    Seat, SlotsError, Worker, WorkerLost,
 };
 use crate::cas::{ContentAddressableStorage, LocalBlobs, Pins};
 use crate::digest::Digest;
@@ -52,6 +53,10 @@ use timeline::{Stage, Timeline};
 
 /// User and group that actions see themselves as, unless they ask for others.
 const USUAL_ID: u32 = 1000;
+
+/// Slots a person may give each hardware thread. Every slot is a process that waits, so there is an end
+/// to what is sensible.
+const SLOTS_PER_CPU: usize = 32;
 
 /// How a [`LocalWorker`] works.
 #[derive(Clone, Debug)]
@@ -90,7 +95,7 @@ pub struct LocalWorker {
     runs: Arc<RunDirectories>,
     guard: DiskGuard,
     spills: Spills,
-    slots: Semaphore,
+    slots: Arc<Slots>,
 }
 
 /// Inputs on disk, kept as long as this lives.
@@ -165,7 +170,7 @@ impl LocalWorker {
         )?;
         let runs = Arc::new(RunDirectories::new(config.scratch.join(run_directory::RUNS), sweeper));
         let guard = DiskGuard::start(&config.scratch, config.disk_reserve, tasks);
-        let slots = Semaphore::new(config.slots);
+        let slots = Slots::new(config.slots);
         let spills = Spills::default();
         Ok(Self { config, facts, cas, blobs, runner, inputs, runs, guard, spills, slots })
     }
@@ -209,7 +214,18 @@ impl Worker for LocalWorker {
     }
 
     fn slots(&self) -> usize {
-        self.config.slots
+        self.slots.wanted()
+    }
+
+    async fn set_slots(&self, slots: usize) -> Result<(), SlotsError> {
+        let cores = usize::try_from(self.facts.cores).unwrap_or(usize::MAX);
+        let most = self.config.slots.max(cores.saturating_mul(SLOTS_PER_CPU));
+        if !(1..=most).contains(&slots) {
+            return Err(SlotsError::Range { wanted: slots, most });
+        }
+        self.runner.resize(slots).await?;
+        self.slots.resize(slots);
+        Ok(())
     }
 
     fn mismatches(&self, requirements: &Requirements) -> Vec<String> {
@@ -226,7 +242,7 @@ impl Worker for LocalWorker {
         let slot = tokio::select! {
             biased;
             () = cancel.cancelled() => None,
-            slot = self.slots.acquire() => slot.ok(),
+            slot = self.slots.take() => slot,
         };
         let ended = match slot {
             Some(_slot) => self.run(&lease, &progress, &cancel, &mut timeline).await,

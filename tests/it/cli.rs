@@ -10,7 +10,7 @@ use super::support::node::BINARY;
 use super::support::{ActionBuilder, Node};
 
 /// Runs the binary away from the settings of whoever runs the tests.
-fn farmhand(home: &Path, arguments: &[&str]) -> Output {
+pub(crate) fn farmhand(home: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(BINARY);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FARMHAND_")) {
         command.env_remove(name);
@@ -25,17 +25,17 @@ fn farmhand(home: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 /// The command failed as a person should see it: code 1, one error line, one hint line, no more.
 #[track_caller]
-fn assert_refused(output: &Output, error: &str, hint: &str) {
+pub(crate) fn assert_refused(output: &Output, error: &str, hint: &str) {
     let log = stderr(output);
     assert_eq!(output.status.code(), Some(1), "{log}");
     assert_eq!(stdout(output), "");
@@ -45,7 +45,7 @@ fn assert_refused(output: &Output, error: &str, hint: &str) {
     assert!(lines[1].starts_with("hint: ") && lines[1].contains(hint), "{log}");
 }
 
-fn json(output: &Output) -> Value {
+pub(crate) fn json(output: &Output) -> Value {
     assert!(output.status.success(), "{}", stderr(output));
     serde_json::from_slice(&output.stdout).unwrap()
 }
@@ -56,8 +56,27 @@ fn json(output: &Output) -> Value {
 fn every_command_has_help_with_an_example() {
     let home = tempfile::tempdir().unwrap();
     let overview = stdout(&farmhand(home.path(), &["--help"]));
-    for command in ["serve", "status", "actions", "action", "client", "doctor", "bench", "completions", "man"]
-    {
+    let commands = [
+        "serve",
+        "status",
+        "top",
+        "demo",
+        "machines",
+        "pause",
+        "drain",
+        "resume",
+        "slots",
+        "actions",
+        "action",
+        "logs",
+        "settings",
+        "client",
+        "doctor",
+        "bench",
+        "completions",
+        "man",
+    ];
+    for command in commands {
         assert!(overview.contains(&format!("\n  {command} ")), "{command} is not in {overview}");
         let help = farmhand(home.path(), &[command, "--help"]);
         assert!(help.status.success());
@@ -97,6 +116,9 @@ fn a_wrong_command_line_is_exit_code_2() {
         &["serve", "--disk-budget", "20XB"],
         &["client", "make"],
         &["action"],
+        &["top", "--once", "--json"],
+        &["top", "--view", "nonsense"],
+        &["demo", "nonsense"],
     ] {
         let output = farmhand(home.path(), arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");

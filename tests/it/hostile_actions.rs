@@ -49,9 +49,35 @@ async fn a_fork_bomb_has_the_processes_of_one_action() {
     others_run(&client, "after the bomb").await;
 }
 
+/// A thousand processes in one seat are worth as much to the kernel as one in another.
+#[tokio::test]
+async fn each_of_two_actions_at_once_has_a_seat_of_its_own() {
+    if !ActionGroup::make(1 << 30, 1).is_ok_and(|group| group.has_seats()) {
+        eprintln!("skipped: the processors cannot be shared out here");
+        return;
+    }
+    let node = Node::builder().arguments(&["--slots", "2"]).start();
+    let client = node.client().await;
+    let tell = |salt| {
+        let script = "cat /proc/self/cgroup > out; sleep 1";
+        ActionBuilder::sh(script).outputs(&["out"]).salt(salt).do_not_cache()
+    };
+    let (one, other) = (tell("one"), tell("other"));
+    let (one, other) = tokio::join!(one.run(&client), other.run(&client));
+    let mut seats = Vec::new();
+    for outcome in [one, other] {
+        outcome.success();
+        let groups = String::from_utf8(outcome.output(&client, "out").await).unwrap();
+        let own = format!("/farmhand-{}/", node.pid());
+        let seat = groups.lines().find_map(|line| Some(line.split_once(&own)?.1.to_owned()));
+        seats.push(seat.unwrap_or_else(|| panic!("no seat in {groups}")));
+    }
+    assert_ne!(seats[0], seats[1]);
+}
+
 #[tokio::test]
 async fn a_memory_hog_is_what_the_kernel_ends() {
-    if let Err(error) = ActionGroup::make(1 << 30) {
+    if let Err(error) = ActionGroup::make(1 << 30, 1) {
         eprintln!("skipped: {error}");
         return;
     }

@@ -180,6 +180,13 @@ fn unsafe_code_is_below_the_sandbox() {
     assert_eq!(outside("unsafe", allowed), [""; 0]);
 }
 
+/// Everything else of the dashboard goes over the control API, as for any client.
+#[test]
+fn the_dashboard_is_named_where_it_is_opened_only() {
+    let allowed = |path: &str| path == "cli/run.rs" || path == "cli/top.rs" || path.starts_with("cli/top/");
+    assert_eq!(outside("farmhand_ui", allowed), [""; 0]);
+}
+
 /// Status codes (`tonic::Code`) are values of the protocol and may be named anywhere.
 #[test]
 fn grpc_is_spoken_at_the_edges_only() {

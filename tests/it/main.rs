@@ -1,29 +1,38 @@
 //! Black-box tests: the real binary, real sockets, port 0. One file for each group of protocol
-//! requirements; `requirements` is the table that shows a missing row.
+//! requirements (`requirements` is the table that shows a missing row), and for each thing a person may
+//! look into over the control API.
 
 #![expect(deprecated, reason = "the old fields of the protocol are served, so they are tested")]
 #![expect(clippy::unwrap_used, reason = "a test that meets what it did not expect should end there")]
 
 mod action_cache;
+mod action_output;
 mod bad_input;
+mod browsing;
 mod byte_stream;
 mod capabilities;
 mod cas;
 mod cli;
 mod compression;
+mod dashboard;
 mod digests;
 mod errors;
 mod execution;
+mod history;
 mod hostile;
 mod hostile_actions;
 mod layers;
 mod metadata;
+mod node_log;
 mod outputs;
+mod pins;
 mod priorities;
 mod request_metadata;
 mod requirements;
 mod running;
 mod sandbox;
 mod staging;
+mod steer;
 mod support;
 mod validity;
+mod watch;

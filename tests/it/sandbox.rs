@@ -15,7 +15,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use farmhand::worker::sandbox::Mode;
-use farmhand::worker::{Outcome, RunError};
+use farmhand::worker::{Outcome, RunError, Runner};
+use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use self::bench::{Bench, kill, marked, parent, unique_nap, until};
@@ -58,6 +59,7 @@ in_both_modes! {
     cancelling_kills_everything
     a_lost_spawner_is_told_and_replaced
     a_spawner_that_dies_idle_is_replaced
+    seats_come_and_go
     dropping_a_run_leaves_nothing
     limits_hold
     use_is_counted
@@ -255,6 +257,19 @@ async fn a_spawner_that_dies_idle_is_replaced(bench: &Bench) {
     });
     kill(spawner);
     until("the spawner is gone", || !Path::new(&format!("/proc/{spawner}")).exists()).await;
+    exit_codes_pass_through(bench).await;
+}
+
+async fn seats_come_and_go(bench: &Bench) {
+    let first = bench.pool.seat().await.unwrap();
+    assert!(bench.pool.seat().now_or_never().is_none(), "there is one only");
+    bench.pool.resize(3).await.unwrap();
+    let more = [bench.pool.seat().await.unwrap(), bench.pool.seat().await.unwrap()];
+    assert!(bench.pool.seat().now_or_never().is_none(), "there are three only");
+    bench.pool.resize(1).await.unwrap();
+    drop(more);
+    assert!(bench.pool.seat().now_or_never().is_none(), "the only one is taken");
+    drop(first);
     exit_codes_pass_through(bench).await;
 }
 

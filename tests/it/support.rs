@@ -2,6 +2,7 @@
 
 pub(crate) mod action;
 pub(crate) mod client;
+pub(crate) mod control;
 pub(crate) mod node;
 pub(crate) mod wire;
 

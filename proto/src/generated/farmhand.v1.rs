@@ -1015,7 +1015,7 @@ pub struct GetActionResponse {
     /// The last operation of this action in the history.
     #[prost(message, optional, tag = "7")]
     pub operation: ::core::option::Option<Operation>,
-    /// Digests the result names that are not stored any more.
+    /// Digests the result names that are not stored any more, in order; the first 1000 of them.
     #[prost(string, repeated, tag = "8")]
     pub missing_outputs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Why it still waits, a reason for each machine; only for one that is queued.
@@ -1027,6 +1027,9 @@ pub struct GetActionResponse {
     /// Earlier operations of the same action, the newest first; without `operation`.
     #[prost(message, repeated, tag = "11")]
     pub earlier: ::prost::alloc::vec::Vec<Operation>,
+    /// Whether a person pinned the result in the action cache.
+    #[prost(bool, tag = "12")]
+    pub pinned: bool,
 }
 /// Why a machine does not run what is queued.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1188,16 +1191,17 @@ pub struct DirectoryEntry {
     /// Whether a file may be executed.
     #[prost(bool, tag = "4")]
     pub is_executable: bool,
-    /// What a symlink points to.
+    /// What a symlink points to; shortened where no system would follow it.
     #[prost(string, tag = "5")]
     pub target: ::prost::alloc::string::String,
     /// Whether the blob of a file, or the Directory itself, is stored.
     #[prost(bool, tag = "6")]
     pub is_stored: bool,
-    /// Bytes of a file, or of everything below a directory.
+    /// Bytes of a file, or of everything below a directory; 0 for a directory without `files`.
     #[prost(uint64, tag = "7")]
     pub size_bytes: u64,
-    /// Files below a directory; unset when a part of it is not stored.
+    /// Files below a directory; unset when a part of it is not stored, or it has too many parts to
+    /// count them.
     #[prost(uint64, optional, tag = "8")]
     pub files: ::core::option::Option<u64>,
 }
@@ -1267,7 +1271,8 @@ pub struct ReadBlobResponse {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReadOutputRequest {
-    /// Name of the operation, or digest of an action.
+    /// Name of the operation; or digest of an action, as in GetAction: its newest operation that has, or
+    /// will have, something to read, else its result in the action cache.
     #[prost(string, tag = "1")]
     pub operation: ::prost::alloc::string::String,
     /// Which one.
@@ -1276,7 +1281,7 @@ pub struct ReadOutputRequest {
     /// First byte wanted; negative counts from what is there now back.
     #[prost(int64, tag = "3")]
     pub offset: i64,
-    /// Whether to go on with what follows, until the action ends.
+    /// Whether to go on with what follows, until the action ends. Otherwise what is there now is told.
     #[prost(bool, tag = "4")]
     pub follow: bool,
 }
@@ -1325,13 +1330,15 @@ pub mod read_output_request {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReadOutputResponse {
-    /// Position of the first byte of `data`.
+    /// Position of the first byte of `data`. It goes on where the message before ended, or back to 0:
+    /// then the command was started again, and what was told before is void.
     #[prost(uint64, tag = "1")]
     pub offset: u64,
     /// The next bytes, as the action wrote them: hostile to terminals.
     #[prost(bytes = "vec", tag = "2")]
     pub data: ::prost::alloc::vec::Vec<u8>,
-    /// Set in the last message: the action is over, and this was all of it.
+    /// Set in the last message: the action is over, and this was all of it. A stream without such a
+    /// message ended before the action did.
     #[prost(bool, tag = "3")]
     pub ended: bool,
 }
@@ -1428,7 +1435,7 @@ pub struct PinActionResponse {
     /// Whether it is pinned now.
     #[prost(bool, tag = "1")]
     pub pinned: bool,
-    /// Bytes that are pinned with it.
+    /// Bytes on the disk that are pinned with it: its outputs and logs, with the result itself.
     #[prost(uint64, tag = "2")]
     pub bytes: u64,
 }
@@ -1464,19 +1471,20 @@ pub struct GetSettingsResponse {
 /// One setting of the node.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Setting {
-    /// As in the configuration file.
+    /// As in the configuration file; what is in a table has the name of that in front, with a dot.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// As in the configuration file.
+    /// As in the configuration file; empty for what is not set and has no default.
     #[prost(string, tag = "2")]
     pub value: ::prost::alloc::string::String,
-    /// Whether it is the default.
+    /// Whether it is the default on this machine.
     #[prost(bool, tag = "3")]
     pub is_default: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchLogRequest {
-    /// The last line that is known; 0 for as many as the node still has.
+    /// The last line that is known; 0, or a number that no line has had yet, for as many as the node
+    /// still has.
     #[prost(uint64, tag = "1")]
     pub after: u64,
     /// Least level wanted; unspecified for all that are kept.

@@ -110,7 +110,9 @@ impl Store {
     fn evict_one(&self, key: &Key, horizon: u32) -> u64 {
         // Whoever used it in between has a lease again.
         let Some(found) = self.remove(key, |found| found.last_use <= horizon) else { return 0 };
-        let (bytes, age) = (cost(key, &found), self.now().saturating_sub(found.last_use));
+        let now = self.now();
+        let (bytes, age) = (cost(key, &found), now.saturating_sub(found.last_use));
+        lock(&self.vanished).note(key, now, false);
         let counters = &self.counters;
         counters.evicted.fetch_add(1, Ordering::Relaxed);
         counters.evicted_bytes.fetch_add(bytes, Ordering::Relaxed);

@@ -22,6 +22,7 @@ use super::catalog::{Catalog, Item, Loaded};
 use super::clock::Clock;
 use super::files::{Files, disk_bytes, remove_if_there};
 use super::gate::Gate;
+use super::kept::Keeping;
 use super::lag::EpochAge;
 use super::maintenance::{Maintenance, has_index_room, sync_files};
 use super::map::{Found, Map, Place};
@@ -436,14 +437,17 @@ impl Recovery {
             files,
             space,
             pins: Mutex::default(),
+            keeping: Keeping::default(),
             closed: Gate::new(closed),
             epoch_age: EpochAge::now(),
             rounds: Gate::new(0),
             work: Work::new(),
             counters: Counters::default(),
             forgotten: Mutex::default(),
+            vanished: Mutex::default(),
             stopped: AtomicBool::new(false),
         });
+        store.load_kept();
         if !self.rebuilt {
             let ends = self.tail.packs.iter().filter_map(|id| store.packs.get(*id));
             let packs = ends.map(|pack| (pack.clone(), pack.end())).collect();

@@ -16,6 +16,7 @@ use super::DiskConfig;
 use super::clock::Clock;
 use super::files::{Files, TempFile, disk_bytes};
 use super::gate::Gate;
+use super::kept::Keeping;
 use super::lag::{self, EpochAge};
 use super::large::Large;
 use super::map::{Found, LargeFile, Map, Place};
@@ -24,6 +25,7 @@ use super::policy::Watermarks;
 use super::record::{Key, Kind, is_lost, record_len};
 use super::space::{Reservation, Space, Work};
 use super::sums::Sums;
+use super::vanished::Vanished;
 use crate::cas::CasError;
 use crate::digest::{Digest, Hasher};
 
@@ -50,6 +52,7 @@ pub(super) struct Store {
     pub(super) files: Files,
     pub(super) space: Arc<Space>,
     pub(super) pins: Mutex<PinTable>,
+    pub(super) keeping: Keeping,
     /// The last epoch that is on the disk.
     pub(super) closed: Gate,
     /// How long the open epoch has been growing.
@@ -60,6 +63,8 @@ pub(super) struct Store {
     pub(super) counters: Counters,
     /// Large blobs that left the map while the index may still know them, by the epoch they left in.
     pub(super) forgotten: Mutex<HashMap<Key, u64>>,
+    /// What left not long ago.
+    pub(super) vanished: Mutex<Vanished>,
     pub(super) stopped: AtomicBool,
 }
 
@@ -67,6 +72,8 @@ pub(super) struct Store {
 #[derive(Default)]
 pub(super) struct PinTable {
     pub(super) pinned: HashMap<u64, Arc<[Key]>>,
+    /// Numbers of those that a person keeps, by the hash of the action result.
+    pub(super) kept: HashMap<[u8; 32], u64>,
     next: u64,
 }
 
@@ -102,6 +109,16 @@ pub(super) enum Lookup {
 pub(super) struct PinGuard {
     store: Arc<Store>,
     number: u64,
+}
+
+impl PinTable {
+    /// Keeps `keys` from eviction; the number to remove them by.
+    pub(super) fn insert(&mut self, keys: Arc<[Key]>) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.pinned.insert(number, keys);
+        number
+    }
 }
 
 impl Drop for PinGuard {
@@ -559,6 +576,7 @@ impl Store {
     pub(super) fn drop_corrupt(&self, key: &Key, place: Place) {
         if self.remove(key, |found| found.place == place).is_some() {
             self.counters.corrupt.fetch_add(1, Ordering::Relaxed);
+            lock(&self.vanished).note(key, self.now(), true);
             match key.digest() {
                 Some(digest) => tracing::error!(%digest, "stored bytes are damaged: the blob is dropped"),
                 None => tracing::error!("stored bytes of an action result are damaged: it is dropped"),
@@ -585,11 +603,7 @@ impl Store {
     /// Keeps `keys` from eviction until the guard is dropped, and renews their use.
     pub(super) fn pin(self: &Arc<Self>, keys: Arc<[Key]>) -> PinGuard {
         let now = self.now();
-        let mut table = lock(&self.pins);
-        let number = table.next;
-        table.next += 1;
-        table.pinned.insert(number, keys.clone());
-        drop(table);
+        let number = lock(&self.pins).insert(Arc::clone(&keys));
         for key in &*keys {
             self.map.touch(key, now);
         }

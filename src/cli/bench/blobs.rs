@@ -2,17 +2,7 @@
 
 use std::cell::Cell;
 
-use bytes::Bytes;
-use prost::Message;
-
-use crate::digest::{Digest, DigestFunction};
-
-/// Bytes with their digest.
-#[derive(Clone, Debug)]
-pub(super) struct Blob {
-    pub(super) digest: Digest,
-    pub(super) data: Bytes,
-}
+use super::super::remote::Blob;
 
 /// Makes blobs that no server has seen.
 #[derive(Debug)]
@@ -20,22 +10,6 @@ pub(super) struct Maker {
     salt: [u8; 16],
     made: Cell<u64>,
 }
-
-// === impl Blob ===
-
-impl Blob {
-    pub(super) fn new(data: impl Into<Bytes>) -> Self {
-        let data = data.into();
-        Self { digest: Digest::of(DigestFunction::Sha256, &data), data }
-    }
-
-    /// An encoded message.
-    pub(super) fn of(message: &impl Message) -> Self {
-        Self::new(message.encode_to_vec())
-    }
-}
-
-// === impl Maker ===
 
 impl Maker {
     pub(super) fn new() -> Self {
@@ -72,6 +46,7 @@ impl Maker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::{Digest, DigestFunction};
 
     #[test]
     fn no_two_blobs_are_equal() {

@@ -11,9 +11,8 @@ use tokio::time::Instant;
 
 use super::super::error::{CliError, Explain};
 use super::super::output::print;
-use super::super::remote;
-use super::blobs::{Blob, Maker};
-use super::client::Client;
+use super::super::remote::{self, Blob, Client};
+use super::blobs::Maker;
 use super::load::time_all;
 use super::parse_time;
 use crate::digest::{DigestFunction, Hasher};
@@ -69,6 +68,9 @@ enum Job {
     Run {
         /// The script
         script: String,
+        /// Its target, as a build tool would tell it
+        #[arg(long, value_name = "LABEL", default_value = "")]
+        target: String,
     },
     /// Do a bit of everything for some time; report every second
     Mix {
@@ -90,7 +92,7 @@ pub(in crate::cli) async fn run(args: DriveArgs) -> Result<(), CliError> {
         Job::Fill { blobs, size } => fill(&client, blobs, size).await?,
         Job::Large { bytes } => large(&client, bytes).await?,
         Job::Stdout { bytes } => stdout(&client, bytes).await?,
-        Job::Run { script } => return run_script(&client, &script).await,
+        Job::Run { script, target } => return run_script(&client, &script, target).await,
         Job::Mix { seconds, seed } => return mix::run(&client, seconds, seed).await,
     }
     print_line(&json!({ "seconds": start.elapsed().as_secs_f64() }))
@@ -146,7 +148,8 @@ async fn stdout(client: &Client, bytes: u64) -> Result<(), CliError> {
     Err(CliError::new(format!("{written} bytes of {bytes} are in stdout")))
 }
 
-async fn run_script(client: &Client, script: &str) -> Result<(), CliError> {
+async fn run_script(client: &Client, script: &str, target: String) -> Result<(), CliError> {
+    let client = &client.on_behalf_of(&reapi::RequestMetadata { target_id: target, ..Default::default() });
     let (request, blobs) = action(client, script, &[], &[]);
     client.store(&blobs).await?;
     let request = reapi::ExecuteRequest { skip_cache_lookup: true, ..request };

@@ -10,6 +10,7 @@ mod cache;
 
 mod roots;
 mod streams;
+mod watched;
 
 use streams::Door;
 
@@ -30,12 +31,22 @@ pub(super) enum Probe {
     FindMissing,
     CacheHits,
     ExecuteHits,
+    Watched,
+}
+
+/// What a benchmark needs besides the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// The same server on a Unix socket.
+    UnixSocket,
+    /// Its control API.
+    ControlSocket,
 }
 
 // === impl Probe ===
 
 impl Probe {
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::Action,
         Self::ParallelActions,
         Self::Root,
@@ -50,6 +61,7 @@ impl Probe {
         Self::FindMissing,
         Self::CacheHits,
         Self::ExecuteHits,
+        Self::Watched,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -68,6 +80,7 @@ impl Probe {
             Self::FindMissing => "find-missing",
             Self::CacheHits => "cache-hits",
             Self::ExecuteHits => "execute-hits",
+            Self::Watched => "watched",
         }
     }
 
@@ -79,9 +92,13 @@ impl Probe {
         Self::ALL.into_iter().filter(is_chosen).collect()
     }
 
-    /// Whether it is about the Unix socket.
-    pub(super) fn needs_socket(self) -> bool {
-        matches!(self, Self::UnixStreamWrite | Self::UnixStreamRead)
+    /// What it cannot be run without.
+    pub(super) fn need(self) -> Option<Need> {
+        match self {
+            Self::UnixStreamWrite | Self::UnixStreamRead => Some(Need::UnixSocket),
+            Self::Watched => Some(Need::ControlSocket),
+            _ => None,
+        }
     }
 
     pub(super) async fn measure(self, bench: &Bench) -> Result<Vec<Figure>, CliError> {
@@ -100,6 +117,7 @@ impl Probe {
             Self::FindMissing => blobs::find_missing(bench).await,
             Self::CacheHits => cache::hits(bench).await,
             Self::ExecuteHits => cache::execute_hits(bench).await,
+            Self::Watched => watched::rate(bench).await,
         };
         Ok(vec![figure?])
     }
@@ -119,7 +137,7 @@ mod tests {
         };
         assert_eq!(
             [chosen(&[]), chosen(&["unix"]), chosen(&["hits", "action"]), chosen(&["x!"])],
-            [14, 2, 4, 0]
+            [15, 2, 4, 0]
         );
     }
 

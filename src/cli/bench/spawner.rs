@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::super::error::{CliError, Explain};
+use super::super::scratch::Scratch;
 use super::figure::cores;
 use super::load::{Samples, round_rate, time_all};
-use super::scratch::Scratch;
 use crate::worker::sandbox::{Mode, SpawnerConfig, SpawnerPool, probe};
 use crate::worker::{Exit, InputRoot, Limits, Network, Outcome, Overlay, PreparedCommand, Runner};
 
@@ -39,7 +39,7 @@ impl Spawners {
     /// One for each core.
     pub(super) async fn start() -> Result<Self, CliError> {
         // A node has what actions write in memory first, too.
-        let scratch = Scratch::in_memory()?;
+        let scratch = Scratch::in_memory("bench")?;
         let program = Path::new("/proc/self/exe");
         let support = probe(program, scratch.path()).await.explain("cannot try the sandbox")?;
         let mode = if support.is_complete() { Mode::Sandbox } else { Mode::Plain };

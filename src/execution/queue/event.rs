@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::pool::Matcher;
 use crate::action_cache::ActionKey;
+use crate::digest::Digest;
 use crate::execution::action::PreparedAction;
 use crate::execution::operations::{OperationId, OperationState};
 
@@ -84,8 +85,38 @@ pub enum Event {
     WaiterGone(OperationId),
     /// A client does not want the operation any more.
     Cancel(OperationId),
+    /// A person ends what runs, for everybody who waits for it.
+    Kill(Target),
+    /// A person told a machine what to do. One that is not known is not told.
+    Told {
+        /// Its name.
+        worker: Arc<str>,
+        /// What it shall do.
+        duty: Duty,
+    },
     /// Time passed.
     Tick,
+}
+
+/// What a person means by the name of something that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The run of this operation.
+    Operation(OperationId),
+    /// All runs of this action, in every instance.
+    Action(Digest),
+}
+
+/// What a machine was told to do. Whatever that is, it finishes what it has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Duty {
+    /// Take what comes.
+    #[default]
+    Active,
+    /// Take nothing new, so that it may leave.
+    Draining,
+    /// Take nothing new, and rest.
+    Paused,
 }
 
 /// How far an attempt is.
@@ -110,6 +141,8 @@ pub enum Effect {
     Store(RunId, ActionKey, Arc<ExecuteResponse>),
     /// Tell the operation's waiters its new state.
     Notify(OperationId, OperationState),
+    /// Add to a completed operation what the worker told of its run afterwards.
+    Amend(OperationId, Arc<ExecuteResponse>),
 }
 
 /// An action for a worker.

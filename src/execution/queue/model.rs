@@ -20,6 +20,8 @@ enum Happening {
     Store { which: u8, fails: bool },
     Waiter { which: u8, joins: bool },
     Cancel { which: u8 },
+    Kill { which: u8, everywhere: bool },
+    Tell { worker: u8, duty: Duty },
     Wait { seconds: u16 },
 }
 
@@ -38,8 +40,14 @@ fn happening() -> impl Strategy<Value = Happening> {
         3 => (any::<u8>(), any::<bool>()).prop_map(|(which, fails)| Store { which, fails }),
         2 => (any::<u8>(), any::<bool>()).prop_map(|(which, joins)| Waiter { which, joins }),
         2 => any::<u8>().prop_map(|which| Cancel { which }),
+        2 => (any::<u8>(), any::<bool>()).prop_map(|(which, everywhere)| Kill { which, everywhere }),
+        1 => (0..3_u8, duty()).prop_map(|(worker, duty)| Tell { worker, duty }),
         2 => prop_oneof![0..7_u16, 50..70_u16, 290..310_u16].prop_map(|seconds| Wait { seconds }),
     ]
+}
+
+fn duty() -> impl Strategy<Value = Duty> {
+    prop_oneof![2 => Just(Duty::Active), 1 => Just(Duty::Draining), 1 => Just(Duty::Paused)]
 }
 
 struct World {
@@ -53,6 +61,8 @@ struct World {
     /// The attempt each run is on, as far as the outside was told.
     on_worker: BTreeMap<RunId, (AttemptId, Arc<str>)>,
     stores: Vec<RunId>,
+    /// Runs a person ended.
+    killed_runs: BTreeSet<RunId>,
     private_runs: BTreeMap<RunId, OperationId>,
 }
 
@@ -61,7 +71,9 @@ struct World {
 struct Known {
     stage: Option<Stage>,
     done: usize,
+    amended: bool,
     refused: bool,
+    killed: bool,
     waiters: usize,
     /// When the last waiter went away.
     alone_since: Option<Instant>,
@@ -77,6 +89,7 @@ impl World {
             stopped: Vec::new(),
             on_worker: BTreeMap::new(),
             stores: Vec::new(),
+            killed_runs: BTreeSet::new(),
             private_runs: BTreeMap::new(),
         }
     }
@@ -135,6 +148,14 @@ impl World {
                     self.apply(Event::Cancel(operation));
                 }
             }
+            Happening::Kill { which, everywhere } => {
+                if let Some(operation) = self.some_operation(which) {
+                    self.kill(operation, everywhere);
+                }
+            }
+            Happening::Tell { worker, duty } => {
+                self.apply(Event::Told { worker: format!("m{worker}").into(), duty });
+            }
             Happening::Wait { seconds } => {
                 self.bench.wait(Duration::from_secs(seconds.into()));
                 self.apply(Event::Tick);
@@ -153,6 +174,26 @@ impl World {
             known.waiters -= 1;
             known.alone_since = (known.waiters == 0).then_some(self.bench.now.instant);
             self.apply(Event::WaiterGone(operation));
+        }
+    }
+
+    fn kill(&mut self, operation: OperationId, everywhere: bool) {
+        let queue = &self.bench.queue;
+        let run = queue.tickets.get(&operation).map(|ticket| ticket.run);
+        let action = run.map(|run| queue.runs[&run].action.key.action);
+        let target = match action.filter(|_| everywhere) {
+            Some(action) => Target::Action(action),
+            None => Target::Operation(operation),
+        };
+        let victims = queue.victims(&target);
+        for victim in &victims {
+            self.killed_runs.insert(queue.tickets[victim].run);
+            self.operations.get_mut(victim).unwrap().killed = true;
+        }
+        self.apply(Event::Kill(target));
+        for victim in victims {
+            let known = &self.operations[&victim];
+            assert!(known.done == 1 || known.stage == Some(Stage::Executing), "{victim} still waits");
         }
     }
 
@@ -192,11 +233,16 @@ impl World {
                 }
                 Effect::Store(run, _, response) => {
                     assert!(response::is_success(&response));
-                    assert!(!self.private_runs.contains_key(&run));
+                    assert!(!self.private_runs.contains_key(&run) && !self.killed_runs.contains(&run));
                     assert!(!self.stores.contains(&run) && !self.on_worker.contains_key(&run));
                     self.stores.push(run);
                 }
                 Effect::Notify(operation, state) => self.notify(operation, &state),
+                Effect::Amend(operation, _) => {
+                    let known = self.operations.get_mut(&operation).unwrap();
+                    assert!(known.done == 1 && !known.amended, "too early, or twice: {operation}");
+                    known.amended = true;
+                }
             }
         }
     }
@@ -207,6 +253,7 @@ impl World {
             let owner = *self.private_runs.entry(attempt.run).or_insert(operation);
             assert_eq!(owner, operation, "a private run has one owner");
         }
+        assert!(self.is_taking(&worker) && !self.killed_runs.contains(&attempt.run), "{attempt:?}");
         self.attempts.push(attempt);
         let before = self.on_worker.insert(attempt.run, (attempt, worker));
         assert!(before.is_none(), "assigned twice at once: {attempt:?}");
@@ -219,6 +266,9 @@ impl World {
         assert!(state.stage != Stage::Executing || state.timeline.worker.is_some());
         if state.stage == Stage::Queued && known.stage == Some(Stage::Executing) {
             assert!(state.timeline.attempts > 0, "back in the queue without having been tried");
+        }
+        if let Some(response) = state.response.as_ref().filter(|_| known.killed) {
+            assert_eq!(super::tests::code(response), tonic::Code::Cancelled, "{operation} was killed");
         }
         known.stage = Some(state.stage);
         known.done += usize::from(state.is_done());
@@ -250,7 +300,8 @@ impl World {
                 _ => {}
             }
         }
-        let is_stopping = |id: &RunId| matches!(queue.runs[id].phase, Phase::Cancelling(_));
+        let is_stopping =
+            |id: &RunId| matches!(queue.runs[id].phase, Phase::Cancelling(_) | Phase::Killing(_));
         if !queue.on_worker.iter().any(is_stopping) {
             for (_, worker) in queue.ripe_orphans() {
                 assert!(!self.is_needed(&worker), "{worker} has an orphan that does not give way");
@@ -261,16 +312,23 @@ impl World {
     /// Whether a run that somebody waits for is queued and could run on `worker`.
     fn is_needed(&self, worker: &str) -> bool {
         let queue = &self.bench.queue;
-        let slots = queue.pool.slots();
         let could_run = |run: &Run| {
             let on = run.action.requirements.properties.get("on");
             on.is_none_or(|names| names.iter().any(|name| name == worker))
         };
-        slots.get(worker).is_some_and(|(_, slots)| *slots > 0)
+        self.is_taking(worker)
             && queue.pool.waiting().iter().map(|id| &queue.runs[id]).any(|run| {
                 could_run(run)
                     && run.operations.iter().any(|operation| self.operations[operation].waiters > 0)
             })
+    }
+
+    /// Whether a machine is there and takes anything at all.
+    fn is_taking(&self, worker: &str) -> bool {
+        self.bench.queue.machines().iter().any(|machine| {
+            let is_present = machine.left_at.is_none();
+            *machine.name == *worker && is_present && machine.duty == Duty::Active && machine.slots > 0
+        })
     }
 
     /// What holds after every event.
@@ -291,6 +349,8 @@ impl World {
         for (operation, known) in &self.operations {
             let is_live = queue.tickets.contains_key(operation);
             assert_eq!(is_live, !known.refused && known.done == 0, "{operation}");
+            let waits = is_live && known.stage == Some(Stage::Queued);
+            assert_eq!(queue.explain(self.bench.now.instant, *operation).is_some(), waits, "{operation}");
         }
         assert!(queue.joinable.values().all(|run| queue.runs.contains_key(run)));
     }
@@ -308,6 +368,7 @@ impl World {
     fn settle(&mut self) {
         for worker in 0..3 {
             self.happen(Happening::Join { worker, slots: 2 });
+            self.happen(Happening::Tell { worker, duty: Duty::Active });
         }
         while !self.attempts.is_empty() || !self.stores.is_empty() {
             self.happen(Happening::End { which: 0, exit_code: 0 });
@@ -352,6 +413,7 @@ proptest! {
             world.happen(happening);
         }
         world.happen(Happening::Join { worker: 0, slots: 2 });
+        world.happen(Happening::Tell { worker: 0, duty: Duty::Active });
         world.leave_all();
         world.happen(Happening::Wait { seconds: 5 });
         let first = world.next;
@@ -365,7 +427,9 @@ proptest! {
             world.happen(Happening::End { which: which as u8, exit_code: 1 });
         }
         let served = |number: &u128| world.operations[&id(*number)].stage == Some(Stage::Executing);
-        let slots: usize = world.bench.queue.pool.slots().values().map(|(_, slots)| slots).sum();
+        let machines = world.bench.queue.machines().into_iter();
+        let slots: usize =
+            machines.filter(|machine| world.is_taking(&machine.name)).map(|machine| machine.slots).sum();
         prop_assert_eq!((first..world.next).filter(served).count(), wanted.min(slots));
     }
 }

@@ -104,7 +104,7 @@ impl Queue {
             return;
         }
         let stopping = self.on_worker.iter().filter_map(|id| match &self.runs[id].phase {
-            Phase::Cancelling(worker) => Some(worker.clone()),
+            Phase::Cancelling(worker) | Phase::Killing(worker) => Some(worker.clone()),
             _ => None,
         });
         for id in self.pool.must_yield(stopping, orphans) {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::ready::{Place, Ready};
-use super::{Mismatch, Refusal, RunId};
+use super::{Duty, Mismatch, Now, Refusal, RunId};
 use crate::platform::Requirements;
 
 /// Why a machine can never run something; empty if it can. Pure.
@@ -39,8 +39,28 @@ struct Machine {
     slots: usize,
     busy: usize,
     matcher: Matcher,
+    duty: Duty,
+    /// When it was told so; `None` for one that never was told anything.
+    told_at: Option<Now>,
     /// Set while it is away; it may come back.
     left_at: Option<Instant>,
+}
+
+/// How a machine stands.
+#[derive(Clone, Debug)]
+pub struct MachineState {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Actions it runs at once.
+    pub slots: usize,
+    /// Actions it runs.
+    pub busy: usize,
+    /// What it was told to do.
+    pub duty: Duty,
+    /// When it was told so; `None` for one that never was told anything.
+    pub told_at: Option<Now>,
+    /// Set while it is away.
+    pub left_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -87,8 +107,13 @@ impl Machine {
         self.left_at.is_none()
     }
 
+    /// Whether it takes anything new at all.
+    fn is_taking(&self) -> bool {
+        self.is_present() && self.duty == Duty::Active && self.slots > 0
+    }
+
     fn free(&self) -> usize {
-        if self.is_present() { self.slots.saturating_sub(self.busy) } else { 0 }
+        if self.is_taking() { self.slots.saturating_sub(self.busy) } else { 0 }
     }
 
     /// Free slots; negative if it has more runs than slots.
@@ -114,8 +139,56 @@ impl Pool {
                 class.machines.remove(&name);
             }
         }
-        let busy = self.machines.get(&name).map_or(0, |machine| machine.busy);
-        self.machines.insert(name, Machine { slots, busy, matcher, left_at: None });
+        let known = self.machines.get(&name).map(|machine| (machine.busy, machine.duty, machine.told_at));
+        let (busy, duty, told_at) = known.unwrap_or_default();
+        self.machines.insert(name, Machine { slots, busy, matcher, duty, told_at, left_at: None });
+    }
+
+    /// A person told a machine what to do.
+    pub(super) fn tell(&mut self, now: Now, name: &str, duty: Duty) {
+        let Some(machine) = self.machines.get_mut(name).filter(|machine| machine.duty != duty) else {
+            return;
+        };
+        machine.duty = duty;
+        machine.told_at = Some(now);
+    }
+
+    /// Every machine that is there, or may come back.
+    pub(super) fn machines(&self) -> impl Iterator<Item = MachineState> {
+        self.machines.iter().map(|(name, machine)| MachineState {
+            name: name.clone(),
+            slots: machine.slots,
+            busy: machine.busy,
+            duty: machine.duty,
+            told_at: machine.told_at,
+            left_at: machine.left_at,
+        })
+    }
+
+    /// Why a machine can never run this class; empty if it can.
+    pub(super) fn mismatches_of(&self, machine: &str, class: ClassId) -> Vec<String> {
+        match (self.machines.get(machine), self.classes.get(&class)) {
+            (Some(machine), Some(class)) => machine.matcher.mismatches(&class.requirements),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Runs that will likely be started before `run`, which waits at `place`. Classes that no machine
+    /// of this one could run do not count; those of equal rank take turns.
+    pub(super) fn ahead_of(&self, id: ClassId, place: &Place, run: RunId) -> usize {
+        let Some(own) = self.classes.get(&id) else { return 0 };
+        let (before, among) = own.ready.ahead_of(place, run);
+        let turn = |more_urgent: usize, class: &Class, id: ClassId| (more_urgent > 0, class.served, id);
+        let mut ahead = before + among;
+        for (other_id, other) in &self.classes {
+            if *other_id == id || other.machines.is_disjoint(&own.machines) {
+                continue;
+            }
+            let (more_urgent, equal) = other.ready.count(place.rank);
+            let goes_first = turn(more_urgent, other, *other_id) < turn(before, own, id);
+            ahead += more_urgent + equal.min(among + usize::from(goes_first));
+        }
+        ahead
     }
 
     /// A machine went away; none of its slots is taken any more.
@@ -220,7 +293,7 @@ impl Pool {
         let mut room: HashMap<Arc<str>, isize> = HashMap::new();
         let mut chosen = Vec::new();
         for (orphan, name) in slots {
-            let Some(machine) = self.machines.get(&name).filter(|machine| machine.slots > 0) else {
+            let Some(machine) = self.machines.get(&name).filter(|machine| machine.is_taking()) else {
                 continue;
             };
             let fits = |(machines, runs): &&mut (&BTreeSet<_>, usize)| *runs > 0 && machines.contains(&name);

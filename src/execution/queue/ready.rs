@@ -91,6 +91,19 @@ impl Ready {
         self.levels.values().flat_map(Level::runs).collect()
     }
 
+    /// Runs that go before `run`, which stands at `place`: those of better ranks, and those of the same.
+    pub(super) fn ahead_of(&self, place: &Place, run: RunId) -> (usize, usize) {
+        let (better, _) = self.count(place.rank);
+        (better, self.levels.get(&place.rank).map_or(0, |level| level.ahead_of(&place.share, run)))
+    }
+
+    /// Runs of better ranks than `rank`, and those of just that rank. One that stands in several lines
+    /// counts for each.
+    pub(super) fn count(&self, rank: Rank) -> (usize, usize) {
+        let better = self.levels.range(..rank).map(|(_, level)| level.len()).sum();
+        (better, self.levels.get(&rank).map_or(0, Level::len))
+    }
+
     /// The number of runs somebody waits for, counted up to `limit`.
     pub(super) fn waited_for(&self, limit: usize) -> usize {
         let waited_for = self.levels.iter().take_while(|(rank, _)| !rank.alone);
@@ -114,6 +127,23 @@ impl Level {
     /// All runs, each once for every line it stands in.
     fn runs(&self) -> impl Iterator<Item = RunId> {
         self.lines.values().flat_map(|line| line.runs.iter().copied())
+    }
+
+    /// The length of all lines together.
+    fn len(&self) -> usize {
+        self.lines.values().map(|line| line.runs.len()).sum()
+    }
+
+    /// Runs that go before `run` of `share`: those before it in its own line, and for each of its
+    /// turns one of every other line, and one more of those whose turn is sooner.
+    fn ahead_of(&self, share: &Arc<str>, run: RunId) -> usize {
+        let Some(own) = self.lines.get(share) else { return 0 };
+        let position = own.runs.range(..run).count();
+        let others = self.lines.iter().filter(|(name, _)| *name != share).map(|(_, line)| {
+            let turns = position + usize::from(line.turn < own.turn);
+            turns.min(line.runs.len())
+        });
+        position + others.sum::<usize>()
     }
 
     fn insert(&mut self, share: &Arc<str>, run: RunId) {

@@ -71,6 +71,7 @@ pub(super) fn action(name: &str, on: Option<&str>, do_not_cache: bool) -> Arc<Pr
     Arc::new(PreparedAction {
         key: ActionKey { instance: InstanceName::default(), action: digest },
         command: Arc::default(),
+        command_digest: Digest::empty(DigestFunction::Sha256),
         input_root: Digest::empty(DigestFunction::Sha256),
         requirements: Arc::new(requirements),
         timeout: Duration::from_secs(1),
@@ -116,7 +117,7 @@ pub(super) fn code(response: &ExecuteResponse) -> tonic::Code {
     response.status.as_ref().map_or(0, |status| status.code).into()
 }
 
-fn stores(effects: &[Effect]) -> usize {
+pub(super) fn stores(effects: &[Effect]) -> usize {
     effects.iter().filter(|effect| matches!(effect, Effect::Store(..))).count()
 }
 
@@ -297,6 +298,41 @@ fn cancelling_the_last_caller_stops_the_run_and_frees_the_slot_when_it_ended() {
     let effects = bench.apply(Event::Ended(attempt, exit(0)));
     assert_eq!((stores(&effects), done(&effects).len(), assigned(&effects).len()), (0, 0, 1));
     assert!(bench.apply(Event::Cancel(id(1))).is_empty(), "a finished operation stays as it is");
+}
+
+fn amended(effects: &[Effect]) -> Vec<OperationId> {
+    let one = |effect: &Effect| match effect {
+        Effect::Amend(operation, _) => Some(*operation),
+        _ => None,
+    };
+    effects.iter().filter_map(one).collect()
+}
+
+#[test]
+fn who_left_a_run_is_told_what_came_of_it() {
+    let mut bench = Bench::new(&Settings::default());
+    bench.join("m", 1);
+    let action = action("a", None, false);
+    let attempt = only_attempt(&bench.submit(1, &action));
+    for number in 2..=4 {
+        bench.submit(number, &action);
+    }
+    assert!(amended(&bench.apply(Event::Cancel(id(1)))).is_empty(), "the worker has not answered");
+    bench.apply(Event::Cancel(id(2)));
+    assert_eq!(amended(&bench.apply(Event::Ended(attempt, exit(0)))), [id(1), id(2)]);
+    assert_eq!(amended(&bench.apply(Event::Cancel(id(3)))), [id(3)], "the answer is there already");
+    assert!(amended(&bench.apply(Event::Stored(attempt.run, Ok(())))).is_empty());
+}
+
+#[test]
+fn who_left_an_attempt_is_not_told_of_the_next_one() {
+    let mut bench = Bench::new(&Settings::default());
+    bench.join("m", 1);
+    let action = action("a", None, true);
+    let first = only_attempt(&bench.submit(1, &action));
+    bench.apply(Event::Cancel(id(1)));
+    assert!(amended(&bench.apply(Event::Lost(first, "unplugged".into()))).is_empty());
+    assert!(bench.queue.runs.is_empty());
 }
 
 #[test]

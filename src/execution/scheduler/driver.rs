@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::{Message, Shared, now};
+use super::{Message, Question, Shared, now};
 use crate::action_cache::ActionKey;
 use crate::execution::operations::{Operation, OperationId, OperationState};
 use crate::execution::queue::{
@@ -59,6 +59,27 @@ impl Driver {
             Message::Event(event) => self.apply(event),
             Message::Submit { operation, submission, reply } => self.submit(operation, submission, reply),
             Message::AddWorker(worker) => self.add_worker(worker),
+            Message::Question(question) => self.answer(question),
+        }
+    }
+
+    /// Whoever asked may have gone away meanwhile.
+    fn answer(&mut self, question: Question) {
+        match question {
+            Question::Kill(target, reply) => {
+                let ended = self.queue.victims(&target).len();
+                self.apply(Event::Kill(target));
+                let _gone = reply.send(ended);
+            }
+            Question::Explain(operation, reply) => {
+                let _gone = reply.send(self.queue.explain(now().instant, operation));
+            }
+            Question::Machines(reply) => {
+                let _gone = reply.send(self.queue.machines());
+            }
+            Question::Worker(name, reply) => {
+                let _gone = reply.send(self.workers.get(&name).cloned());
+            }
         }
     }
 
@@ -68,11 +89,19 @@ impl Driver {
     }
 
     fn apply(&mut self, event: Event) {
-        if let Event::Ended(attempt, _) | Event::Lost(attempt, _) = &event {
+        let over = match &event {
+            Event::Ended(attempt, _) | Event::Lost(attempt, _) => Some(*attempt),
+            _ => None,
+        };
+        if let Some(attempt) = &over {
             self.running.remove(attempt);
         }
         for effect in self.queue.apply(now(), event) {
             self.perform(effect);
+        }
+        if let Some(attempt) = over {
+            // Last, so that who follows these files finds what came of them.
+            self.shared.logs.ended(attempt);
         }
     }
 
@@ -80,7 +109,11 @@ impl Driver {
         let name: Arc<str> = worker.name().into();
         let slots = worker.slots();
         self.workers.insert(name.clone(), worker.clone());
-        let matcher = Matcher::new(move |requirements| worker.mismatches(requirements));
+        let matcher = Matcher::new(move |requirements| {
+            let mut reasons = worker.mismatches(requirements);
+            reasons.extend(requirements.wrong_machine(worker.name()));
+            reasons
+        });
         self.apply(Event::WorkerJoined { worker: name, slots, matcher });
     }
 
@@ -90,12 +123,13 @@ impl Driver {
         submission: Submission,
         reply: oneshot::Sender<Result<(), Refusal>>,
     ) {
+        let action = submission.action.clone();
         let mut effects = self.queue.apply(now(), Event::Submitted(submission));
         let refused = effects.iter().position(|e| matches!(e, Effect::Refuse(id, _) if *id == operation.id));
         let answer = match refused.map(|index| effects.remove(index)) {
             Some(Effect::Refuse(_, refusal)) => Err(refusal),
             _ => {
-                self.shared.operations.insert(now().instant, operation);
+                self.shared.operations.insert(now().instant, operation, Some(&action));
                 Ok(())
             }
         };
@@ -109,6 +143,7 @@ impl Driver {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Notify(id, state) => self.notify(id, state),
+            Effect::Amend(id, response) => self.shared.operations.amend(id, &response),
             Effect::Assign(assignment) => self.assign(assignment),
             Effect::CancelRun(attempt) => {
                 if let Some(token) = self.running.get(&attempt) {
@@ -146,7 +181,8 @@ impl Driver {
         };
         let cancel = self.shared.tasks.token().child_token();
         self.running.insert(attempt, cancel.clone());
-        self.shared.tasks.spawn("run action", execute(worker, lease, attempt, cancel, report));
+        let execute = execute(self.shared.clone(), worker, lease, attempt, cancel, report);
+        self.shared.tasks.spawn("run action", execute);
     }
 }
 
@@ -166,6 +202,7 @@ fn log_if_cancelled(operation: &Operation, state: &OperationState) {
 
 /// Has a worker run an action, and passes on what it tells.
 async fn execute(
+    shared: Arc<Shared>,
     worker: Arc<dyn Worker>,
     lease: Lease,
     attempt: AttemptId,
@@ -174,17 +211,25 @@ async fn execute(
 ) {
     let (progress, mut steps) = mpsc::unbounded_channel();
     let mut execution = worker.execute(lease, progress, cancel);
+    let tell = |progress| match progress {
+        Progress::Staging => {}
+        Progress::Running { stdout, stderr } => {
+            shared.logs.started(attempt, stdout, stderr);
+            report.send(Event::Progress(attempt, Step::Running));
+        }
+        Progress::Collecting => report.send(Event::Progress(attempt, Step::Collecting)),
+    };
     let outcome = loop {
         tokio::select! {
             biased;
-            Some(progress) = steps.recv() => match progress {
-                Progress::Staging => {}
-                Progress::Running { .. } => report.send(Event::Progress(attempt, Step::Running)),
-                Progress::Collecting => report.send(Event::Progress(attempt, Step::Collecting)),
-            },
+            Some(progress) = steps.recv() => tell(progress),
             outcome = &mut execution => break outcome,
         }
     };
+    // The last steps may have come together with the end.
+    while let Ok(progress) = steps.try_recv() {
+        tell(progress);
+    }
     report.finish(match outcome {
         Ok(response) => Event::Ended(attempt, Arc::new(response)),
         Err(lost) => Event::Lost(attempt, lost.reason),

@@ -10,6 +10,7 @@ use super::*;
 use crate::digest::DigestFunction::Sha256;
 use crate::execution::ActionError;
 use crate::execution::operations::Outcome;
+use crate::execution::queue::{Duty, Target};
 use crate::execution::testing::{Farm, NEEDS, platform, request};
 use crate::platform::InputRootPlace;
 
@@ -295,4 +296,119 @@ async fn the_end_of_the_node_ends_runs_and_refuses_new_ones() {
     assert_eq!(worker.cancelled.load(Ordering::SeqCst), 1);
     let error = farm.scheduler.execute(request(farm.action(&["true"]))).await.err().unwrap();
     assert!(matches!(error, ExecuteError::ShuttingDown));
+}
+
+/// Writes down what an observer is told: look-ups, and each operation with its stage.
+#[derive(Default)]
+struct Witness(std::sync::Mutex<Vec<String>>);
+
+impl Witness {
+    fn note(&self, text: String) {
+        self.0.lock().unwrap().push(text);
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+impl Observer for Witness {
+    fn looked_up(&self, _request: &Request, found: Option<&reapi::ActionResult>) {
+        self.note(format!("looked up {}", found.is_some()));
+    }
+
+    fn came(&self, _: &Arc<Operation>, state: &OperationState, action: Option<&PreparedAction>) {
+        let output = action.and_then(PreparedAction::first_output).unwrap_or("-");
+        self.note(format!("came {:?} {output}", state.stage));
+    }
+
+    fn changed(&self, operation: &Operation, state: &OperationState) {
+        assert!(!operation.is_done(), "told before the clients are");
+        self.note(format!("{:?}", state.stage));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_is_told_of_every_step() {
+    let witness = Arc::new(Witness::default());
+    let farm = Farm::observed(Settings::default(), witness.clone());
+    farm.add_worker("worker", 1);
+    let action = farm.action_with(&["true"], |_, command| command.output_paths = vec!["out".into()]);
+    run(&farm, action).await;
+    assert_eq!(witness.take(), ["looked up false", "came Queued out", "Queued", "Executing", "Completed"]);
+    run(&farm, action).await;
+    assert_eq!(witness.take(), ["looked up true", "came Completed -"]);
+    let absent = Digest::of(Sha256, b"absent");
+    run(&farm, absent).await;
+    assert_eq!(witness.take(), ["came Completed -"]);
+    let skipping = Request { skip_cache_lookup: true, ..request(action) };
+    farm.scheduler.execute(skipping).await.unwrap().done().await;
+    assert_eq!(witness.take()[0], "came Queued out");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_killed_run_ends_for_all_its_callers_with_what_the_worker_has() {
+    let (farm, worker) = Farm::with_worker(1);
+    let action = farm.action(&["wait"]);
+    let mut first = farm.scheduler.execute(request(action)).await.unwrap();
+    let mut second = farm.scheduler.execute(request(action)).await.unwrap();
+    let mut waiting = farm.scheduler.execute(request(farm.action(&["true", "waits"]))).await.unwrap();
+    running(&mut first).await;
+    let waits = farm.scheduler.explain(&waiting.operation().id.to_string()).await.unwrap();
+    assert_eq!(waits.obstacles[0].1.to_string(), "its slot is busy");
+    assert_eq!(farm.scheduler.kill(Target::Operation(waiting.operation().id)).await.unwrap(), 1);
+    assert_eq!(code(&waiting.done().await), Code::Cancelled);
+
+    assert_eq!(farm.scheduler.kill(Target::Action(action)).await.unwrap(), 2);
+    for watch in [&mut first, &mut second] {
+        let state = watch.done().await;
+        assert_eq!(code(&state), Code::Cancelled);
+        assert!(status(&state).message.contains("killed by a person"));
+    }
+    assert_eq!(worker.cancelled.load(Ordering::SeqCst), 1);
+    assert!(farm.action_cache.get(&key(action)).await.unwrap().is_none());
+    for over in [Target::Operation(first.operation().id), Target::Action(action)] {
+        assert!(matches!(farm.scheduler.kill(over).await, Err(KillError::Over(_))));
+    }
+    for unknown in [Target::Operation(OperationId::random()), Target::Action(Digest::of(Sha256, b"x"))] {
+        assert!(matches!(farm.scheduler.kill(unknown).await, Err(KillError::Unknown(_))));
+    }
+    assert!(farm.scheduler.explain(&first.operation().id.to_string()).await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_does_what_it_is_told() {
+    let (farm, worker) = Farm::with_worker(1);
+    let set = async |duty, slots| farm.scheduler.set_machine("worker", MachineChange { duty, slots }).await;
+    assert_eq!(set(Some(Duty::Paused), None).await.unwrap().duty, Duty::Paused);
+    let mut waiting = farm.scheduler.execute(request(farm.action(&["true"]))).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert_eq!((waiting.state().stage, worker.runs()), (Stage::Queued, 0));
+    let state = set(Some(Duty::Active), Some(3)).await.unwrap();
+    assert_eq!((state.slots, state.duty), (3, Duty::Active));
+    assert_eq!(code(&waiting.done().await), Code::Ok);
+
+    let mut watches = Vec::new();
+    for number in ["1", "2", "3", "4"] {
+        watches.push(farm.scheduler.execute(request(farm.action(&["wait", number]))).await.unwrap());
+    }
+    assert_eq!(farm.scheduler.machines().await[0].busy, 3);
+    assert_eq!(set(None, Some(1)).await.unwrap().busy, 3, "none is stopped");
+    for _ in 0..4 {
+        worker.release();
+    }
+    for watch in &mut watches {
+        assert_eq!(code(&watch.done().await), Code::Ok);
+    }
+    assert!(matches!(set(None, Some(101)).await, Err(MachineError::Slots(_))));
+    assert_eq!(farm.scheduler.machines().await[0].slots, 1, "as before");
+    let unknown = farm.scheduler.set_machine("nobody", MachineChange::default()).await;
+    assert!(matches!(unknown, Err(MachineError::Unknown(name)) if name == "nobody"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn steps_that_come_with_the_end_are_not_lost() {
+    let (farm, _worker) = Farm::with_worker(1);
+    let timeline = run(&farm, farm.action(&["quick"])).await.timeline;
+    assert!(timeline.running_at.is_some() && timeline.collecting_at.is_some(), "{timeline:?}");
 }

@@ -171,3 +171,18 @@ async fn a_result_too_large_to_send_is_refused() {
     let huge = reapi::ActionResult { output_files: files, ..Default::default() };
     assert_eq!(code(update(&server, "", "1", huge).await), Code::InvalidArgument);
 }
+
+/// Every look-up counts, found or not; a result that a client tells is an upload.
+#[tokio::test]
+async fn what_is_asked_and_told_is_made_known() {
+    let server = TestServer::start().await;
+    assert_eq!(code(get(&server, get_request("", "a")).await), Code::NotFound);
+    update(&server, "", "a", reapi::ActionResult::default()).await.unwrap();
+    get(&server, get_request("", "a")).await.unwrap();
+    let failed = reapi::ActionResult { exit_code: 1, ..Default::default() };
+    update(&server, "", "b", failed).await.unwrap();
+    let execution = server.activity.execution();
+    assert_eq!((execution.lookups, execution.hits), (2, 1));
+    let builds = server.activity.follow(None, 0).unwrap().read().builds;
+    assert_eq!((builds.len(), builds[0].uploads), (1, 1), "what failed is not kept");
+}

@@ -6,6 +6,7 @@ use futures_util::{Stream, StreamExt};
 use tonic::Status;
 
 use super::{ByteStreamMethods, signed};
+use crate::activity::Meter;
 use crate::cas::ByteRange;
 use crate::rpc::compression::{Compressor, compress_stream};
 use crate::rpc::resource_name::ReadName;
@@ -30,10 +31,11 @@ pub enum ReadError {
 }
 
 impl ByteStreamMethods {
-    /// The pieces that answer `request`. Offsets count uncompressed bytes.
+    /// The pieces that answer `request`, counted by `meter`. Offsets count uncompressed bytes.
     pub(super) async fn read(
         &self,
         request: ReadRequest,
+        meter: Meter,
     ) -> Result<impl Stream<Item = Result<Bytes, Status>> + Send + Unpin + use<>, Status> {
         let name =
             ReadName::parse(&request.resource_name, |instance| self.instances.default_function(instance))?;
@@ -44,7 +46,11 @@ impl ByteStreamMethods {
             Compressor::Identity => blob,
             Compressor::Zstd => compress_stream(blob, name.digest.size() - range.offset)?,
         };
-        Ok(blob.map(|piece| piece.map_err(Status::from)))
+        Ok(blob.map(move |piece| {
+            let piece = piece?;
+            meter.downloaded(piece.len() as u64);
+            Ok(piece)
+        }))
     }
 }
 

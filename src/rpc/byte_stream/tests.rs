@@ -11,6 +11,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Status};
 
 use super::*;
+use crate::activity::Gauges;
 use crate::digest::DigestFunction;
 use crate::rpc::compression::{compress, decompress};
 use crate::rpc::testing::{TestServer, blob};
@@ -466,4 +467,18 @@ async fn a_compressed_upload_goes_on_from_an_uncompressed_offset() {
     let rest = vec![message(&name, 200_000, a, false), message("", 201_000, b, true)];
     write(&server, rest).await.unwrap();
     assert_eq!(server.cas.get(&digest).await.unwrap(), data);
+}
+
+/// Also those of an upload that was answered before all of it had come.
+#[tokio::test]
+async fn the_bytes_of_streams_are_counted_as_they_come() {
+    let server = TestServer::start().await;
+    let data = blob(8, 300_000);
+    let digest = Digest::of(SHA256, &data);
+    write(&server, messages(&upload_name(&digest), &data, 100_000)).await.unwrap();
+    write(&server, vec![message(&upload_name(&digest), 0, &data[..7], false)]).await.unwrap();
+    read_pieces(&server, &format!("blobs/{digest}"), 100_000, 50_000).await.unwrap();
+    server.activity.second(Gauges::default());
+    let builds = server.activity.follow(None, 0).unwrap().read().builds;
+    assert_eq!((builds[0].uploaded_bytes, builds[0].downloaded_bytes), (300_007, 50_000));
 }

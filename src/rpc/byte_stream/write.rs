@@ -12,6 +12,7 @@ use super::incoming::{Incoming, Message, Pieces};
 use super::partial::Session;
 use super::upload::Upload;
 use super::{ByteStreamMethods, counts_uncompressed, signed};
+use crate::activity::Meter;
 use crate::rpc::compression::{Compressor, Decoder};
 use crate::rpc::metadata;
 use crate::rpc::resource_name::WriteName;
@@ -90,7 +91,8 @@ struct Receiver<'a> {
 impl ByteStreamMethods {
     /// Receives an upload; gives the committed size.
     pub(super) async fn write(&self, headers: &HeaderMap, mut stream: Incoming) -> Result<i64, Status> {
-        let tool = metadata::of_headers(headers).tool_name;
+        let metadata = metadata::of_headers(headers);
+        let meter = self.activity.meter(metadata.build(), || metadata.clone());
         let first = next_message(&mut stream, self.settings.idle).await?.ok_or(WriteError::NoMessage)?;
         let name = match self.parse_write_name(&first.resource_name) {
             Ok(name) => name,
@@ -100,7 +102,7 @@ impl ByteStreamMethods {
             }
         };
         let size = name.digest.size();
-        let answer = self.receive(name, &tool, first, &mut stream).await;
+        let answer = self.receive(name, &metadata.tool_name, first, &mut stream, &meter).await;
         if answer.as_ref().is_ok_and(|answer| !answer.is_early) {
             return answer.map(|answer| answer.committed);
         }
@@ -114,7 +116,9 @@ impl ByteStreamMethods {
         tool: &str,
         first: Message,
         stream: &mut Incoming,
+        meter: &Meter,
     ) -> Result<Answer, Status> {
+        meter.uploaded(first.data.remaining() as u64);
         let counts_uncompressed = name.compressor == Compressor::Identity
             || counts_uncompressed(self.settings.committed_size, tool);
         let size = signed(name.digest.size());
@@ -134,7 +138,10 @@ impl ByteStreamMethods {
                 return Ok(early);
             }
             match next_message(stream, self.settings.idle).await? {
-                Some(message) => receiver.accept(message).await?,
+                Some(message) => {
+                    meter.uploaded(message.data.remaining() as u64);
+                    receiver.accept(message).await?;
+                }
                 None => return Ok(Answer { committed: signed(receiver.session.written()), is_early: false }),
             }
         }

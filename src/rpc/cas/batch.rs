@@ -11,6 +11,7 @@ use prost::Message;
 use tonic::Status;
 
 use super::CasMethods;
+use crate::activity::Meter;
 use crate::digest::{Digest, DigestFunction};
 use crate::rpc::compression::{self, Compressor};
 use crate::rpc::errors::{self, StatusOf};
@@ -47,10 +48,12 @@ impl CasMethods {
     pub(super) async fn batch_update(
         &self,
         request: raw::BatchUpdateBlobsRequest,
+        meter: &Meter,
     ) -> Result<reapi::BatchUpdateBlobsResponse, Status> {
         leave_connection().await;
         let function = self.instances.find(&request.instance_name)?.function(request.digest_function)?;
         check_total(request.requests.iter().map(update_size))?;
+        meter.uploaded(request.requests.iter().map(|entry| entry.data.len() as u64).sum());
         let entries = request.requests.into_iter().map(|entry| async move {
             let status = self.update_one(function, entry.digest.as_ref(), entry.data, entry.compressor).await;
             let status = status.err().unwrap_or_default();
@@ -78,6 +81,7 @@ impl CasMethods {
     pub(super) async fn batch_read(
         &self,
         request: reapi::BatchReadBlobsRequest,
+        meter: &Meter,
     ) -> Result<raw::BatchReadBlobsResponse, Status> {
         leave_connection().await;
         let function = self.instances.find(&request.instance_name)?.function(request.digest_function)?;
@@ -105,6 +109,7 @@ impl CasMethods {
         if answer.encoded_len() > MAX_SENT_MESSAGE {
             return Err(BatchError::TooMany { count }.into());
         }
+        meter.downloaded(answer.responses.iter().map(|response| response.data.len() as u64).sum());
         Ok(answer)
     }
 

@@ -4,6 +4,7 @@ use prost::Message;
 use tonic::{Code, Status};
 
 use super::*;
+use crate::activity::Gauges;
 use crate::digest::{Digest, DigestFunction};
 use crate::rpc::compression::{compress, decompress};
 use crate::rpc::testing::{TestServer, blob};
@@ -364,4 +365,15 @@ async fn large_trees_come_in_messages_below_four_megabytes() {
     let pages = pages(&server, &root, 0, "").await.unwrap();
     assert!(pages.iter().all(|page| page.encoded_len() <= MAX_SENT_MESSAGE));
     assert_eq!(pages.iter().map(|page| page.directories.len()).sum::<usize>(), 13);
+}
+
+#[tokio::test]
+async fn the_bytes_of_batches_are_counted() {
+    let server = TestServer::start().await;
+    let data = blob(7, 5000);
+    update(&server, vec![plain(&data)]).await.unwrap();
+    read(&server, vec![wire(&data), wire(&data)], Vec::new()).await.unwrap();
+    server.activity.second(Gauges::default());
+    let builds = server.activity.follow(None, 0).unwrap().read().builds;
+    assert_eq!((builds[0].uploaded_bytes, builds[0].downloaded_bytes), (5000, 10_000));
 }

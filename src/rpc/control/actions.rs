@@ -1,15 +1,23 @@
 //! One action by its digest, and the operations in flight and in the history.
 
-use farmhand_proto::control::{GetActionRequest, GetActionResponse, ListActionsRequest, ListActionsResponse};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use farmhand_proto::control::operation::Stage;
+use farmhand_proto::control::{
+    GetActionRequest, GetActionResponse, ListActionsRequest, ListActionsResponse, Operation, WaitReason,
+};
 use farmhand_proto::reapi;
 use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::ControlService;
-use super::query::{Query, last_of};
+use super::page::{LivePlace, PageToken};
+use super::query::Query;
 use crate::action_cache::ActionKey;
 use crate::cas::CasError;
 use crate::digest::Digest;
+use crate::history::{Filter, Page, Record};
 use crate::instance::InstanceName;
 
 /// Bytes of the largest Action or Command that is shown: three of them fit a message.
@@ -17,6 +25,25 @@ const MAX_SHOWN_BYTES: u64 = 8 << 20;
 
 /// Operations listed when the caller sets no limit.
 const DEFAULT_LIST: usize = 100;
+
+/// Operations in one answer: these fit a message.
+const MAX_LIST: usize = 1000;
+
+/// Earlier operations of an action that are told, and those among which they are looked for.
+const MAX_EARLIER: usize = 20;
+const EARLIER_SEARCHED: usize = 4 * MAX_EARLIER;
+
+/// The operations of an action.
+struct Runs {
+    /// Instance and action; the instance is that of the operation, where one was named.
+    key: ActionKey,
+    /// The one that was asked for.
+    operation: Option<Operation>,
+    /// The same, if it is over.
+    last: Option<Arc<Record>>,
+    /// Those before it, the newest first.
+    earlier: Vec<Operation>,
+}
 
 impl ControlService {
     pub(super) async fn get_action(
@@ -26,40 +53,133 @@ impl ControlService {
         let request = request.into_inner();
         let instance = InstanceName::parse(&request.instance_name)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let operations = self.source.operations().await;
-        let digest = Query::parse(&request.digest)?.resolve(&operations)?;
-        let operation = last_of(operations, &digest, instance.as_str());
+        let live = self.source.operations().await;
+        self.history.settle().await;
+        let query = Query::parse(&request.digest)?;
+        let digest = self.resolve(&query, &live).await?;
+        let runs = self.runs(&query, ActionKey { instance, action: digest }, live).await?;
         let (action, command) = self.definition(&digest).await?;
-        let cached = self.cached_result(instance, digest).await?;
-        if action.is_empty() && cached.is_none() && operation.is_none() {
+        let cached = self.cached_result(runs.key.clone()).await?;
+        let (waiting, ahead) = self.waiting(runs.operation.as_ref()).await;
+        if action.is_empty() && cached.is_none() && runs.operation.is_none() {
             return Err(Status::not_found(format!("action {digest} is neither stored nor in the history")));
         }
-        Ok(Response::new(GetActionResponse {
+        let mut response = GetActionResponse {
             digest: digest.to_string(),
-            instance_name: request.instance_name,
+            instance_name: runs.key.instance.to_string(),
             action,
             command,
             in_action_cache: cached.is_some(),
-            result: operation.as_ref().and_then(|operation| operation.result.clone()).or(cached),
-            operation,
+            result: shown_result(runs.last.as_deref(), cached.clone()),
+            operation: runs.operation,
+            earlier: runs.earlier,
+            waiting,
+            ahead,
             ..Default::default()
-        }))
+        };
+        self.add_remains(&runs.key, cached.as_deref(), &mut response).await?;
+        Ok(Response::new(response))
+    }
+
+    /// Why an operation waits, if it does, and how many will be started before it.
+    async fn waiting(&self, operation: Option<&Operation>) -> (Vec<WaitReason>, Option<u64>) {
+        let Some(queued) = operation.filter(|operation| operation.stage() == Stage::Queued) else {
+            return (Vec::new(), None);
+        };
+        // It may have begun meanwhile.
+        let Some(waiting) = self.scheduler.explain(&queued.name).await else {
+            return (Vec::new(), None);
+        };
+        let reasons = waiting.obstacles.into_iter().map(|(machine, obstacle)| WaitReason {
+            machine: machine.to_string(),
+            text: obstacle.to_string(),
+        });
+        (reasons.collect(), Some(waiting.ahead as u64))
+    }
+
+    /// The operations of the action `key`: the one that `query` names or else the last, and those before.
+    async fn runs(&self, query: &Query, mut key: ActionKey, live: Vec<Operation>) -> Result<Runs, Status> {
+        let name = if let Query::Operation(id) = query { Some(id.to_string()) } else { None };
+        let digest = key.action.to_string();
+        let is_meant = |operation: &Operation| match &name {
+            Some(name) => operation.name == *name,
+            None => operation.action_digest == digest && operation.instance_name == key.instance.as_str(),
+        };
+        let running = live.into_iter().find(is_meant).map(|operation| self.with_miss(operation));
+        let mut before = u64::MAX;
+        let mut last = None;
+        if let Query::Operation(id) = query
+            && running.is_none()
+        {
+            last = self.history.named(*id).await?;
+            before = last.as_ref().map_or(before, |record| record.sequence());
+        }
+        let named = running.as_ref().or(last.as_ref().map(|record| &record.operation));
+        if let Some(Ok(instance)) = named.map(|operation| InstanceName::parse(&operation.instance_name)) {
+            key.instance = instance;
+        }
+        let found = self.history.of_action(key.action, before, EARLIER_SEARCHED).await?;
+        let instance = key.instance.as_str();
+        let mut found = found.into_iter().filter(|record| record.operation.instance_name == instance);
+        if running.is_none() && last.is_none() {
+            last = found.next();
+        }
+        let earlier = found.take(MAX_EARLIER).map(|record| record.operation.clone()).collect();
+        let operation = running.or_else(|| last.as_ref().map(|record| record.operation.clone()));
+        Ok(Runs { key, operation, last, earlier })
     }
 
     pub(super) async fn list_actions(
         &self,
         request: Request<ListActionsRequest>,
     ) -> Result<Response<ListActionsResponse>, Status> {
-        let limit = match request.into_inner().limit {
+        let request = request.into_inner();
+        let limit = match request.limit {
             0 => DEFAULT_LIST,
-            limit => usize::try_from(limit).unwrap_or(usize::MAX),
+            limit => usize::try_from(limit).unwrap_or(MAX_LIST).min(MAX_LIST),
         };
-        let mut operations = self.source.operations().await;
-        operations.truncate(limit);
-        for operation in &mut operations {
-            operation.result = None;
+        let filter = Filter::new(request.filter);
+        let live = self.source.operations().await;
+        self.history.settle().await;
+        let from = match request.page_token.as_str() {
+            "" => PageToken { before: self.history.end(), live: Some(LivePlace::NEWEST) },
+            text => PageToken::decode(text)?,
+        };
+        let (mut operations, next_live) = live_page(live, from.live, &filter, limit);
+        if let Some(place) = next_live {
+            let next = PageToken { live: Some(place), ..from };
+            operations = operations.into_iter().map(|operation| self.with_miss(operation)).collect();
+            self.mark_pinned(&mut operations);
+            return Ok(Response::new(ListActionsResponse { operations, next_page_token: next.encode() }));
         }
-        Ok(Response::new(ListActionsResponse { operations, ..Default::default() }))
+        let live: HashSet<String> = operations.iter().map(|operation| operation.name.clone()).collect();
+        operations = operations.into_iter().map(|operation| self.with_miss(operation)).collect();
+        let page = self.finished(filter, from.before, limit - operations.len()).await?;
+        operations.extend(page.operations.into_iter().filter(|operation| !live.contains(&operation.name)));
+        self.mark_pinned(&mut operations);
+        let next = page.next.map(|before| PageToken { before, live: None }.encode());
+        Ok(Response::new(ListActionsResponse { operations, next_page_token: next.unwrap_or_default() }))
+    }
+
+    /// Finished operations; those of one action are found without a search through all.
+    async fn finished(&self, filter: Filter, before: u64, limit: usize) -> Result<Page, Status> {
+        if limit == 0 {
+            return Ok(Page { operations: Vec::new(), next: Some(before) });
+        }
+        let Ok(action) = filter.action_digest().parse::<Digest>() else {
+            return Ok(self.history.page(filter, before, limit).await?);
+        };
+        let records = self.history.of_action(action, before, limit).await?;
+        let last = records.last().map(|record| record.sequence());
+        let next = last.filter(|_| records.len() == limit);
+        let wanted = records.iter().filter(|record| filter.matches(&record.operation));
+        Ok(Page { operations: wanted.map(|record| record.operation.clone()).collect(), next })
+    }
+
+    /// The same with why it missed, where that is known.
+    fn with_miss(&self, operation: Operation) -> Operation {
+        let miss = self.history.explanation(&operation.name).map_or(operation.miss, |miss| miss.kind);
+        Operation { miss, ..operation }
     }
 
     /// The bytes of `digest`; empty when they are not stored.
@@ -75,7 +195,7 @@ impl ControlService {
     }
 
     /// The Action and its Command, as far as they are stored.
-    async fn definition(&self, digest: &Digest) -> Result<(Vec<u8>, Vec<u8>), Status> {
+    pub(super) async fn definition(&self, digest: &Digest) -> Result<(Vec<u8>, Vec<u8>), Status> {
         let bytes = self.load(digest).await?;
         if bytes.is_empty() {
             return Ok((bytes, Vec::new()));
@@ -90,140 +210,40 @@ impl ControlService {
         Ok((bytes, command))
     }
 
-    async fn cached_result(&self, instance: InstanceName, action: Digest) -> Result<Option<Vec<u8>>, Status> {
-        let result = self.results.get(&ActionKey { instance, action }).await;
+    pub(super) async fn cached_result(&self, key: ActionKey) -> Result<Option<Vec<u8>>, Status> {
+        let result = self.results.get(&key).await;
         let result = result.map_err(|error| Status::internal(error.to_string()))?;
         Ok(result.map(|result| result.encode_to_vec()))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use async_trait::async_trait;
-    use bytes::Bytes;
-    use farmhand_proto::control::{GetStatusResponse, Operation};
-
-    use super::super::ControlSource;
-    use super::*;
-    use crate::action_cache::ActionCache;
-    use crate::action_cache::memory::MemoryActionCache;
-    use crate::cas::ContentAddressableStorage;
-    use crate::cas::memory::MemoryCas;
-    use crate::digest::DigestFunction;
-
-    struct FakeSource(Vec<Operation>);
-
-    #[async_trait]
-    impl ControlSource for FakeSource {
-        async fn status(&self) -> GetStatusResponse {
-            GetStatusResponse::default()
-        }
-
-        async fn operations(&self) -> Vec<Operation> {
-            self.0.clone()
-        }
-    }
-
-    struct Fixture {
-        cas: Arc<MemoryCas>,
-        results: Arc<MemoryActionCache>,
-        action: Digest,
-    }
-
-    impl Fixture {
-        async fn new() -> Self {
-            let cas = Arc::new(MemoryCas::default());
-            let command = reapi::Command { arguments: vec!["true".into()], ..Default::default() };
-            let command = store(&cas, command.encode_to_vec()).await;
-            let action = reapi::Action { command_digest: Some(command.to_wire()), ..Default::default() };
-            let action = store(&cas, action.encode_to_vec()).await;
-            Self { cas, results: Arc::default(), action }
-        }
-
-        async fn get(&self, digest: &str, operations: Vec<Operation>) -> Result<GetActionResponse, Status> {
-            let service =
-                ControlService::new(Arc::new(FakeSource(operations)), self.cas.clone(), self.results.clone());
-            let request = GetActionRequest { digest: digest.into(), instance_name: String::new() };
-            service.get_action(Request::new(request)).await.map(Response::into_inner)
-        }
-    }
-
-    async fn store(cas: &MemoryCas, data: Vec<u8>) -> Digest {
-        let digest = Digest::of(DigestFunction::Sha256, &data);
-        cas.put(&digest, Bytes::from(data)).await.unwrap();
-        digest
-    }
-
-    fn operation(digest: impl ToString, name: &str) -> Operation {
-        Operation { action_digest: digest.to_string(), name: name.into(), ..Default::default() }
-    }
-
-    #[tokio::test]
-    async fn an_action_comes_with_its_command_and_its_result() {
-        let fixture = Fixture::new().await;
-        let got = fixture.get(&fixture.action.to_string(), Vec::new()).await.unwrap();
-        let command = reapi::Command::decode(got.command.as_slice()).unwrap();
-        assert_eq!(command.arguments, ["true"]);
-        assert_eq!((got.result, got.in_action_cache), (None, false));
-
-        let key = ActionKey { instance: InstanceName::default(), action: fixture.action };
-        let result = reapi::ActionResult { exit_code: 3, ..Default::default() };
-        fixture.results.put(&key, result.clone()).await.unwrap();
-        let got = fixture.get(&fixture.action.to_string(), Vec::new()).await.unwrap();
-        assert_eq!((got.result, got.in_action_cache), (Some(result.encode_to_vec()), true));
-    }
-
-    #[tokio::test]
-    async fn a_bare_hash_is_looked_up_in_the_history() {
-        let fixture = Fixture::new().await;
-        let hash = fixture.action.hash_hex();
-        let missing = fixture.get(&hash, Vec::new()).await.unwrap_err();
-        assert_eq!(missing.code(), tonic::Code::NotFound);
-
-        let history = vec![operation(fixture.action, "newest"), operation(fixture.action, "older")];
-        let got = fixture.get(&hash, history.clone()).await.unwrap();
-        assert_eq!(got.digest, fixture.action.to_string());
-        assert_eq!(got.operation.unwrap().name, "newest");
-
-        let twin = Digest::from_parts(DigestFunction::Sha256, *fixture.action.hash(), 1);
-        let both = history.into_iter().chain([operation(twin, "twin")]).collect();
-        let ambiguous = fixture.get(&hash, both).await.unwrap_err();
-        assert_eq!(ambiguous.code(), tonic::Code::FailedPrecondition);
-    }
-
-    #[tokio::test]
-    async fn what_is_no_action_is_refused_and_what_is_unknown_is_not_found() {
-        let fixture = Fixture::new().await;
-        let text = store(&fixture.cas, b"hello".to_vec()).await;
-        let error = fixture.get(&text.to_string(), Vec::new()).await.unwrap_err();
-        assert_eq!(error.code(), tonic::Code::InvalidArgument);
-        let unknown = Digest::of(DigestFunction::Sha256, b"unknown");
-        let error = fixture.get(&unknown.to_string(), Vec::new()).await.unwrap_err();
-        assert_eq!(error.code(), tonic::Code::NotFound);
-        let gone = fixture.get(&unknown.to_string(), vec![operation(unknown, "gone")]).await.unwrap();
-        assert!(gone.action.is_empty() && gone.operation.is_some());
-    }
-
-    #[tokio::test]
-    async fn the_list_is_bounded_and_light() {
-        let fixture = Fixture::new().await;
-        let many = (0..300)
-            .map(|i| Operation { result: Some(vec![1]), ..operation(fixture.action, &i.to_string()) });
-        let service = ControlService::new(
-            Arc::new(FakeSource(many.collect())),
-            fixture.cas.clone(),
-            fixture.results.clone(),
-        );
-        for (limit, expected) in [(0, DEFAULT_LIST), (7, 7), (1000, 300)] {
-            let listed = service
-                .list_actions(Request::new(ListActionsRequest { limit, ..Default::default() }))
-                .await
-                .unwrap();
-            let operations = listed.into_inner().operations;
-            assert_eq!(operations.len(), expected);
-            assert!(operations.iter().all(|operation| operation.result.is_none()));
-        }
+/// The result of the last operation, where all of it was kept, else that of the cache.
+fn shown_result(last: Option<&Record>, cached: Option<Vec<u8>>) -> Option<Vec<u8>> {
+    match last {
+        Some(Record { result: Some(result), result_is_short: false, .. }) => Some(result.clone()),
+        Some(record) if !record.kept => record.result.clone(),
+        last => cached.or_else(|| last.and_then(|record| record.result.clone())),
     }
 }
+
+/// Those of `live` behind `after` that `filter` wants, the newest first, and the place of the last if
+/// there are more than `limit`.
+fn live_page(
+    live: Vec<Operation>,
+    after: Option<LivePlace>,
+    filter: &Filter,
+    limit: usize,
+) -> (Vec<Operation>, Option<LivePlace>) {
+    let Some(after) = after else { return (Vec::new(), None) };
+    let placed = live.into_iter().map(|operation| (LivePlace::of(&operation), operation));
+    let mut placed: Vec<(LivePlace, Operation)> =
+        placed.filter(|(place, operation)| *place < after && filter.matches(operation)).collect();
+    placed.sort_unstable_by_key(|(place, _)| std::cmp::Reverse(*place));
+    let is_more = placed.len() > limit;
+    placed.truncate(limit);
+    let last = placed.last().map(|(place, _)| *place).filter(|_| is_more);
+    (placed.into_iter().map(|(_, operation)| operation).collect(), last)
+}
+
+#[cfg(test)]
+mod tests;

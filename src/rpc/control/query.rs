@@ -1,9 +1,11 @@
-//! [`Query`]: an action as a person names it, and the operation it means.
+//! [`Query`]: an action as a person names it.
 
 use farmhand_proto::control::Operation;
 use tonic::Status;
 
+use super::ControlService;
 use crate::digest::{Digest, DigestFunction, HASH_LEN};
+use crate::execution::OperationId;
 
 /// What a person typed to name an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,14 +13,19 @@ pub(super) enum Query {
     /// The digest in full.
     Digest(Digest),
     /// A hash whose size must be looked up.
-    Hash(String),
+    Hash([u8; HASH_LEN]),
+    /// One operation of it.
+    Operation(OperationId),
 }
 
 // === impl Query ===
 
 impl Query {
-    /// Reads `hash/size`, `blake3/hash/size` (`sha256/…` too), or a bare hash.
+    /// Reads `hash/size`, `blake3/hash/size` (`sha256/…` too), a bare hash, or the name of an operation.
     pub(super) fn parse(text: &str) -> Result<Self, Status> {
+        if let Some(id) = OperationId::parse(text) {
+            return Ok(Self::Operation(id));
+        }
         let bad = || {
             Status::invalid_argument(format!(
                 "{text:?} is no digest: use HASH/SIZE, blake3/HASH/SIZE or HASH"
@@ -34,50 +41,57 @@ impl Query {
             None => (DigestFunction::default(), text),
         };
         let Some((hash, size)) = rest.split_once('/') else {
-            let is_hash = text.len() == HASH_LEN * 2 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-            return if is_hash { Ok(Self::Hash(text.to_ascii_lowercase())) } else { Err(bad()) };
+            let mut hash = [0; HASH_LEN];
+            // A name of other letters is no hash, even if its length is right.
+            return match const_hex::decode_to_slice(text, &mut hash) {
+                Ok(()) if text.len() == HASH_LEN * 2 => Ok(Self::Hash(hash)),
+                _ => Err(bad()),
+            };
         };
         let size = size.parse().map_err(|_| bad())?;
         Digest::parse(function, hash, size)
             .map(Self::Digest)
             .map_err(|error| Status::invalid_argument(error.to_string()))
     }
+}
 
-    /// The digest in full, where only the hash was typed: the one in `operations` that has it.
-    pub(super) fn resolve(self, operations: &[Operation]) -> Result<Digest, Status> {
-        let hash = match self {
-            Self::Digest(digest) => return Ok(digest),
-            Self::Hash(hash) => hash,
-        };
-        let mut found: Vec<Digest> = operations
-            .iter()
-            .filter_map(|operation| match Self::parse(&operation.action_digest) {
-                Ok(Self::Digest(digest)) if digest.hash_hex() == hash => Some(digest),
-                _ => None,
-            })
-            .collect();
+impl ControlService {
+    /// The action that `query` names, where `live` are the operations in flight.
+    pub(super) async fn resolve(&self, query: &Query, live: &[Operation]) -> Result<Digest, Status> {
+        match query {
+            Query::Digest(digest) => Ok(*digest),
+            Query::Hash(hash) => self.resolve_hash(hash, live).await,
+            Query::Operation(id) => {
+                let name = id.to_string();
+                let running = live.iter().find(|operation| operation.name == name);
+                let found = match running {
+                    Some(operation) => operation.action_digest.parse().ok(),
+                    None => self.history.named(*id).await?.and_then(|record| record.action()),
+                };
+                found.ok_or_else(|| Status::not_found(format!("there is no operation {name} any more")))
+            }
+        }
+    }
+
+    async fn resolve_hash(&self, hash: &[u8; HASH_LEN], live: &[Operation]) -> Result<Digest, Status> {
+        let running = live.iter().filter_map(|operation| operation.action_digest.parse().ok());
+        let mut found: Vec<Digest> = running.filter(|digest: &Digest| digest.hash() == hash).collect();
+        found.extend(self.history.actions_with(*hash).await?);
         found.sort_unstable();
         found.dedup();
+        let text = const_hex::encode(hash);
         match found.as_slice() {
             [one] => Ok(*one),
             [] => Err(Status::not_found(format!(
-                "no action with hash {hash} in the history; an older one needs its size: HASH/SIZE"
+                "no action with hash {text} in the history; an older one needs its size: HASH/SIZE"
             ))),
             several => Err(Status::failed_precondition(format!(
-                "hash {hash} fits {} actions; add the size, as in {}",
+                "hash {text} fits {} actions; add the size, as in {}",
                 several.len(),
                 several[0]
             ))),
         }
     }
-}
-
-/// The newest of `operations` that ran `digest` in `instance`.
-pub(super) fn last_of(operations: Vec<Operation>, digest: &Digest, instance: &str) -> Option<Operation> {
-    let digest = digest.to_string();
-    operations
-        .into_iter()
-        .find(|operation| operation.action_digest == digest && operation.instance_name == instance)
 }
 
 #[cfg(test)]
@@ -94,10 +108,18 @@ mod tests {
         );
         let blake3 = digest(DigestFunction::Blake3);
         assert_eq!(Query::parse(&blake3.to_string()).unwrap(), Query::Digest(blake3));
-        assert_eq!(Query::parse(&hash.to_uppercase()).unwrap(), Query::Hash(hash.clone()));
-        for text in
-            ["", "abc", &format!("{hash}/x"), &format!("{hash}/-1"), &format!("md5/{hash}/1"), "a/b/c"]
-        {
+        assert_eq!(Query::parse(&hash.to_uppercase()).unwrap(), Query::Hash([0xab; 32]));
+        let id = OperationId::random();
+        assert_eq!(Query::parse(&id.to_string()).unwrap(), Query::Operation(id));
+        for text in [
+            "",
+            "abc",
+            &format!("{hash}/x"),
+            &format!("{hash}/-1"),
+            &format!("md5/{hash}/1"),
+            "a/b/c",
+            "0xab",
+        ] {
             assert_eq!(Query::parse(text).unwrap_err().code(), tonic::Code::InvalidArgument, "{text}");
         }
     }

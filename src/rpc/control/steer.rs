@@ -1,21 +1,161 @@
-//! STUB of steer.
+//! What a person may do to a node: end actions, let its machines rest, change their slots.
 
-use farmhand_proto::control::{KillActionRequest, KillActionResponse, SetMachineRequest, SetMachineResponse};
+use farmhand_proto::control::machine::State;
+use farmhand_proto::control::{
+    KillActionRequest, KillActionResponse, Machine, SetMachineRequest, SetMachineResponse,
+};
 use tonic::{Request, Response, Status};
 
 use super::ControlService;
+use super::query::Query;
+use crate::execution::{Duty, MachineChange, Target};
 
 impl ControlService {
     pub(super) async fn kill_action(
         &self,
-        _request: Request<KillActionRequest>,
+        request: Request<KillActionRequest>,
     ) -> Result<Response<KillActionResponse>, Status> {
-        Err(Status::unimplemented("kill_action"))
+        let target = self.target(&request.into_inner().operation).await?;
+        let killed = self.scheduler.kill(target).await?;
+        tracing::info!(%target, killed, "killed by a person");
+        Ok(Response::new(KillActionResponse { killed: u32::try_from(killed).unwrap_or(u32::MAX) }))
     }
+
     pub(super) async fn set_machine(
         &self,
-        _request: Request<SetMachineRequest>,
+        request: Request<SetMachineRequest>,
     ) -> Result<Response<SetMachineResponse>, Status> {
-        Err(Status::unimplemented("set_machine"))
+        let request = request.into_inner();
+        let change = change(&request)?;
+        let name = match request.machine {
+            name if name.is_empty() => self.machine(|machine| machine.is_self).await?.name,
+            name => name,
+        };
+        let state = self.scheduler.set_machine(&name, change).await?;
+        let (duty, slots) = (state.duty, state.slots);
+        tracing::info!(machine = name, ?duty, slots, "a person changed a machine");
+        let machine = self.machine(|machine| machine.name == name).await?;
+        Ok(Response::new(SetMachineResponse { machine: Some(machine) }))
+    }
+
+    async fn target(&self, text: &str) -> Result<Target, Status> {
+        let query = Query::parse(text)?;
+        if let Query::Operation(id) = query {
+            return Ok(Target::Operation(id));
+        }
+        let live = self.source.operations().await;
+        self.resolve(&query, &live).await.map(Target::Action)
+    }
+
+    async fn machine(&self, is_it: impl Fn(&Machine) -> bool) -> Result<Machine, Status> {
+        let found = self.source.status().await.machines.into_iter().find(is_it);
+        found.ok_or_else(|| Status::not_found("this machine is no member of the farm (any more)"))
+    }
+}
+
+fn change(request: &SetMachineRequest) -> Result<MachineChange, Status> {
+    let duty = match State::try_from(request.state) {
+        Ok(State::Unspecified) => None,
+        Ok(State::Active) => Some(Duty::Active),
+        Ok(State::Draining) => Some(Duty::Draining),
+        Ok(State::Paused) => Some(Duty::Paused),
+        Ok(State::Yielding | State::Lost) | Err(_) => {
+            return Err(Status::invalid_argument("a machine can be told to be active, draining or paused"));
+        }
+    };
+    let slots = request.slots.map(|slots| usize::try_from(slots).unwrap_or(usize::MAX));
+    Ok(MachineChange { duty, slots })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use async_trait::async_trait;
+    use farmhand_proto::control::{GetStatusResponse, Operation};
+    use tonic::Code;
+
+    use super::super::ControlSource;
+    use super::super::testing;
+    use super::*;
+    use crate::execution::testing::{Farm, ScriptedWorker, request};
+    use crate::execution::{OperationId, Stage};
+
+    /// One machine, named as that of the farm.
+    struct OneMachine;
+
+    #[async_trait]
+    impl ControlSource for OneMachine {
+        async fn status(&self) -> GetStatusResponse {
+            let machine = Machine { name: "worker".into(), is_self: true, ..Default::default() };
+            GetStatusResponse { machines: vec![machine], ..Default::default() }
+        }
+
+        async fn operations(&self) -> Vec<Operation> {
+            Vec::new()
+        }
+    }
+
+    fn service() -> (Farm, Arc<ScriptedWorker>, ControlService) {
+        let (farm, worker) = Farm::with_worker(1);
+        let service = ControlService::new(testing::of_farm(OneMachine, &farm));
+        (farm, worker, service)
+    }
+
+    async fn kill(service: &ControlService, operation: &str) -> Result<u32, Code> {
+        let request = Request::new(KillActionRequest { operation: operation.into() });
+        let response = service.kill_action(request).await;
+        response.map(|response| response.into_inner().killed).map_err(|status| status.code())
+    }
+
+    async fn set(service: &ControlService, request: SetMachineRequest) -> Result<(), Code> {
+        service.set_machine(Request::new(request)).await.map(drop).map_err(|status| status.code())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_runs_is_killed_by_name_and_by_digest() {
+        let (farm, _worker, service) = service();
+        let action = farm.action(&["wait"]);
+        for by_digest in [false, true] {
+            let mut watch = farm.scheduler.execute(request(action)).await.unwrap();
+            while watch.state().stage != Stage::Executing {
+                watch.changed().await;
+            }
+            let name = if by_digest { action.to_string() } else { watch.operation().id.to_string() };
+            assert_eq!(kill(&service, &name).await, Ok(1), "{name}");
+            watch.done().await;
+            assert_eq!(kill(&service, &name).await, Err(Code::FailedPrecondition), "{name}");
+        }
+        for (name, code) in [
+            ("", Code::InvalidArgument),
+            ("nonsense", Code::InvalidArgument),
+            (&OperationId::random().to_string(), Code::NotFound),
+            (&format!("{}/1", "ab".repeat(32)), Code::NotFound),
+            (&"ab".repeat(32), Code::NotFound),
+        ] {
+            assert_eq!(kill(&service, name).await, Err(code), "{name:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn machines_are_told_and_what_makes_no_sense_is_refused() {
+        let (farm, _worker, service) = service();
+        let paused = SetMachineRequest { state: State::Paused.into(), ..Default::default() };
+        assert_eq!(set(&service, paused).await, Ok(()));
+        assert_eq!(farm.scheduler.machines().await[0].duty, Duty::Paused);
+        let slots = |machine: &str, slots| SetMachineRequest {
+            machine: machine.into(),
+            slots: Some(slots),
+            state: 0,
+        };
+        assert_eq!(set(&service, slots("worker", 3)).await, Ok(()));
+        let state = &farm.scheduler.machines().await[0];
+        assert_eq!((state.slots, state.duty), (3, Duty::Paused), "what is not said stays");
+        assert_eq!(set(&service, slots("other", 3)).await, Err(Code::NotFound));
+        assert_eq!(set(&service, slots("", 1_000_000)).await, Err(Code::InvalidArgument));
+        for state in [State::Lost as i32, State::Yielding as i32, 77] {
+            let request = SetMachineRequest { state, ..Default::default() };
+            assert_eq!(set(&service, request).await, Err(Code::InvalidArgument), "{state}");
+        }
     }
 }

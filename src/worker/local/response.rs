@@ -1,6 +1,7 @@
 //! The `ExecuteResponse` of a command that ran.
 
 use farmhand_proto::any::{self, Named};
+use farmhand_proto::time::std_duration;
 use farmhand_proto::{protobuf, reapi, rpc};
 
 use super::failure::{Code, status};
@@ -29,6 +30,19 @@ pub struct ResourceUsage {
 
 impl Named for ResourceUsage {
     const NAME: &'static str = "farmhand.v1.ResourceUsage";
+}
+
+impl ResourceUsage {
+    /// What the run used that made `result`, where its metadata tell.
+    pub fn of(result: &reapi::ActionResult) -> Option<Self> {
+        result.execution_metadata.as_ref()?.auxiliary_metadata.iter().find_map(any::unpack)
+    }
+
+    /// CPU time in all.
+    pub fn cpu_time(&self) -> Option<std::time::Duration> {
+        let (user, system) = (self.user_time.as_ref()?, self.system_time.as_ref()?);
+        std_duration(user)?.checked_add(std_duration(system)?)
+    }
 }
 
 /// Puts together how the command ended and what it left.

@@ -39,6 +39,10 @@ impl Runner for FakeRunner {
     fn is_sandboxed(&self) -> bool {
         self.sandboxed
     }
+
+    async fn resize(&self, _seats: usize) -> Result<(), RunError> {
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -251,6 +255,22 @@ async fn twenty_equal_actions_at_once_do_not_clash() {
         let result = response.result.unwrap();
         assert_eq!((result.exit_code, bench.text(&result.stdout_digest).as_str()), (0, "input"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_may_change_within_reason() {
+    let bench = Bench::new(shell());
+    for slots in [9, 1] {
+        bench.worker.set_slots(slots).await.unwrap();
+        assert_eq!(bench.worker.slots(), slots);
+    }
+    for slots in [0, usize::MAX] {
+        let error = bench.worker.set_slots(slots).await.unwrap_err();
+        assert!(matches!(error, SlotsError::Range { wanted, .. } if wanted == slots), "{error}");
+    }
+    assert_eq!(bench.worker.slots(), 1, "as before");
+    let response = bench.execute(sh("true", &[])).await;
+    assert_eq!(response.result.unwrap().exit_code, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,12 +1,18 @@
-//! [`ActionGroup`]: the control group of all actions, which bounds their memory together.
+//! [`ActionGroup`]: the control group of all actions, which bounds their memory together and shares
+//! out the processors among them.
 //!
 //! Without it an action that takes all memory makes the kernel choose a victim among everything that
 //! runs on the machine. With it the kernel chooses among the actions, and the greediest comes
 //! first. What actions keep in `/tmp` and `/dev/shm` counts too.
 //!
+//! Each spawner has a part of the group, a *seat*, with an equal claim to the processors: a thousand
+//! processes of one action get no more than the one process of another. Sessions do not do that
+//! (the kernel's autogroups): a process that ends leaves its autogroup, and those of a fork bomb end by
+//! the hundred, each with the claim of a whole session.
+//!
 //! Version 2 of control groups needs a group of our own that is delegated to us, as the service has;
-//! version 1 (`memory`) needs root. Elsewhere there is none, and the actions' out-of-memory score has
-//! to do.
+//! version 1 (`memory`, and `cpu` for the seats) needs root. Elsewhere there is none, and the actions'
+//! out-of-memory score and the autogroups have to do.
 
 use std::fs;
 use std::io;
@@ -16,16 +22,34 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Begin of the names of groups; the process id of the daemon follows.
 const PREFIX: &str = "farmhand-";
 
+/// Names of controllers.
+const MEMORY: &str = "memory";
+const PROCESSORS: &str = "cpu";
+
 /// Where the daemon itself goes when it parts its group: one with processes cannot have parts.
 const NODE: &str = "node";
 
 /// The file that lists the processes of a group, and takes new ones.
 const PROCESSES: &str = "cgroup.procs";
 
+/// The file of version 2 that says which controllers the parts of a group have.
+const CONTROLLERS: &str = "cgroup.subtree_control";
+
+/// The claim of a group to the processors unless told otherwise, and the highest there is, in the units
+/// of either version.
+const WEIGHT: [(Version, &str, u64, u64); 2] =
+    [(Version::One, "cpu.shares", 1024, 1 << 18), (Version::Two, "cpu.weight", 100, 10_000)];
+
+/// Tries to sit down in a new seat. Whoever makes one removes the empty ones of others, and may take
+/// one for empty that is about to be taken.
+const TRIES: u32 = 10;
+
 /// A control group that spawners join. Removed when dropped, if nothing is left in it.
 #[derive(Debug)]
 pub struct ActionGroup {
     directory: PathBuf,
+    /// Where the seats are, if the processors can be shared out.
+    seats: Option<PathBuf>,
     version: Version,
     memory: u64,
     /// Processes the kernel has killed in it for want of memory, as far as was told.
@@ -39,7 +63,7 @@ enum Version {
     Two,
 }
 
-/// Where this process stands in the hierarchy that has the memory controller.
+/// Where this process stands in the hierarchy that has some controller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Place {
     version: Version,
@@ -68,21 +92,25 @@ pub enum GroupError {
 // === impl ActionGroup ===
 
 impl ActionGroup {
-    /// Makes a group below that of this process, for `memory` bytes at most. Groups of daemons that
-    /// were killed are removed.
+    /// Makes a group below that of this process, for `memory` bytes at most and with the claim of
+    /// `slots` ordinary groups to the processors. Groups of daemons that were killed are removed.
     ///
     /// # Errors
     /// [`GroupError`]; nothing has changed then.
-    pub fn make(memory: u64) -> Result<Self, GroupError> {
-        let place = own_place()?;
+    pub fn make(memory: u64, slots: usize) -> Result<Self, GroupError> {
+        let place = own_place(MEMORY)?;
         let refused = |source| GroupError::Refused { path: place.directory.clone(), source };
         if place.version == Version::Two {
             part(&place.directory, &refused)?;
         }
-        remove_abandoned(&place.directory);
-        let directory = place.directory.join(format!("{PREFIX}{}", std::process::id()));
-        fs::create_dir(&directory).or_else(ignore_existing).map_err(refused)?;
-        let group = Self { directory, version: place.version, memory, kills: AtomicU64::new(0) };
+        let directory = make_own(&place.directory).map_err(refused)?;
+        let seats = make_seats(place.version, &directory, slots);
+        if let Err(error) = &seats {
+            let reason = error.to_string();
+            tracing::info!(reason, "the processors are not shared out among actions");
+        }
+        let (seats, version) = (seats.ok(), place.version);
+        let group = Self { directory, seats, version, memory, kills: AtomicU64::new(0) };
         let file = match place.version {
             Version::One => "memory.limit_in_bytes",
             Version::Two => "memory.max",
@@ -96,7 +124,7 @@ impl ActionGroup {
     /// # Errors
     /// [`GroupError`].
     pub fn describe() -> Result<String, GroupError> {
-        let Place { version, directory } = own_place()?;
+        let Place { version, directory } = own_place(MEMORY)?;
         let refused = |source| GroupError::Refused { path: directory.clone(), source };
         fs::File::options().write(true).open(directory.join(PROCESSES)).map_err(refused)?;
         let version = match version {
@@ -111,9 +139,14 @@ impl ActionGroup {
         self.memory
     }
 
-    /// The directory of the group, for [`join`].
-    pub(super) fn directory(&self) -> &Path {
-        &self.directory
+    /// Whether each spawner has an equal claim to the processors.
+    pub fn has_seats(&self) -> bool {
+        self.seats.is_some()
+    }
+
+    /// The directories for [`join`]: of the group, and of its seats where there are any.
+    pub(super) fn directories(&self) -> (&Path, Option<&Path>) {
+        (&self.directory, self.seats.as_deref())
     }
 
     /// Whether the kernel has killed a process in here since this was asked last.
@@ -136,13 +169,67 @@ impl ActionGroup {
 impl Drop for ActionGroup {
     fn drop(&mut self) {
         // A group that still has processes stays, and goes at the next start.
-        let _ = fs::remove_dir(&self.directory);
+        for group in self.seats.iter().chain([&self.directory]) {
+            remove_whole(group);
+        }
     }
 }
 
-/// Moves this process into the group at `directory`.
-pub(super) fn join(directory: &Path) -> io::Result<()> {
+/// Moves this process into the group at `directory`, and into a new seat below `seats`.
+pub(super) fn join(directory: &Path, seats: Option<&Path>) -> io::Result<()> {
+    if seats != Some(directory) {
+        enter(directory)?;
+    }
+    let Some(seats) = seats else { return Ok(()) };
+    let seat = seats.join(std::process::id().to_string());
+    let mut tries = 0;
+    loop {
+        remove_parts(seats);
+        fs::create_dir(&seat).or_else(ignore_existing)?;
+        match enter(&seat) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && tries < TRIES => tries += 1,
+            outcome => return outcome,
+        }
+    }
+}
+
+fn enter(directory: &Path) -> io::Result<()> {
     fs::write(directory.join(PROCESSES), "0")
+}
+
+/// Makes this daemon's group below `place`, where those of daemons that are gone are removed.
+fn make_own(place: &Path) -> io::Result<PathBuf> {
+    remove_abandoned(place);
+    let directory = place.join(format!("{PREFIX}{}", std::process::id()));
+    fs::create_dir(&directory).or_else(ignore_existing)?;
+    Ok(directory)
+}
+
+/// Makes the group whose parts share the processors equally, which in version 2 is `directory` itself.
+fn make_seats(version: Version, directory: &Path, slots: usize) -> io::Result<PathBuf> {
+    let seats = match version {
+        Version::One => {
+            let place = own_place(PROCESSORS).map_err(io::Error::other)?;
+            if place.version != Version::One {
+                return Err(io::Error::from(io::ErrorKind::Unsupported));
+            }
+            make_own(&place.directory)?
+        }
+        Version::Two => {
+            let parent = directory.parent().unwrap_or(directory);
+            fs::write(parent.join(CONTROLLERS), "+cpu")?;
+            directory.to_owned()
+        }
+    };
+    for (_, file, usual, most) in WEIGHT.iter().filter(|(of, ..)| *of == version) {
+        let weight = usual.saturating_mul(slots.max(1) as u64).min(*most);
+        fs::write(seats.join(file), weight.to_string())?;
+    }
+    if version == Version::Two {
+        // The last step: from now on the group takes processes in its parts only.
+        fs::write(seats.join(CONTROLLERS), "+cpu")?;
+    }
+    Ok(seats)
 }
 
 /// Makes the group at `directory` one that can have parts with limits, which only one without
@@ -155,10 +242,10 @@ fn part(directory: &Path, refused: &dyn Fn(io::Error) -> GroupError) -> Result<(
     }
     let node = directory.join(NODE);
     fs::create_dir(&node).or_else(ignore_existing).map_err(refused)?;
-    join(&node).map_err(refused)?;
-    fs::write(directory.join("cgroup.subtree_control"), "+memory").map_err(|error| {
+    enter(&node).map_err(refused)?;
+    fs::write(directory.join(CONTROLLERS), "+memory").map_err(|error| {
         // Back to where it was; if that fails it stays below, where it is as well off.
-        let _ = join(directory);
+        let _ = enter(directory);
         refused(error)
     })
 }
@@ -171,8 +258,21 @@ fn ignore_existing(error: io::Error) -> io::Result<()> {
 fn remove_abandoned(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if is_abandoned(&entry.file_name().to_string_lossy()) {
-            let _ = fs::remove_dir(entry.path());
+            remove_whole(&entry.path());
         }
+    }
+}
+
+/// Removes the group at `directory` with its parts, as far as they have no processes.
+fn remove_whole(directory: &Path) {
+    remove_parts(directory);
+    let _ = fs::remove_dir(directory);
+}
+
+fn remove_parts(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        // What is no group is a file of the kernel's, and is not removed.
+        let _ = fs::remove_dir(entry.path());
     }
 }
 
@@ -183,14 +283,15 @@ fn is_abandoned(name: &str) -> bool {
     daemon.is_some_and(|daemon| !Path::new("/proc").join(daemon.to_string()).exists())
 }
 
-fn own_place() -> Result<Place, GroupError> {
+fn own_place(controller: &str) -> Result<Place, GroupError> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    place(&mounts, &groups).ok_or(GroupError::Absent)
+    place(controller, &mounts, &groups).ok_or(GroupError::Absent)
 }
 
-/// Reads where this process stands out of `/proc/self/mountinfo` and `/proc/self/cgroup`.
-fn place(mounts: &str, groups: &str) -> Option<Place> {
+/// Reads where this process stands in the hierarchy that has `controller` out of
+/// `/proc/self/mountinfo` and `/proc/self/cgroup`.
+fn place(controller: &str, mounts: &str, groups: &str) -> Option<Place> {
     let path_of = |wanted: &dyn Fn(&str, &str) -> bool| {
         groups.lines().find_map(|line| {
             let mut fields = line.splitn(3, ':');
@@ -198,8 +299,8 @@ fn place(mounts: &str, groups: &str) -> Option<Place> {
             wanted(number, controllers).then_some(path)
         })
     };
-    let has_memory = |options: &str| options.split(',').any(|option| option == "memory");
-    let one = path_of(&|_, controllers| has_memory(controllers)).map(|path| (Version::One, path));
+    let has_it = |options: &str| options.split(',').any(|option| option == controller);
+    let one = path_of(&|_, controllers| has_it(controllers)).map(|path| (Version::One, path));
     let two = path_of(&|number, _| number == "0").map(|path| (Version::Two, path));
     let (version, path) = one.or(two)?;
     mounts.lines().find_map(|line| {
@@ -207,7 +308,7 @@ fn place(mounts: &str, groups: &str) -> Option<Place> {
         let mut system = system.split(' ');
         let (kind, options) = (system.next()?, system.nth(1).unwrap_or_default());
         let wanted = match version {
-            Version::One => kind == "cgroup" && has_memory(options),
+            Version::One => kind == "cgroup" && has_it(options),
             Version::Two => kind == "cgroup2",
         };
         let mut mount = mount.split(' ').skip(3);
@@ -222,7 +323,7 @@ mod tests {
     use super::*;
 
     fn found(mounts: &str, groups: &str) -> Option<(Version, String)> {
-        let place = place(mounts, groups)?;
+        let place = place(MEMORY, mounts, groups)?;
         Some((place.version, place.directory.to_str()?.to_owned()))
     }
 
@@ -242,6 +343,9 @@ mod tests {
                       42 30 0:33 /jail /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
         let groups = "5:cpu:/\n4:memory:/jail/me\n0::/\n";
         assert_eq!(found(mounts, groups), Some((Version::One, "/sys/fs/cgroup/memory/me".to_owned())));
+        let processors = place(PROCESSORS, mounts, groups);
+        let directory = PathBuf::from("/sys/fs/cgroup/cpu");
+        assert_eq!(processors, Some(Place { version: Version::One, directory }));
     }
 
     #[test]

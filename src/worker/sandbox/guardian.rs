@@ -131,7 +131,7 @@ fn serve(job: &Job) -> ExitCode {
 fn guard(job: &Job) -> Result<Role, Failure> {
     let children = settle().map_err(Failure::step("start the spawner"))?;
     if let Some(group) = &job.group {
-        cgroup::join(group).map_err(|error| {
+        cgroup::join(group, job.seats.as_deref()).map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             Failure::at("join the control group", group)(errno)
         })?;

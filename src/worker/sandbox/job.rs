@@ -1,7 +1,7 @@
 //! [`Job`]: what a spawner process is told by its command line.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::pool::{Mode, SpawnerConfig};
 
@@ -20,6 +20,8 @@ pub(super) struct Job {
     pub(super) mode: Mode,
     /// Control group to join.
     pub(super) group: Option<PathBuf>,
+    /// Control group to have a seat in.
+    pub(super) seats: Option<PathBuf>,
     /// Bytes of `/tmp`, and of `/dev/shm`.
     pub(super) tmp_size: Option<u64>,
     /// Files a command may have open until it asks for more; as many as the daemon if not set.
@@ -32,23 +34,25 @@ impl Job {
     pub(super) fn of(config: &SpawnerConfig) -> Self {
         Self {
             mode: config.mode,
-            group: config.group.as_ref().map(|group| group.directory().to_owned()),
+            group: config.group.as_ref().map(|group| group.directories().0.to_owned()),
+            seats: config.group.as_ref().and_then(|group| group.directories().1.map(Path::to_owned)),
             tmp_size: config.tmp_size,
             open_files: config.open_files,
             shown: config.shown.clone(),
         }
     }
 
-    /// The command line: [`WORD`], mode, group, size and limit (empty where there is none), directories.
+    /// The command line: [`WORD`], mode, groups, size and limit (empty where there is none), directories.
     pub(super) fn arguments(&self) -> Vec<OsString> {
         let mode = match self.mode {
             Mode::Sandbox => SANDBOX,
             Mode::Plain => PLAIN,
         };
-        let group = self.group.as_deref().map_or(OsStr::new(""), |group| group.as_os_str());
+        let path = |path: &Option<PathBuf>| path.clone().unwrap_or_default().into_os_string();
         let number = |number: Option<u64>| number.map(|number| number.to_string()).unwrap_or_default();
         let (size, files) = (number(self.tmp_size), number(self.open_files));
-        let mut arguments = vec![WORD.into(), mode.into(), group.into(), size.into(), files.into()];
+        let (group, seats) = (path(&self.group), path(&self.seats));
+        let mut arguments = vec![WORD.into(), mode.into(), group, seats, size.into(), files.into()];
         arguments.extend(self.shown.iter().map(OsString::from));
         arguments
     }
@@ -60,9 +64,10 @@ impl Job {
             PLAIN => Mode::Plain,
             _ => return None,
         };
-        let group = Some(rest.next()?).filter(|group| !group.is_empty()).map(PathBuf::from);
+        let mut path = || Some(Some(rest.next()?).filter(|path| !path.is_empty()).map(PathBuf::from));
+        let (group, seats) = (path()?, path()?);
         let (tmp_size, open_files) = (number(&rest.next()?)?, number(&rest.next()?)?);
-        Some(Self { mode, group, tmp_size, open_files, shown: rest.map(PathBuf::from).collect() })
+        Some(Self { mode, group, seats, tmp_size, open_files, shown: rest.map(PathBuf::from).collect() })
     }
 }
 
@@ -80,7 +85,8 @@ mod tests {
         let group = Some("/sys/fs/cgroup/x".into());
         for (group, tmp_size, open_files) in [(None, None, Some(1024)), (group, Some(1 << 30), None)] {
             let shown = vec!["/opt/sdk".into()];
-            let job = Job { mode: Mode::Sandbox, group, tmp_size, open_files, shown };
+            let seats = group.clone();
+            let job = Job { mode: Mode::Sandbox, group, seats, tmp_size, open_files, shown };
             let mut arguments = job.arguments().into_iter();
             assert_eq!(arguments.next().unwrap(), WORD);
             assert_eq!(Job::parse(&arguments.next().unwrap(), arguments), Some(job));
@@ -89,7 +95,8 @@ mod tests {
 
     #[test]
     fn other_words_are_no_job() {
-        for words in [&["dance", "", "", ""][..], &["plain", "", ""], &["plain", "", "lots", ""]] {
+        for words in [&["dance", "", "", "", ""][..], &["plain", "", "", ""], &["plain", "", "", "lots", ""]]
+        {
             let mut words = words.iter().map(OsString::from);
             assert_eq!(Job::parse(&words.next().unwrap(), words), None);
         }

@@ -1,4 +1,7 @@
 //! The daemon's side: one spawner process for each slot, and the [`Runner`] that uses them.
+//!
+//! The number of slots may change while commands run: spawners of new ones are started before anybody
+//! gets a seat in them, and those that are too many end when their commands have.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,13 +18,13 @@ use rustix::net::{
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::cgroup::ActionGroup;
 use super::job::Job;
 use super::memory::{MEMORY, Memory};
 use super::wire::{Failure, HEADER, MAX_MESSAGE, Reply, Request};
+use crate::worker::slots::{Slot, Slots};
 use crate::worker::{Exit, Outcome, Overlay, PreparedCommand, RunError, Runner, Seat};
 
 /// The longest reply a spawner may send.
@@ -67,17 +70,17 @@ pub struct SpawnerPool {
 #[derive(Debug)]
 struct Shared {
     config: SpawnerConfig,
-    /// Closed when the pool stops. Whoever has a permit may take a spawner or start one.
-    slots: Arc<Semaphore>,
+    /// Closed when the pool stops. Whoever has one may take a spawner or start one.
+    slots: Arc<Slots>,
     idle: Mutex<Vec<Spawner>>,
 }
 
-/// A slot and the spawner in it, which goes back to the idle ones unless it was lost.
+/// A slot and the spawner in it, which goes back to the idle ones unless it was lost or is too many.
 struct SpawnerSeat {
     spawner: Option<Spawner>,
     memory: Option<Arc<Memory>>,
     shared: Arc<Shared>,
-    _slot: OwnedSemaphorePermit,
+    _slot: Slot,
 }
 
 /// A spawner process. Dropping it closes the socket, which ends it with all it runs.
@@ -118,18 +121,14 @@ impl SpawnerPool {
         for _ in 0..slots {
             idle.push(Spawner::start(&config).await?);
         }
-        let (slots, idle) = (Arc::new(Semaphore::new(slots)), Mutex::new(idle));
+        let (slots, idle) = (Slots::new(slots), Mutex::new(idle));
         Ok(Self { shared: Arc::new(Shared { config, slots, idle }) })
     }
 
     /// Waits for the commands that run (cancel them first if they are not to finish), then ends all
     /// spawners. Commands that come later are refused.
     pub async fn stop(&self) {
-        let all = u32::try_from(self.shared.config.slots.max(1)).unwrap_or(u32::MAX);
-        // An error means that somebody else is stopping the pool.
-        let held = self.shared.slots.acquire_many(all).await;
-        self.shared.slots.close();
-        drop(held);
+        self.shared.slots.close().await;
         let idle = std::mem::take(&mut *self.shared.idle());
         for spawner in idle {
             spawner.end().await;
@@ -141,8 +140,8 @@ impl SpawnerPool {
 impl Runner for SpawnerPool {
     async fn seat(&self) -> Result<Box<dyn Seat>, RunError> {
         let shared = Arc::clone(&self.shared);
-        let closed = |_| setup("take a slot", io::Error::other("the runner is stopping"));
-        let slot = Arc::clone(&shared.slots).acquire_owned().await.map_err(closed)?;
+        let closed = || setup("take a slot", io::Error::other("the runner is stopping"));
+        let slot = shared.slots.take().await.ok_or_else(closed)?;
         let spawner = shared.take().await?;
         let memory = spawner.memory.clone();
         Ok(Box::new(SpawnerSeat { spawner: Some(spawner), memory, shared, _slot: slot }))
@@ -150,6 +149,25 @@ impl Runner for SpawnerPool {
 
     fn is_sandboxed(&self) -> bool {
         self.shared.config.mode == Mode::Sandbox
+    }
+
+    async fn resize(&self, seats: usize) -> Result<(), RunError> {
+        let seats = seats.max(1);
+        let mut fresh = Vec::new();
+        for _ in self.shared.slots.wanted()..seats {
+            fresh.push(Spawner::start(&self.shared.config).await?);
+        }
+        self.shared.idle().append(&mut fresh);
+        self.shared.slots.resize(seats);
+        let surplus: Vec<_> = {
+            let mut idle = self.shared.idle();
+            let kept = idle.len().min(seats);
+            idle.drain(kept..).collect()
+        };
+        for spawner in surplus {
+            spawner.end().await;
+        }
+        Ok(())
     }
 }
 
@@ -234,8 +252,11 @@ impl Seat for SpawnerSeat {
 
 impl Drop for SpawnerSeat {
     fn drop(&mut self) {
-        if let Some(spawner) = self.spawner.take() {
-            self.shared.idle().push(spawner);
+        let Some(spawner) = self.spawner.take() else { return };
+        let mut idle = self.shared.idle();
+        // One more than there are slots ends when it is dropped.
+        if idle.len() < self.shared.slots.wanted() {
+            idle.push(spawner);
         }
     }
 }

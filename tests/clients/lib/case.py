@@ -23,7 +23,7 @@ class ClientTest(unittest.TestCase):
         self.logs.mkdir(parents=True)
         # Short, because a Unix socket's path below it has at most 107 bytes.
         self.scratch = Path(tempfile.mkdtemp(prefix=""))
-        self.addCleanup(shutil.rmtree, self.scratch, onerror=_writable_first)
+        self.addCleanup(shutil.rmtree, self.scratch, onerror=writable_first)
         self.node = node.Node(self.scratch / "node", self.logs, *self.NODE_OPTIONS)
         self.addCleanup(self.node.stop)
         self.node.start()
@@ -65,7 +65,7 @@ def logs_of(test: unittest.TestCase) -> Path:
     return Path(os.environ["FARMHAND_TEST_LOGS"]) / re.sub(r"\W+", "-", test.id())
 
 
-def _writable_first(function, path, _error) -> None:
+def writable_first(function, path, _error) -> None:
     """Bazel makes output directories read-only; only root may delete what is in them."""
     for directory in (Path(path).parent, Path(path)):
         if directory.is_dir() and not directory.is_symlink():

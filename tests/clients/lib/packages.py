@@ -21,6 +21,7 @@ DEBIAN = {
     "g++": "g++",
     "java": "default-jre-headless",
     "npm": "npm",
+    "tmux": "tmux",
 }
 
 

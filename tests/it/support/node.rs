@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use farmhand_proto::control::control_client::ControlClient;
 use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint};
 
 use super::Client;
 
@@ -87,6 +89,20 @@ impl Node {
     /// A client of this node for `instance`.
     pub(crate) async fn client_of(&self, instance: &str) -> Client {
         Client::connect(self.address, instance).await
+    }
+
+    /// A client of its control API.
+    pub(crate) async fn control(&self) -> ControlClient<Channel> {
+        let socket = self.runtime_dir().join("control.sock");
+        let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display())).unwrap();
+        ControlClient::new(endpoint.connect().await.unwrap()).max_decoding_message_size(32 << 20)
+    }
+
+    /// Bytes of the memory it has, by the name of a line of `/proc/PID/status`.
+    pub(crate) fn memory(&self, line: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let rest = status.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(':')).unwrap();
+        rest.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
     /// Process id of the node.

@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use super::super::super::error::CliError;
-use super::super::blobs::{Blob, Maker};
-use super::super::client::{CallError, Client};
+use super::super::super::remote::{Blob, CallError, Client};
+use super::super::blobs::Maker;
 use super::dice::Dice;
 use super::{action, print_line};
 use crate::digest::{Digest, DigestFunction, Hasher};

@@ -10,8 +10,8 @@ use prost::Message;
 use tokio::time::Instant;
 
 use super::super::super::error::CliError;
+use super::super::super::remote::Blob;
 use super::super::Bench;
-use super::super::blobs::Blob;
 use super::super::figure::Figure;
 use super::super::load::{Samples, round_rate, time_all};
 use super::super::spawner::Spawners;
@@ -21,7 +21,7 @@ use crate::digest::Digest;
 const IN_FLIGHT: usize = 8;
 
 /// Actions prepared at once.
-const ROUND: usize = 200;
+pub(super) const ROUND: usize = 200;
 
 /// Small files that an action has as inputs.
 const INPUTS: usize = 10;
@@ -49,18 +49,20 @@ pub(super) async fn latency(bench: &Bench) -> Result<Vec<Figure>, CliError> {
 /// Actions a second, several in flight.
 pub(super) async fn rate(bench: &Bench) -> Result<Figure, CliError> {
     let root = small_root(bench).await?;
-    let rate = round_rate(bench.time, async || {
-        let requests = fresh(bench, &root, ROUND).await?;
-        let run = async |request| bench.client.execute(request).await.map(drop);
-        Ok((ROUND, time_all(IN_FLIGHT, requests.into_iter().map(run)).await?))
-    })
-    .await?;
+    let rate = round_rate(bench.time, async || Ok((ROUND, timed_round(bench, &root).await?))).await?;
     let spawners = Spawners::start().await?;
     let alone = spawners.rate(IN_FLIGHT, bench.time / 2).await;
     spawners.stop().await;
     Ok(Figure::rate("parallel-actions", rate)
         .beside("fork+exec, 8 at once", bench.limits.spawn_rate()?)
         .beside("spawners alone", alone?))
+}
+
+/// Runs [`ROUND`] new actions, several in flight.
+pub(super) async fn timed_round(bench: &Bench, root: &Digest) -> Result<Duration, CliError> {
+    let requests = fresh(bench, root, ROUND).await?;
+    let run = async |request| bench.client.execute(request).await.map(drop);
+    Ok(time_all(IN_FLIGHT, requests.into_iter().map(run)).await?)
 }
 
 async fn samples(bench: &Bench, root: Digest, time: Duration) -> Result<Samples, CliError> {
@@ -116,7 +118,8 @@ pub(super) fn request(bench: &Bench, action: &Digest) -> Bytes {
     request.encode_to_vec().into()
 }
 
-async fn small_root(bench: &Bench) -> Result<Digest, CliError> {
+/// A directory of a few small files, which the server has.
+pub(super) async fn small_root(bench: &Bench) -> Result<Digest, CliError> {
     let mut blobs = bench.blobs.blobs(INPUTS, 500);
     let node = |(i, blob): (usize, &Blob)| reapi::FileNode {
         name: format!("input{i}"),

@@ -5,8 +5,8 @@ use farmhand_proto::reapi;
 use prost::Message;
 
 use super::super::super::error::CliError;
+use super::super::super::remote::Blob;
 use super::super::Bench;
-use super::super::blobs::Blob;
 use super::super::figure::Figure;
 use super::super::load::{call_rate, round_rate, time_all};
 

@@ -5,9 +5,8 @@ use farmhand_proto::reapi;
 use prost::Message;
 
 use super::super::super::error::CliError;
+use super::super::super::remote::{Blob, CallError};
 use super::super::Bench;
-use super::super::blobs::Blob;
-use super::super::client::CallError;
 use super::super::figure::Figure;
 use super::super::load::call_rate;
 use super::actions::{action, no_op, request};

@@ -9,11 +9,12 @@ use farmhand_proto::reapi;
 use tokio::time::Instant;
 
 use super::super::super::error::{CliError, Explain};
+use super::super::super::remote::Blob;
+use super::super::super::scratch::Scratch;
 use super::super::Bench;
-use super::super::blobs::{Blob, Maker};
+use super::super::blobs::Maker;
 use super::super::figure::Figure;
 use super::super::load::Samples;
-use super::super::scratch::Scratch;
 use super::actions::{action, no_op, request};
 use crate::digest::Digest;
 
@@ -173,7 +174,7 @@ fn file_size(number: usize) -> usize {
 /// What it takes to put the tree together with system calls alone: by writing the files, and by
 /// linking to files that are there.
 fn stage_by_hand(root: &Root) -> io::Result<(Duration, Duration)> {
-    let scratch = Scratch::new().map_err(|error| io::Error::other(error.to_string()))?;
+    let scratch = Scratch::new("bench").map_err(|error| io::Error::other(error.to_string()))?;
     let (written, linked) = (scratch.path().join("written"), scratch.path().join("linked"));
     let begin = Instant::now();
     stage(root, &written, |path, blob| File::create_new(path)?.write_all(&blob.data))?;

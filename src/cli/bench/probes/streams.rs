@@ -1,9 +1,8 @@
 //! Blobs by ByteStream, large and small.
 
 use super::super::super::error::CliError;
+use super::super::super::remote::{Blob, CallError, Client};
 use super::super::Bench;
-use super::super::blobs::Blob;
-use super::super::client::{CallError, Client};
 use super::super::figure::Figure;
 use super::super::load::{call_rate, round_rate, time_all};
 

@@ -3,7 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::super::error::{CliError, Explain};
+use super::error::{CliError, Explain};
+
+/// Characters of the part of its name that is random. Short, because a socket in there has a path of 107
+/// bytes at most.
+const RANDOM: usize = 12;
 
 /// The directory. Dropping it removes it.
 #[derive(Debug)]
@@ -12,17 +16,19 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    pub(super) fn new() -> Result<Self, CliError> {
-        Self::below(&std::env::temp_dir())
+    /// One where temporary files go, named after the command it is for.
+    pub(super) fn new(command: &str) -> Result<Self, CliError> {
+        Self::below(&std::env::temp_dir(), command)
     }
 
     /// One in memory, where the machine has a place for that.
-    pub(super) fn in_memory() -> Result<Self, CliError> {
-        Self::below(Path::new("/dev/shm")).or_else(|_| Self::new())
+    pub(super) fn in_memory(command: &str) -> Result<Self, CliError> {
+        Self::below(Path::new("/dev/shm"), command).or_else(|_| Self::new(command))
     }
 
-    fn below(directory: &Path) -> Result<Self, CliError> {
-        let path = directory.join(format!("farmhand-bench-{}", uuid::Uuid::new_v4()));
+    fn below(directory: &Path, command: &str) -> Result<Self, CliError> {
+        let random = uuid::Uuid::new_v4().simple().to_string();
+        let path = directory.join(format!("farmhand-{command}-{}", &random[..RANDOM]));
         fs::create_dir(&path).explain(format!("cannot make {}", path.display()))?;
         Ok(Self { path })
     }
@@ -44,7 +50,7 @@ mod tests {
 
     #[test]
     fn nothing_is_left() {
-        for scratch in [Scratch::new().unwrap(), Scratch::in_memory().unwrap()] {
+        for scratch in [Scratch::new("test").unwrap(), Scratch::in_memory("test").unwrap()] {
             let path = scratch.path().to_owned();
             fs::write(path.join("file"), "x").unwrap();
             drop(scratch);

@@ -11,13 +11,13 @@ use futures_util::stream::{self, Stream, StreamExt};
 use http::uri::PathAndQuery;
 use prost::Message;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::metadata::BinaryMetadataValue;
 use tonic::transport::Channel;
-use tonic::{Code, IntoRequest, IntoStreamingRequest, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::super::error::CliError;
-use super::super::remote::resource_name;
-use super::blobs::Blob;
+use super::{Blob, resource_name};
 use crate::digest::Digest;
 
 /// Bytes of a message of a stream.
@@ -32,16 +32,21 @@ const BATCH_BYTES: usize = 3 << 20;
 /// Blobs in a batch that is stored ahead of a measurement.
 const BATCH_BLOBS: usize = 1000;
 
+/// The header in which a client tells who is asking.
+const METADATA_HEADER: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
+
 /// A REAPI client of one instance.
 #[derive(Clone)]
-pub(super) struct Client {
+pub(in crate::cli) struct Client {
     channel: Channel,
     instance: String,
+    /// An encoded RequestMetadata, for every call.
+    metadata: Option<BinaryMetadataValue>,
 }
 
 /// Why a call did not do what it should.
 #[derive(Clone, Debug, thiserror::Error)]
-pub(super) enum CallError {
+pub(in crate::cli) enum CallError {
     /// The server refused it, or one blob of it, or the action.
     #[error("{} ({:?})", .0.message(), .0.code())]
     Refused(Status),
@@ -57,12 +62,12 @@ struct WireCodec;
 // === impl CallError ===
 
 impl CallError {
-    pub(super) fn wrong(what: impl Into<String>) -> Self {
+    pub(in crate::cli) fn wrong(what: impl Into<String>) -> Self {
         Self::Wrong(what.into())
     }
 
     /// The code of a refusal.
-    pub(super) fn code(&self) -> Option<Code> {
+    pub(in crate::cli) fn code(&self) -> Option<Code> {
         match self {
             Self::Refused(status) => Some(status.code()),
             Self::Wrong(_) => None,
@@ -85,23 +90,29 @@ impl From<CallError> for CliError {
 // === impl Client ===
 
 impl Client {
-    pub(super) fn new(channel: Channel, instance: &str) -> Self {
-        Self { channel, instance: instance.to_owned() }
+    pub(in crate::cli) fn new(channel: Channel, instance: &str) -> Self {
+        Self { channel, instance: instance.to_owned(), metadata: None }
+    }
+
+    /// The same client, which tells with every call on whose behalf it is made.
+    pub(in crate::cli) fn on_behalf_of(&self, metadata: &reapi::RequestMetadata) -> Self {
+        let metadata = BinaryMetadataValue::from_bytes(&metadata.encode_to_vec());
+        Self { metadata: Some(metadata), ..self.clone() }
     }
 
     /// Name of the instance, for requests.
-    pub(super) fn instance(&self) -> String {
+    pub(in crate::cli) fn instance(&self) -> String {
         self.instance.clone()
     }
 
     /// One call with encoded messages.
-    pub(super) async fn call(&self, path: &'static str, request: Bytes) -> Result<Bytes, CallError> {
+    pub(in crate::cli) async fn call(&self, path: &'static str, request: Bytes) -> Result<Bytes, CallError> {
         let path = PathAndQuery::from_static(path);
-        Ok(self.grpc().await?.unary(request.into_request(), path, WireCodec).await?.into_inner())
+        Ok(self.grpc().await?.unary(self.with_metadata(request), path, WireCodec).await?.into_inner())
     }
 
     /// Stores blobs, in batches and streams.
-    pub(super) async fn store(&self, blobs: &[Blob]) -> Result<(), CallError> {
+    pub(in crate::cli) async fn store(&self, blobs: &[Blob]) -> Result<(), CallError> {
         let mut rest = blobs;
         while let Some(first) = rest.first() {
             if first.data.len() > BATCH_BYTES {
@@ -117,7 +128,7 @@ impl Client {
     }
 
     /// The request that stores these blobs in one batch.
-    pub(super) fn update_request(&self, blobs: &[Blob]) -> Bytes {
+    pub(in crate::cli) fn update_request(&self, blobs: &[Blob]) -> Bytes {
         let update = |blob: &Blob| BlobUpdate {
             digest: Some(blob.digest.to_wire()),
             data: blob.data.clone(),
@@ -126,11 +137,11 @@ impl Client {
         let requests = blobs.iter().map(update).collect();
         let request =
             BatchUpdateBlobsRequest { instance_name: self.instance(), requests, digest_function: 0 };
-        request.encode_to_vec().into()
+        encode(&request)
     }
 
     /// Stores a batch; all of it must be taken.
-    pub(super) async fn update(&self, request: Bytes) -> Result<(), CallError> {
+    pub(in crate::cli) async fn update(&self, request: Bytes) -> Result<(), CallError> {
         let path = "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchUpdateBlobs";
         let answer = self.call(path, request).await?;
         let answer: reapi::BatchUpdateBlobsResponse = decode(answer)?;
@@ -138,7 +149,7 @@ impl Client {
     }
 
     /// Reads a batch; returns the bytes that came. All must be there.
-    pub(super) async fn read_batch(&self, request: Bytes) -> Result<usize, CallError> {
+    pub(in crate::cli) async fn read_batch(&self, request: Bytes) -> Result<usize, CallError> {
         let path = "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchReadBlobs";
         let answer: BatchReadBlobsResponse = decode(self.call(path, request).await?)?;
         let bytes = answer.responses.iter().map(|response| response.data.len()).sum();
@@ -147,7 +158,7 @@ impl Client {
     }
 
     /// Stores one blob by ByteStream.
-    pub(super) async fn write(&self, blob: &Blob) -> Result<(), CallError> {
+    pub(in crate::cli) async fn write(&self, blob: &Blob) -> Result<(), CallError> {
         let data = blob.data.clone();
         let pieces =
             (0..data.len()).step_by(PIECE).map(move |at| data.slice(at..(at + PIECE).min(data.len())));
@@ -155,7 +166,7 @@ impl Client {
     }
 
     /// Stores one blob, made while it is sent.
-    pub(super) async fn write_pieces(
+    pub(in crate::cli) async fn write_pieces(
         &self,
         digest: &Digest,
         pieces: impl Iterator<Item = Bytes> + Send + 'static,
@@ -165,14 +176,14 @@ impl Client {
     }
 
     /// Sends the first half of a blob, then nothing more, and never ends.
-    pub(super) async fn write_half(&self, blob: &Blob, name: String) -> Result<(), CallError> {
+    pub(in crate::cli) async fn write_half(&self, blob: &Blob, name: String) -> Result<(), CallError> {
         let half = blob.data.slice(..blob.data.len() / 2);
         let first = requests(name, blob.digest.size(), 0, std::iter::once(half));
         self.send(&blob.digest, stream::iter(first).chain(stream::pending())).await
     }
 
     /// Sends the second half of a blob.
-    pub(super) async fn write_rest(&self, blob: &Blob, name: String) -> Result<(), CallError> {
+    pub(in crate::cli) async fn write_rest(&self, blob: &Blob, name: String) -> Result<(), CallError> {
         let half = blob.data.len() / 2;
         let rest = std::iter::once(blob.data.slice(half..));
         let requests = stream::iter(requests(name, blob.digest.size(), half as u64, rest));
@@ -180,7 +191,7 @@ impl Client {
     }
 
     /// A name for a new upload of this blob.
-    pub(super) fn upload_name(&self, digest: &Digest) -> String {
+    pub(in crate::cli) fn upload_name(&self, digest: &Digest) -> String {
         let slash = if self.instance.is_empty() { "" } else { "/" };
         let (upload, resource) = (uuid::Uuid::new_v4(), resource_name("", digest));
         format!("{}{slash}uploads/{upload}/{resource}", self.instance)
@@ -193,8 +204,7 @@ impl Client {
     ) -> Result<(), CallError> {
         let path = PathAndQuery::from_static("/google.bytestream.ByteStream/Write");
         let codec = ProstCodec::<_, WriteResponse>::default();
-        let answer =
-            self.grpc().await?.client_streaming(requests.into_streaming_request(), path, codec).await?;
+        let answer = self.grpc().await?.client_streaming(self.with_metadata(requests), path, codec).await?;
         let committed = answer.into_inner().committed_size;
         if u64::try_from(committed) == Ok(digest.size()) {
             return Ok(());
@@ -203,12 +213,12 @@ impl Client {
     }
 
     /// Reads one blob by ByteStream; all of it must come.
-    pub(super) async fn read(&self, digest: &Digest) -> Result<(), CallError> {
+    pub(in crate::cli) async fn read(&self, digest: &Digest) -> Result<(), CallError> {
         self.read_with(digest, |_| ()).await
     }
 
     /// Reads one blob by ByteStream and hands on each piece; all of it must come.
-    pub(super) async fn read_with(
+    pub(in crate::cli) async fn read_with(
         &self,
         digest: &Digest,
         mut take: impl FnMut(&[u8]),
@@ -226,25 +236,73 @@ impl Client {
     }
 
     /// The answer to a Read of one blob.
-    pub(super) async fn read_stream(&self, digest: &Digest) -> Result<Streaming<ReadResponse>, CallError> {
+    pub(in crate::cli) async fn read_stream(
+        &self,
+        digest: &Digest,
+    ) -> Result<Streaming<ReadResponse>, CallError> {
         let name = resource_name(&self.instance, digest);
         let request = ReadRequest { resource_name: name, ..Default::default() };
         let path = PathAndQuery::from_static("/google.bytestream.ByteStream/Read");
         let codec = ProstCodec::<_, ReadResponse>::default();
-        Ok(self.grpc().await?.server_streaming(request.into_request(), path, codec).await?.into_inner())
+        Ok(self.grpc().await?.server_streaming(self.with_metadata(request), path, codec).await?.into_inner())
+    }
+
+    /// Digests among these that the server does not have.
+    pub(in crate::cli) async fn find_missing(&self, digests: Vec<Digest>) -> Result<Vec<Digest>, CallError> {
+        let request = reapi::FindMissingBlobsRequest {
+            instance_name: self.instance(),
+            blob_digests: digests.iter().map(Digest::to_wire).collect(),
+            ..Default::default()
+        };
+        let path = "/build.bazel.remote.execution.v2.ContentAddressableStorage/FindMissingBlobs";
+        let answer: reapi::FindMissingBlobsResponse = decode(self.call(path, encode(&request)).await?)?;
+        let is_missing = |digest: &Digest| answer.missing_blob_digests.contains(&digest.to_wire());
+        Ok(digests.into_iter().filter(is_missing).collect())
+    }
+
+    /// The result of an action in the action cache.
+    pub(in crate::cli) async fn cached_result(
+        &self,
+        action: &Digest,
+    ) -> Result<Option<reapi::ActionResult>, CallError> {
+        let request = reapi::GetActionResultRequest {
+            instance_name: self.instance(),
+            action_digest: Some(action.to_wire()),
+            ..Default::default()
+        };
+        let path = "/build.bazel.remote.execution.v2.ActionCache/GetActionResult";
+        match self.call(path, encode(&request)).await {
+            Ok(answer) => decode(answer).map(Some),
+            Err(error) if error.code() == Some(Code::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Runs an action to its end, which must be a success.
-    pub(super) async fn execute(&self, request: Bytes) -> Result<reapi::ExecuteResponse, CallError> {
+    pub(in crate::cli) async fn execute(&self, request: Bytes) -> Result<reapi::ExecuteResponse, CallError> {
+        success(self.run(request).await?)
+    }
+
+    /// Runs an action to its end, whatever the exit code of its command.
+    pub(in crate::cli) async fn run(&self, request: Bytes) -> Result<reapi::ExecuteResponse, CallError> {
         let path = PathAndQuery::from_static("/build.bazel.remote.execution.v2.Execution/Execute");
-        let answer = self.grpc().await?.server_streaming(request.into_request(), path, WireCodec).await?;
+        let answer =
+            self.grpc().await?.server_streaming(self.with_metadata(request), path, WireCodec).await?;
         let mut updates = answer.into_inner();
         let mut last = None;
         while let Some(update) = updates.message().await? {
             last = Some(update);
         }
         let last = last.ok_or_else(|| CallError::wrong("the server told nothing of the action"))?;
-        success(decode(last)?)
+        finished(decode(last)?)
+    }
+
+    fn with_metadata<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(value) = &self.metadata {
+            request.metadata_mut().insert_bin(METADATA_HEADER, value.clone());
+        }
+        request
     }
 
     async fn grpc(&self) -> Result<tonic::client::Grpc<Channel>, CallError> {
@@ -286,6 +344,10 @@ fn batch_len(blobs: &[Blob]) -> usize {
     blobs.iter().take(BATCH_BLOBS).take_while(fits).count().max(1)
 }
 
+fn encode(message: &impl Message) -> Bytes {
+    message.encode_to_vec().into()
+}
+
 fn decode<M: Message + Default>(message: Bytes) -> Result<M, CallError> {
     M::decode(message).map_err(|error| CallError::wrong(format!("the server sent nonsense: {error}")))
 }
@@ -301,8 +363,8 @@ fn refused(what: &str, status: &rpc::Status) -> CallError {
     Status::new(Code::from(status.code), format!("{what}: {}", status.message)).into()
 }
 
-/// The response of an operation that ended well, with a command that did.
-fn success(operation: longrunning::Operation) -> Result<reapi::ExecuteResponse, CallError> {
+/// The response of an operation whose command was run to its end.
+fn finished(operation: longrunning::Operation) -> Result<reapi::ExecuteResponse, CallError> {
     let response = match &operation.result {
         Some(longrunning::operation::Result::Response(any)) => any::unpack::<reapi::ExecuteResponse>(any),
         _ => None,
@@ -312,6 +374,11 @@ fn success(operation: longrunning::Operation) -> Result<reapi::ExecuteResponse, 
     if let Some(status) = response.status.as_ref().filter(|status| status.code != 0) {
         return Err(refused("the action was not run", status));
     }
+    Ok(response)
+}
+
+/// The same response, if the command ended well.
+fn success(response: reapi::ExecuteResponse) -> Result<reapi::ExecuteResponse, CallError> {
     match &response.result {
         Some(result) if result.exit_code == 0 => Ok(response),
         Some(result) => {
@@ -360,10 +427,9 @@ impl Decoder for WireCodec {
 
 #[cfg(test)]
 mod tests {
-    use super::super::blobs::Maker;
     use super::*;
 
-    fn finished(response: reapi::ExecuteResponse) -> longrunning::Operation {
+    fn done(response: reapi::ExecuteResponse) -> longrunning::Operation {
         longrunning::Operation {
             done: true,
             result: Some(longrunning::operation::Result::Response(any::pack(&response))),
@@ -377,13 +443,14 @@ mod tests {
             result: Some(reapi::ActionResult { exit_code, ..Default::default() }),
             ..Default::default()
         };
-        assert_eq!(success(finished(with_code(0))).unwrap(), with_code(0));
-        assert!(success(finished(with_code(1))).is_err());
+        let end = |response| finished(done(response)).and_then(success);
+        assert_eq!(end(with_code(0)).unwrap(), with_code(0));
+        assert!(end(with_code(1)).is_err() && finished(done(with_code(1))).is_ok());
         let refused = rpc::Status { code: 9, message: "no".into(), details: Vec::new() };
-        let refused = success(finished(reapi::ExecuteResponse { status: Some(refused), ..with_code(0) }));
+        let refused = end(reapi::ExecuteResponse { status: Some(refused), ..with_code(0) });
         assert_eq!(refused.unwrap_err().code(), Some(Code::FailedPrecondition));
-        assert!(success(finished(reapi::ExecuteResponse::default())).is_err());
-        assert!(success(longrunning::Operation::default()).is_err());
+        assert!(end(reapi::ExecuteResponse::default()).is_err());
+        assert!(finished(longrunning::Operation::default()).is_err());
     }
 
     #[test]
@@ -396,10 +463,10 @@ mod tests {
 
     #[test]
     fn batches_are_filled_up_to_their_limit() {
-        let maker = Maker::new();
-        assert_eq!(batch_len(&maker.blobs(5, 1 << 20)), 3);
-        assert_eq!(batch_len(&maker.blobs(1, BATCH_BYTES + 1)), 1);
-        assert_eq!(batch_len(&maker.blobs(BATCH_BLOBS + 1, 1)), BATCH_BLOBS);
+        let blobs = |number, len| vec![Blob::new(vec![0; len]); number];
+        assert_eq!(batch_len(&blobs(5, 1 << 20)), 3);
+        assert_eq!(batch_len(&blobs(1, BATCH_BYTES + 1)), 1);
+        assert_eq!(batch_len(&blobs(BATCH_BLOBS + 1, 1)), BATCH_BLOBS);
     }
 
     #[test]
@@ -416,8 +483,20 @@ mod tests {
     #[tokio::test]
     async fn uploads_are_named_below_their_instance() {
         let channel = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
-        let blob = Maker::new().blob(1);
-        let name = Client::new(channel, "a/b").upload_name(&blob.digest);
+        let blob = Blob::new("x");
+        let client = Client::new(channel, "a/b");
+        let name = client.upload_name(&blob.digest);
         assert!(name.starts_with("a/b/uploads/") && name.ends_with(&format!("/blobs/{}", blob.digest)));
+    }
+
+    #[tokio::test]
+    async fn who_asks_is_told_with_every_call() {
+        let channel = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
+        let client = Client::new(channel, "");
+        assert!(client.with_metadata(()).metadata().is_empty());
+        let metadata = reapi::RequestMetadata { target_id: "//a:b".into(), ..Default::default() };
+        let request = client.on_behalf_of(&metadata).with_metadata(());
+        let told = request.metadata().get_bin(METADATA_HEADER).unwrap().to_bytes().unwrap();
+        assert_eq!(reapi::RequestMetadata::decode(told).unwrap(), metadata);
     }
 }

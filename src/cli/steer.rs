@@ -1,0 +1,242 @@
+//! `farmhand pause`, `drain`, `resume` and `slots`: what a machine may take on.
+//!
+//! What is set lasts until it is set again, or the node ends. Actions that run are never harmed.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use farmhand_proto::control::control_client::ControlClient;
+use farmhand_proto::control::machine::State;
+use farmhand_proto::control::{GetStatusRequest, Machine, SetMachineRequest};
+use tonic::transport::Channel;
+
+use super::error::CliError;
+use super::machines::{machine_json, standing};
+use super::output::{Paint, plural, print, print_json};
+use super::target::TargetArgs;
+
+/// Time between two looks at a machine that drains.
+const INTERVAL: Duration = Duration::from_millis(250);
+
+/// Let a machine take no new actions
+///
+/// What runs goes on; what waits goes on waiting, or runs elsewhere. Lasts until `farmhand resume`, or
+/// until the node ends.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  farmhand pause                    this machine is yours\n  farmhand pause --machine attic    that one rests"
+)]
+pub(super) struct PauseArgs {
+    #[command(flatten)]
+    which: WhichArgs,
+}
+
+/// Let a machine finish what it has, so that it may leave
+///
+/// It takes no new actions, until `farmhand resume` or the end of the node.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  farmhand drain --wait && systemctl --user stop farmhand")]
+pub(super) struct DrainArgs {
+    /// Wait until nothing runs there
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    which: WhichArgs,
+}
+
+/// Let a machine that is paused or drained take actions again
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  farmhand resume")]
+pub(super) struct ResumeArgs {
+    #[command(flatten)]
+    which: WhichArgs,
+}
+
+/// Change how many actions a machine runs at once
+///
+/// Lasts until the node ends; the setting `slots` is for longer. Where it becomes fewer, what runs is
+/// finished first.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  farmhand slots 2")]
+pub(super) struct SlotsArgs {
+    /// Actions at once, at least 1
+    #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    slots: u32,
+    #[command(flatten)]
+    which: WhichArgs,
+}
+
+/// Which machine, and how to tell of it.
+#[derive(Debug, clap::Args)]
+struct WhichArgs {
+    /// Name of the machine; without it the one whose node is asked
+    #[arg(long, value_name = "NAME")]
+    machine: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+/// Pauses a machine.
+pub(super) async fn pause(args: PauseArgs) -> Result<(), CliError> {
+    args.which.set(State::Paused, None).await?.tell()
+}
+
+/// Drains a machine, and waits for it if that is wanted.
+pub(super) async fn drain(args: DrainArgs) -> Result<(), CliError> {
+    let mut changed = args.which.set(State::Draining, None).await?;
+    if args.wait {
+        changed.drained().await?;
+    }
+    changed.tell()
+}
+
+/// Lets a machine work again.
+pub(super) async fn resume(args: ResumeArgs) -> Result<(), CliError> {
+    args.which.set(State::Active, None).await?.tell()
+}
+
+/// Changes the slots of a machine.
+pub(super) async fn slots(args: SlotsArgs) -> Result<(), CliError> {
+    args.which.set(State::Unspecified, Some(args.slots)).await?.tell()
+}
+
+/// A machine that was told something.
+struct Changed {
+    control: ControlClient<Channel>,
+    machine: Machine,
+    json: bool,
+}
+
+// === impl WhichArgs ===
+
+impl WhichArgs {
+    async fn set(&self, state: State, slots: Option<u32>) -> Result<Changed, CliError> {
+        let mut control = self.target.connect().await?;
+        let machine = self.machine.clone().unwrap_or_default();
+        let request = SetMachineRequest { machine, state: state.into(), slots };
+        let answer = control.set_machine(request).await.map_err(explain)?.into_inner();
+        let machine = answer.machine.ok_or_else(|| CliError::new("the node does not tell the machine"))?;
+        Ok(Changed { control, machine, json: self.json })
+    }
+}
+
+fn explain(status: tonic::Status) -> CliError {
+    let code = status.code();
+    let error = CliError::from(status);
+    match code {
+        tonic::Code::NotFound => error.hint("farmhand machines lists them"),
+        _ => error,
+    }
+}
+
+// === impl Changed ===
+
+impl Changed {
+    fn tell(&self) -> Result<(), CliError> {
+        if self.json {
+            return print_json(&machine_json(&self.machine));
+        }
+        print(&format!("{}\n", sentence(&self.machine, Paint::stdout())))
+    }
+
+    /// Waits until nothing runs, and says how many do meanwhile.
+    async fn drained(&mut self) -> Result<(), CliError> {
+        let mut progress = Progress::default();
+        while self.machine.busy > 0 {
+            if self.machine.state() != State::Draining {
+                let (name, state) = (&self.machine.name, standing(&self.machine));
+                return Err(CliError::new(format!("{name} is {state} now: somebody changed it"))
+                    .hint("farmhand drain --wait begins anew"));
+            }
+            progress.show(&sentence(&self.machine, Paint::for_stream(progress.is_terminal)));
+            tokio::time::sleep(INTERVAL).await;
+            let status = self.control.get_status(GetStatusRequest {}).await?.into_inner();
+            let machine = status.machines.into_iter().find(|machine| machine.name == self.machine.name);
+            self.machine = machine.ok_or_else(|| {
+                CliError::new(format!("{} is no machine of the farm any more", self.machine.name))
+            })?;
+        }
+        progress.end();
+        Ok(())
+    }
+}
+
+/// What a machine does now, as one line.
+fn sentence(machine: &Machine, paint: Paint) -> String {
+    let name = paint.bold(&machine.name);
+    let runs = plural(machine.busy.into(), "action");
+    match machine.state() {
+        State::Draining if machine.busy == 0 => format!("{name} is drained: nothing runs"),
+        State::Draining => format!("{name} is draining: {runs} left"),
+        State::Paused if machine.busy == 0 => format!("{name} is paused: nothing runs"),
+        State::Paused => format!("{name} is paused: {runs} left"),
+        _ => format!(
+            "{name} is {}: {} of {} busy",
+            standing(machine),
+            machine.busy,
+            plural(machine.slots.into(), "slot")
+        ),
+    }
+}
+
+/// A line on stderr that is written anew on a terminal, and only when it changes elsewhere.
+struct Progress {
+    is_terminal: bool,
+    shown: String,
+}
+
+// === impl Progress ===
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { is_terminal: io::stderr().is_terminal(), shown: String::new() }
+    }
+}
+
+impl Progress {
+    fn show(&mut self, line: &str) {
+        if line == self.shown {
+            return;
+        }
+        self.shown = line.to_owned();
+        let (before, after) = if self.is_terminal { ("\r\x1b[K", "") } else { ("", "\n") };
+        // Nobody reads it: nothing is lost.
+        let _ = write!(io::stderr(), "{before}{line}{after}");
+    }
+
+    /// Leaves the line to what comes next.
+    fn end(&mut self) {
+        if self.is_terminal && !self.shown.is_empty() {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_in_a_sentence() {
+        let machine = |state: State, busy| Machine {
+            name: "attic".into(),
+            state: state.into(),
+            slots: 4,
+            busy,
+            ..Default::default()
+        };
+        for (state, busy, expected) in [
+            (State::Active, 1, "attic is active: 1 of 4 slots busy"),
+            (State::Paused, 0, "attic is paused: nothing runs"),
+            (State::Paused, 2, "attic is paused: 2 actions left"),
+            (State::Draining, 1, "attic is draining: 1 action left"),
+            (State::Draining, 0, "attic is drained: nothing runs"),
+            (State::Lost, 0, "attic is lost: 0 of 4 slots busy"),
+        ] {
+            assert_eq!(sentence(&machine(state, busy), Paint::plain()), expected);
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The settings in force, written as a person would write them in the configuration file.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use super::values::ByteSize;
+use super::{Config, FarmConfig, InputRootMode, InstanceSettings, LogConfig};
+
+/// A setting in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Its key; those in tables with the names of the tables in front, parted by dots.
+    pub name: String,
+    /// Its value as the file has it; empty where there is none.
+    pub value: String,
+    /// Whether it would be the same on this machine if nobody had set anything.
+    pub is_default: bool,
+}
+
+/// Keys with their values.
+#[derive(Default)]
+struct Listed(BTreeMap<String, String>);
+
+impl Config {
+    /// Every setting, by name.
+    pub fn settings(&self) -> Vec<Setting> {
+        let mut defaults = Listed::of(&Self::default());
+        for name in self.instances.keys() {
+            defaults.instance(name.as_str(), &self.default_instance());
+        }
+        let mut settings: Vec<_> = (Listed::of(self).0.into_iter())
+            .map(|(name, value)| {
+                let is_default = defaults.0.get(&name) == Some(&value);
+                Setting { name, value, is_default }
+            })
+            .collect();
+        settings.sort_by(|a, b| a.name.cmp(&b.name));
+        settings
+    }
+}
+
+// === impl Listed ===
+
+impl Listed {
+    /// Takes the configuration apart completely, so that a new setting cannot be left out.
+    fn of(config: &Config) -> Self {
+        let mut listed = Self::default();
+        listed.node(config);
+        let Config { farm, log, labels, instances, .. } = config;
+        let FarmConfig { listen, discovery, peers, key_file } = farm;
+        listed.put("peer-listen", text(listen));
+        listed.put("no-discovery", (!discovery).to_string());
+        listed.put("peer", list(peers));
+        listed.put("farm-key-file", key_file.as_deref().map(path).unwrap_or_default());
+        let LogConfig { filter, format } = log;
+        listed.put("log-filter", text(filter));
+        listed.put("log-format", choice(format));
+        for (name, values) in labels {
+            listed.put(&format!("labels.{}", key(name)), list(values));
+        }
+        for (name, settings) in instances {
+            listed.instance(name.as_str(), settings);
+        }
+        listed
+    }
+
+    fn node(&mut self, config: &Config) {
+        let Config {
+            name,
+            listen,
+            insecure_lan,
+            max_connections,
+            max_connections_per_address,
+            handshake_timeout,
+            message_memory,
+            data_dir,
+            runtime_dir,
+            disk_budget,
+            max_blob_size,
+            lease,
+            sync,
+            epoch_interval,
+            scrub_interval,
+            history,
+            compressed_committed_size,
+            slots,
+            sandbox,
+            action_memory,
+            action_tmp,
+            action_processes,
+            disk_reserve,
+            unknown_properties,
+            pools,
+            labels: _,
+            default_timeout,
+            max_timeout,
+            queue_limit,
+            keep_finished,
+            orphan_grace,
+            orphan_yield,
+            update_interval,
+            instances: _,
+            farm: _,
+            log: _,
+            files: _,
+        } = config;
+        for (name, value) in [
+            ("name", text(name)),
+            ("listen", text(listen)),
+            ("insecure-lan", insecure_lan.to_string()),
+            ("max-connections", max_connections.to_string()),
+            ("max-connections-per-address", max_connections_per_address.to_string()),
+            ("handshake-timeout", span(*handshake_timeout)),
+            ("message-memory", size(*message_memory)),
+            ("data-dir", path(data_dir)),
+            ("runtime-dir", path(runtime_dir)),
+            ("disk-budget", text(disk_budget)),
+            ("max-blob-size", size(*max_blob_size)),
+            ("lease", span(*lease)),
+            ("sync", choice(sync)),
+            ("epoch-interval", span(*epoch_interval)),
+            ("scrub-interval", span(*scrub_interval)),
+            ("history", history.to_string()),
+            ("compressed-committed-size", choice(compressed_committed_size)),
+            ("slots", slots.to_string()),
+            ("sandbox", choice(sandbox)),
+            ("action-memory", text(action_memory)),
+            ("action-tmp", text(action_tmp)),
+            ("action-processes", action_processes.to_string()),
+            ("disk-reserve", size(*disk_reserve)),
+            ("unknown-properties", choice(unknown_properties)),
+            ("pools", list(pools)),
+            ("default-timeout", span(*default_timeout)),
+            ("max-timeout", span(*max_timeout)),
+            ("queue-limit", queue_limit.to_string()),
+            ("keep-finished", span(*keep_finished)),
+            ("orphan-grace", span(*orphan_grace)),
+            ("orphan-yield", span(*orphan_yield)),
+            ("update-interval", span(*update_interval)),
+        ] {
+            self.put(name, value);
+        }
+    }
+
+    fn instance(&mut self, name: &str, settings: &InstanceSettings) {
+        let InstanceSettings {
+            digest_function,
+            input_root,
+            execution,
+            action_cache_updates,
+            unknown_properties,
+        } = settings;
+        let input_root = match input_root {
+            InputRootMode::Auto => "auto",
+            InputRootMode::Root => "/",
+        };
+        for (setting, value) in [
+            ("digest-function", text(digest_function)),
+            ("input-root", text(input_root)),
+            ("execution", execution.to_string()),
+            ("action-cache-updates", action_cache_updates.to_string()),
+            ("unknown-properties", choice(unknown_properties)),
+        ] {
+            self.put(&format!("instances.{}.{setting}", key(name)), value);
+        }
+    }
+
+    fn put(&mut self, name: &str, value: String) {
+        self.0.insert(name.to_owned(), value);
+    }
+}
+
+// === values ===
+
+fn text(value: impl ToString) -> String {
+    toml::Value::String(value.to_string()).to_string()
+}
+
+fn path(path: &Path) -> String {
+    text(path.display())
+}
+
+fn span(length: Duration) -> String {
+    text(humantime::format_duration(length))
+}
+
+fn size(bytes: u64) -> String {
+    text(ByteSize(bytes))
+}
+
+fn choice(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| text(value.get_name())).unwrap_or_default()
+}
+
+fn list(values: &[String]) -> String {
+    toml::Value::from(values.to_vec()).to_string()
+}
+
+/// A name as a part of a dotted key: quoted where it has to be.
+fn key(name: &str) -> String {
+    let is_bare = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+    if !name.is_empty() && name.chars().all(is_bare) { name.to_owned() } else { text(name) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Host, RawConfig};
+    use super::*;
+
+    fn config(file: &str) -> Config {
+        let file = RawConfig::parse(file, Path::new("f.toml")).unwrap();
+        Config::resolve(RawConfig::default(), file, &Host::detect()).unwrap()
+    }
+
+    /// Everything that differs from the default, and how to say it otherwise.
+    const OTHER: &str = r#"
+        name = "attic"
+        disk-budget = "50GiB"
+        max-blob-size = 65537
+        action-memory = "none"
+        action-tmp = "33%"
+        lease = "90m"
+        scrub-interval = "0s"
+        sync = "always"
+        peer = ["a:1", "b\"c"]
+        no-discovery = true
+        farm-key-file = "/k"
+        log-filter = "warn,farmhand::cas=trace"
+        [labels]
+        "a b" = ["x", "y"]
+        [instances."linux/main"]
+        input-root = "/"
+        digest-function = "blake3"
+        [instances.""]
+    "#;
+
+    #[test]
+    fn a_file_of_all_settings_is_the_same_configuration() {
+        for config in [Config::default(), config(OTHER)] {
+            let lines = config.settings().into_iter().filter(|setting| !setting.value.is_empty());
+            let file: String =
+                lines.map(|setting| format!("{} = {}\n", setting.name, setting.value)).collect();
+            assert_eq!(self::config(&file), config, "{file}");
+        }
+    }
+
+    #[test]
+    fn what_differs_from_the_default_is_marked() {
+        let none = Config::default().settings();
+        assert!(none.iter().all(|setting| setting.is_default));
+        assert!(none.is_sorted_by_key(|setting| &setting.name));
+        let changed: Vec<_> =
+            config(OTHER).settings().into_iter().filter(|setting| !setting.is_default).collect();
+        let value =
+            |name: &str| changed.iter().find(|setting| setting.name == name).map(|s| s.value.as_str());
+        assert_eq!(value("lease"), Some("\"1h 30m\""));
+        assert_eq!(value("disk-budget"), Some("\"50GiB\""));
+        assert_eq!(value("max-blob-size"), Some("\"65537\""));
+        assert_eq!(value("labels.\"a b\""), Some("[\"x\", \"y\"]"));
+        assert_eq!(value("instances.\"linux/main\".input-root"), Some("\"/\""));
+        assert_eq!((value("slots"), value("instances.\"linux/main\".execution")), (None, None));
+    }
+}
