@@ -378,7 +378,8 @@ mod tests {
 
     #[test]
     fn texts_that_are_no_digest_are_refused() {
-        for text in ["", "abc", EMPTY_SHA256, &format!("{EMPTY_SHA256}/x"), &format!("md5/{EMPTY_SHA256}/0")] {
+        for text in ["", "abc", EMPTY_SHA256, &format!("{EMPTY_SHA256}/x"), &format!("md5/{EMPTY_SHA256}/0")]
+        {
             assert!(text.parse::<Digest>().is_err(), "{text}");
         }
         let named = format!("sha256/{EMPTY_SHA256}/0");

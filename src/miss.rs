@@ -157,7 +157,8 @@ pub async fn explain(
         Cause::Skipped => told(miss::Kind::Skipped, words::skipped()),
         Cause::First => told(miss::Kind::First, words::first(&subject.name)),
         Cause::Gone(earlier) => {
-            let fate = fate.filter(|fate| fate.at.is_none_or(|at| at >= earlier.finished && at <= subject.at));
+            let fate =
+                fate.filter(|fate| fate.at.is_none_or(|at| at >= earlier.finished && at <= subject.at));
             let kind =
                 if fate.is_some_and(|f| f.damaged) { miss::Kind::Damaged } else { miss::Kind::Evicted };
             after(earlier, told(kind, words::gone(subject, earlier, fate)))

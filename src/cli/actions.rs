@@ -261,9 +261,8 @@ mod tests {
     #[test]
     fn moments_are_lengths_or_times() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
-        let seconds = |text: &str| {
-            moment(text, now).unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
-        };
+        let seconds =
+            |text: &str| moment(text, now).unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         assert_eq!(seconds("2h"), 1_000_000_000 - 7200);
         assert_eq!(seconds("2001-09-09T01:46:40Z"), 1_000_000_000);
         assert_eq!(seconds("2001-09-09 01:46:40"), 1_000_000_000);

@@ -17,8 +17,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::action::{Action, Loaded, PlatformRules, PreparedAction};
 use super::about::About;
+use super::action::{Action, Loaded, PlatformRules, PreparedAction};
 use super::inline::InlineHints;
 use super::observer::{Nobody, Observer};
 use super::operations::{Counters, Operation, OperationId, OperationState, Operations, Record, Stage};

@@ -42,7 +42,8 @@ pub(super) fn finished(
         _ => common.first_output.clone(),
     };
     // What the worker wrote down is closer than what it told the scheduler; of a hit it is another run.
-    let metadata = result.filter(|_| !response.cached_result).and_then(|result| result.execution_metadata.clone());
+    let metadata =
+        result.filter(|_| !response.cached_result).and_then(|result| result.execution_metadata.clone());
     let metadata = metadata.unwrap_or_default();
     control::Operation {
         stage: operation::Stage::Done.into(),

@@ -152,24 +152,14 @@ impl Explainer {
         self.explain(subject, Some(kin), u64::MAX).await
     }
 
-    async fn explain(
-        &self,
-        subject: Subject,
-        kin: Option<u32>,
-        before: u64,
-    ) -> Result<Miss, HistoryError> {
+    async fn explain(&self, subject: Subject, kin: Option<u32>, before: u64) -> Result<Miss, HistoryError> {
         let known = self.known(&subject.key, kin, before).await?;
         let fate = (self.fate)(&subject.key);
         Ok(miss::explain(&*self.cas, &subject, &known, fate).await)
     }
 
     /// What is remembered from before the number `before`.
-    async fn known(
-        &self,
-        key: &ActionKey,
-        kin: Option<u32>,
-        before: u64,
-    ) -> Result<Known, HistoryError> {
+    async fn known(&self, key: &ActionKey, kin: Option<u32>, before: u64) -> Result<Known, HistoryError> {
         let same = self.history.of_action(key.action, before, SAME).await?;
         let kin = match kin {
             Some(mark) if same.is_empty() => self.history.of_kin(mark, before, KIN).await?,

@@ -106,7 +106,8 @@ pub(super) fn open(directory: &Path) -> io::Result<Found> {
     paths.sort();
     let mut found = Found { segments: Vec::<Segment>::new(), is_damaged: false };
     for path in paths {
-        let is_sealed_since = found.segments.last().is_some_and(|last| last.path().file_stem() == path.file_stem());
+        let is_sealed_since =
+            found.segments.last().is_some_and(|last| last.path().file_stem() == path.file_stem());
         if is_sealed_since {
             std::fs::remove_file(&path)?;
             continue;

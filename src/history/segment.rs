@@ -405,8 +405,8 @@ impl Segment {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::record::tests::record;
     use super::super::record::marks;
+    use super::super::record::tests::record;
     use super::*;
 
     fn records(from: u64, count: u64) -> Vec<Arc<Record>> {
@@ -460,7 +460,8 @@ mod tests {
     #[test]
     fn another_format_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
-        for (name, data) in [("empty", &b""[..]), ("newer", b"farmhis\x02rest"), ("other", b"something else")] {
+        for (name, data) in [("empty", &b""[..]), ("newer", b"farmhis\x02rest"), ("other", b"something else")]
+        {
             let path = directory.path().join(name);
             std::fs::write(&path, data).unwrap();
             assert!(Segment::open(&path).unwrap().is_none(), "{name}");

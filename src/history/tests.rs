@@ -73,8 +73,10 @@ async fn numbers_go_on_where_they_were() {
     assert_eq!(history.last_sequence(), 1_000_001);
 }
 
-/// What may happen to a file.
-fn damages() -> Vec<(&'static str, fn(&Path))> {
+/// What is done to a file of the history.
+type Damage = fn(&Path);
+
+fn damages() -> Vec<(&'static str, Damage)> {
     vec![
         ("cut", |file| {
             let length = std::fs::metadata(file).unwrap().len();
@@ -151,7 +153,8 @@ async fn pages_are_stable_while_new_ones_come() {
     (11..=30).for_each(|n| history.remember(record(n, "new")));
     history.settle().await;
     let second = history.page(Filter::default(), first.next.unwrap(), 100).await.unwrap();
-    let sequences = |page: &Page| page.operations.iter().map(|operation| operation.sequence).collect::<Vec<_>>();
+    let sequences =
+        |page: &Page| page.operations.iter().map(|operation| operation.sequence).collect::<Vec<_>>();
     assert_eq!(sequences(&first), [10, 9, 8, 7]);
     assert_eq!(sequences(&second), [6, 5, 4, 3, 2, 1]);
     assert_eq!(second.next, None);
@@ -180,7 +183,10 @@ fn any_filter() -> impl Strategy<Value = ActionFilter> {
         digest,
     )
         .prop_map(|(target, mnemonic, outcomes, (since, until), digest)| {
-            let at = |micros: i64| farmhand_proto::protobuf::Timestamp { seconds: 0, nanos: (micros * 1000) as i32 };
+            let at = |micros: i64| farmhand_proto::protobuf::Timestamp {
+                seconds: 0,
+                nanos: (micros * 1000) as i32,
+            };
             ActionFilter {
                 target,
                 mnemonic,
@@ -196,7 +202,8 @@ fn any_filter() -> impl Strategy<Value = ActionFilter> {
 }
 
 fn mixed(n: u64) -> Record {
-    let mut record = if n.is_multiple_of(4) { hit(n, &format!("n{}", n % 7)) } else { record(n, &format!("n{}", n % 7)) };
+    let mut record =
+        if n.is_multiple_of(4) { hit(n, &format!("n{}", n % 7)) } else { record(n, &format!("n{}", n % 7)) };
     record.operation.exit_code = i32::from(n.is_multiple_of(5));
     record.operation.status_code = i32::from(n.is_multiple_of(11)) * 4;
     if n.is_multiple_of(3) {

@@ -85,7 +85,9 @@ mod tests {
         let (old, new) = (list(old), list(new));
         edits(&old, &new)
             .into_iter()
-            .map(|edit| format!("{}: {} > {}", edit.position, edit.old.unwrap_or("-"), edit.new.unwrap_or("-")))
+            .map(|edit| {
+                format!("{}: {} > {}", edit.position, edit.old.unwrap_or("-"), edit.new.unwrap_or("-"))
+            })
             .collect()
     }
 

@@ -49,7 +49,10 @@ impl Definition {
 
     /// The one that counts: the field of the Action, else that of the Command.
     fn platform(&self) -> BTreeMap<&str, Vec<&str>> {
-        #[expect(deprecated, reason = "clients older than API version 2.2 fill only the field of the Command")]
+        #[expect(
+            deprecated,
+            reason = "clients older than API version 2.2 fill only the field of the Command"
+        )]
         let platform = self.action.platform.as_ref().or(self.command.platform.as_ref());
         let mut properties: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for property in platform.iter().flat_map(|platform| &platform.properties) {

@@ -170,7 +170,8 @@ fn items(path: &str, directory: Option<&Directory>) -> BTreeMap<String, Value> {
     let mut items = BTreeMap::new();
     for file in &directory.files {
         let kind = if file.is_executable { "executable" } else { "not executable" };
-        let value = Value { content: file.digest.to_string(), properties: properties(kind, &file.properties) };
+        let value =
+            Value { content: file.digest.to_string(), properties: properties(kind, &file.properties) };
         items.insert(format!("{path}{}", file.name), value);
     }
     for link in &directory.symlinks {
@@ -204,8 +205,8 @@ fn properties(kind: &str, properties: &NodeProperties) -> String {
 pub(super) mod tests {
     use farmhand_proto::reapi;
     use futures_util::FutureExt;
-    use prost::Message;
     use proptest::prelude::*;
+    use prost::Message;
 
     use super::*;
     use crate::cas::memory::MemoryCas;
@@ -233,7 +234,12 @@ pub(super) mod tests {
                     Node::File(content, is_executable) => {
                         let digest = Some(Digest::of(Sha256, &[*content]).to_wire());
                         let is_executable = *is_executable;
-                        message.files.push(reapi::FileNode { name, digest, is_executable, ..Default::default() });
+                        message.files.push(reapi::FileNode {
+                            name,
+                            digest,
+                            is_executable,
+                            ..Default::default()
+                        });
                     }
                     Node::Link(target) => {
                         let target = format!("to{target}");

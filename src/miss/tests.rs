@@ -110,7 +110,8 @@ fn everything_an_action_says_is_compared() {
     let property = |value: &str| reapi::Platform {
         properties: vec![reapi::platform::Property { name: "os".into(), value: value.into() }],
     };
-    let variable = |value: &str| reapi::command::EnvironmentVariable { name: "V".into(), value: value.into() };
+    let variable =
+        |value: &str| reapi::command::EnvironmentVariable { name: "V".into(), value: value.into() };
     let old = reapi::Action { platform: Some(property("linux")), salt: vec![0, 1], ..plain() };
     let new = reapi::Action {
         platform: Some(property("macos")),
@@ -176,7 +177,8 @@ fn what_is_not_stored_any_more_is_told_as_far_as_it_goes() {
     assert_eq!(partly.summary, "the argument a became b, and at least 1 more difference");
 
     fixture.0.remove(&old);
-    let parts = |command: &str, root: &str| Some(Parts { command: digest(command), input_root: digest(root) });
+    let parts =
+        |command: &str, root: &str| Some(Parts { command: digest(command), input_root: digest(root) });
     let subject = Subject { parts: parts("c", "new"), ..subject(new) };
     let kin = vec![Earlier { parts: parts("c", "old"), ..earlier("", old, Ended::Kept) }];
     let forgotten = fixture.explain(&subject, &Known { kin, ..Known::default() }, None);
@@ -209,12 +211,16 @@ fn the_same_action_tells_more_than_any_other() {
 fn what_became_of_a_result_is_told_with_its_time() {
     let fixture = Fixture::default();
     let (action, output) = (digest("action"), digest("output"));
-    let same = vec![Earlier { outputs: vec![("out/a.o".into(), output)], ..earlier("", action, Ended::Kept) }];
+    let same =
+        vec![Earlier { outputs: vec![("out/a.o".into(), output)], ..earlier("", action, Ended::Kept) }];
     let known = Known { same, ..Known::default() };
     let explain = |fate| fixture.explain(&subject(action), &known, fate);
     let fate = |lacking, at, damaged| Some(Fate { lacking, at, damaged });
     let miss = explain(fate(Some(output), Some(at(86)), false));
-    assert_eq!((miss.kind(), &*miss.summary), (miss::Kind::Evicted, "its output out/a.o was evicted 14 min before"));
+    assert_eq!(
+        (miss.kind(), &*miss.summary),
+        (miss::Kind::Evicted, "its output out/a.o was evicted 14 min before")
+    );
     let miss = explain(fate(None, Some(at(86)), true));
     assert_eq!(miss.kind(), miss::Kind::Damaged);
     assert_eq!(miss.summary, "its result was damaged on the disk and dropped 14 min before");

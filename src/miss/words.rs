@@ -148,10 +148,10 @@ fn sentence(difference: &Difference) -> String {
         Kind::Timeout => change("the time limit"),
         Kind::Salt => change("the salt"),
         Kind::DoNotCache => change("do_not_cache"),
-        Kind::Other if name == "encoding" => {
-            "the client encoded the same action in another way".to_owned()
+        Kind::Other if name == "encoding" => "the client encoded the same action in another way".to_owned(),
+        Kind::Other if name == "order of inputs" => {
+            "the client listed the same inputs in another order".to_owned()
         }
-        Kind::Other if name == "order of inputs" => "the client listed the same inputs in another order".to_owned(),
         Kind::Other | Kind::Unspecified => change(&format!("the {name}")),
     }
 }
@@ -226,11 +226,14 @@ mod tests {
             "src/foo.h changed (aaaaaaaa… → bbbbbbbb…), and at least 2 more differences"
         );
         let flag = difference(Kind::Argument, "3", "-O2", "-O3");
-        assert_eq!(changed(&[flag.clone()], 1, true), "the argument -O2 became -O3");
+        assert_eq!(changed(std::slice::from_ref(&flag), 1, true), "the argument -O2 became -O3");
         assert_eq!(changed(&[flag, input], 2, true), "the argument -O2 became -O3, and 1 more difference");
         let added = difference(Kind::Variable, "PATH", "", "/bin");
         assert_eq!(changed(&[added], 1, true), "the variable PATH is new: /bin");
-        assert_eq!(left_nothing(&Ended::Failed(1)), "the last run failed with exit code 1, so nothing was kept");
+        assert_eq!(
+            left_nothing(&Ended::Failed(1)),
+            "the last run failed with exit code 1, so nothing was kept"
+        );
     }
 
     #[test]

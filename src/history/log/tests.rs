@@ -85,13 +85,16 @@ impl Case {
             let expected: Vec<u64> = self.model.iter().rev().filter(below).map(Record::sequence).collect();
             let walked = self.walk(before);
             assert!(expected.starts_with(&walked), "{walked:?} of {expected:?}");
-            let oldest = self.model[self.model.len().saturating_sub(kept)..].first().map_or(0, Record::sequence);
+            let oldest =
+                self.model[self.model.len().saturating_sub(kept)..].first().map_or(0, Record::sequence);
             let must = expected.iter().filter(|sequence| **sequence >= oldest).count();
             assert!(walked.len() >= must, "{} of {must} before {before}", walked.len());
             for name in ["n3", "n0"] {
                 let action = record(0, name).action();
-                let is_it = |record: &&Record| record.action() == action && walked.contains(&record.sequence());
-                let expected: Vec<u64> = self.model.iter().rev().filter(is_it).map(Record::sequence).collect();
+                let is_it =
+                    |record: &&Record| record.action() == action && walked.contains(&record.sequence());
+                let expected: Vec<u64> =
+                    self.model.iter().rev().filter(is_it).map(Record::sequence).collect();
                 assert_eq!(self.find(name, before), expected, "{name} before {before}");
             }
         }
@@ -125,6 +128,7 @@ fn bytes_are_a_limit_too() {
         case.write();
         case.seal();
     }
+    case.write();
     let bytes: u64 = case.log.segments.iter().map(|segment| segment.bytes()).sum();
     assert!(bytes <= 30_000 && case.log.segments.len() > 1, "{bytes}");
 }

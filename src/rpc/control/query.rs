@@ -111,9 +111,15 @@ mod tests {
         assert_eq!(Query::parse(&hash.to_uppercase()).unwrap(), Query::Hash([0xab; 32]));
         let id = OperationId::random();
         assert_eq!(Query::parse(&id.to_string()).unwrap(), Query::Operation(id));
-        for text in
-            ["", "abc", &format!("{hash}/x"), &format!("{hash}/-1"), &format!("md5/{hash}/1"), "a/b/c", "0xab"]
-        {
+        for text in [
+            "",
+            "abc",
+            &format!("{hash}/x"),
+            &format!("{hash}/-1"),
+            &format!("md5/{hash}/1"),
+            "a/b/c",
+            "0xab",
+        ] {
             assert_eq!(Query::parse(text).unwrap_err().code(), tonic::Code::InvalidArgument, "{text}");
         }
     }

@@ -3,7 +3,9 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use farmhand_proto::control::operation::Stage;
-use farmhand_proto::control::{ActionFilter, ExplainMissRequest, GetStatusResponse, Miss, action_filter, miss};
+use farmhand_proto::control::{
+    ActionFilter, ExplainMissRequest, GetStatusResponse, Miss, action_filter, miss,
+};
 use farmhand_proto::protobuf::Timestamp;
 
 use super::super::ControlSource;
@@ -162,7 +164,8 @@ async fn the_last_run_comes_with_its_result_and_those_before() {
 #[tokio::test]
 async fn a_result_that_was_kept_in_part_gives_way_to_that_of_the_cache() {
     let fixture = Fixture::new().await;
-    let short = |kept| Record { result_is_short: true, kept, result: Some(vec![1]), ..record(1, fixture.action) };
+    let short =
+        |kept| Record { result_is_short: true, kept, result: Some(vec![1]), ..record(1, fixture.action) };
     let cached = Some(vec![2]);
     assert_eq!(shown_result(Some(&short(true)), cached.clone()), cached);
     assert_eq!(shown_result(Some(&short(true)), None), Some(vec![1]));
