@@ -5,10 +5,10 @@
 //! answers of the cache in a log each, so that a day of hits does not wash away the runs that explain
 //! tomorrow's misses.
 //!
-//! What is promised: to hear of an operation costs its way a message to a thread, which is never
-//! waited for (what comes too fast is counted and lost; of answers of the cache a sample is enough).
-//! A record is seen by readers at once and is in a file about a second later (`writer`); with nothing to
-//! write, nothing is done. Memory does not grow with what is kept: records are read block by block (`log`,
+//! What is promised: to hear of an operation costs its way a push (`inbox`) and never a wait; what comes
+//! too fast is counted and lost, and of answers of the cache a sample is enough (`sampler`). A record is
+//! seen by readers at once and is in a file about a second later (`writer`); with nothing to write, nothing
+//! is done. Memory does not grow with what is kept: records are read block by block (`log`,
 //! `segment`, `block`). Bytes on the disk that make no sense are passed over and cost what they were.
 //!
 //! These are files and not an [`Index`](crate::index::Index) because its engine keeps every page in memory
@@ -22,7 +22,6 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
@@ -40,6 +39,7 @@ pub mod explainer;
 pub mod filter;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod inbox;
 mod log;
 pub mod record;
 mod sampler;
@@ -50,6 +50,7 @@ pub use explainer::Explainer;
 pub use filter::Filter;
 pub use record::Record;
 
+use inbox::Inbox;
 use log::{Cursor, Limits, Log};
 use record::{Listed, action_mark, id_mark};
 use sampler::Sampler;
@@ -58,9 +59,6 @@ use writer::{Note, Writer};
 
 /// Bytes of each of the two logs.
 const LOG_BYTES: u64 = 128 << 20;
-
-/// Operations on their way to the thread.
-const NOTES: usize = 4096;
 
 /// Operations that wait to be explained.
 const MISSES: usize = 2048;
@@ -118,7 +116,7 @@ struct Handle {
 
 /// What readers and the thread share.
 struct Inner {
-    notes: SyncSender<Note>,
+    inbox: Inbox<Note>,
     state: Mutex<State>,
     misses: mpsc::Sender<Arc<Operation>>,
     /// Until somebody follows them.
@@ -155,20 +153,21 @@ impl History {
     /// answers of the cache. Blocks. One that cannot be opened is kept in memory, as far as it fits, and
     /// tried again later.
     pub fn open(path: &Path, records: u64) -> Self {
-        let (inner, notes) = Inner::new(Limits { records, bytes: LOG_BYTES });
-        let inner = Arc::new(inner);
+        let inner = Arc::new(Inner::new(Limits { records, bytes: LOG_BYTES }));
         let mut writer = Writer::new(Arc::clone(&inner), path.to_owned());
         writer.open();
-        let thread = std::thread::Builder::new().name("history".to_owned()).spawn(move || writer.run(&notes));
+        let thread = std::thread::Builder::new().name("history".to_owned()).spawn(move || writer.run());
         if let Err(error) = &thread {
             tracing::warn!(%error, "no thread for the history: nothing is kept");
+            inner.inbox.close();
         }
         Self { handle: Arc::new(Handle { inner, thread: Mutex::new(thread.ok()) }) }
     }
 
     /// A history that keeps nothing.
     pub fn forgetful() -> Self {
-        let (inner, _) = Inner::new(Limits { records: 0, bytes: 0 });
+        let inner = Inner::new(Limits { records: 0, bytes: 0 });
+        inner.inbox.close();
         Self { handle: Arc::new(Handle { inner: Arc::new(inner), thread: Mutex::default() }) }
     }
 
@@ -219,7 +218,8 @@ impl History {
     /// Waits until what ended before this is seen by readers.
     pub async fn settle(&self) {
         let (reply, settled) = oneshot::channel();
-        if self.inner().notes.try_send(Note::Settle(reply)).is_ok() {
+        if self.inner().inbox.put(Note::Settle(reply)).is_ok() {
+            self.inner().inbox.hurry();
             // In a flood readers see what there is.
             let _ = tokio::time::timeout(SETTLE, settled).await;
         }
@@ -322,8 +322,8 @@ impl Observer for History {
 impl Handle {
     fn stop(&self) {
         if let Some(thread) = lock(&self.thread).take() {
-            // Both fail only if the thread has ended, and a panic there was logged.
-            let _ = self.inner.notes.send(Note::Stop);
+            self.inner.inbox.close();
+            // A panic there was logged.
             let _ = thread.join();
         }
     }
@@ -338,27 +338,22 @@ impl Drop for Handle {
 // === impl Inner ===
 
 impl Inner {
-    fn new(limits: Limits) -> (Self, Receiver<Note>) {
-        let (notes, receiver) = sync_channel(NOTES);
+    fn new(limits: Limits) -> Self {
         let (misses, waiting) = mpsc::channel(MISSES);
-        let inner = Self {
-            notes,
+        Self {
+            inbox: Inbox::new(),
             state: Mutex::new(State::new(limits)),
             misses,
             waiting_misses: Mutex::new(Some(waiting)),
             explained: Mutex::default(),
             sampler: Sampler::default(),
             dropped: AtomicU64::new(0),
-        };
-        (inner, receiver)
+        }
     }
 
     /// Tells the thread, which is never waited for.
     fn tell(&self, note: Note) {
-        let Err(TrySendError::Full(note) | TrySendError::Disconnected(note)) = self.notes.try_send(note)
-        else {
-            return;
-        };
+        let Err(note) = self.inbox.put(note) else { return };
         if let Note::Finished(operation) = &note {
             lock(&self.explained).remove(&operation.id);
         }

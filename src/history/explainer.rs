@@ -164,6 +164,8 @@ impl Explainer {
 
     /// What is remembered from before the number `before`.
     async fn known(&self, key: &ActionKey, kin: Option<u32>, before: u64) -> Result<Known, HistoryError> {
+        // What ended just before counts.
+        self.history.settle().await;
         let same = self.history.of_action(key.action, before, SAME).await?;
         let kin = match kin {
             Some(mark) if same.is_empty() => self.history.of_kin(mark, before, KIN).await?,

@@ -7,7 +7,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -18,11 +17,8 @@ use super::{Inner, lock, log};
 use crate::execution::OperationId;
 use crate::execution::operations::Operation;
 
-/// Longest time a record waits to be written.
+/// Longest time a record waits to be written once the thread has it.
 const INTERVAL: Duration = Duration::from_secs(1);
-
-/// Records beyond which the next commit comes at once.
-const MANY: usize = 1024;
 
 /// Time until files that could not be opened or written are tried again.
 const RETRY: Duration = Duration::from_secs(30);
@@ -43,8 +39,6 @@ pub(super) enum Note {
     Explained(OperationId),
     /// Answer once everything before this is seen by readers.
     Settle(oneshot::Sender<()>),
-    /// Write what there is, and end.
-    Stop,
 }
 
 /// The directories of runs and of answers of the cache.
@@ -91,20 +85,15 @@ impl Writer {
         (self.is_open, self.retry) = (true, None);
     }
 
-    /// Works until told to stop.
-    pub(super) fn run(mut self, notes: &Receiver<Note>) {
+    /// Works until the inbox is closed.
+    pub(super) fn run(mut self) {
         loop {
-            let note = match self.due {
-                None => notes.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(due) => notes.recv_timeout(due.saturating_duration_since(Instant::now())),
-            };
-            match note {
-                Ok(Note::Stop) | Err(RecvTimeoutError::Disconnected) => break,
-                Ok(note) => self.take(note),
-                Err(RecvTimeoutError::Timeout) => {}
+            let taken = self.inner.inbox.take(self.due);
+            taken.notes.into_iter().for_each(|note| self.take(note));
+            if taken.is_closed {
+                break;
             }
-            let is_due = self.due.is_some_and(|due| Instant::now() >= due);
-            if is_due || (self.retry.is_none() && self.inner.state().waiting() >= MANY) {
+            if taken.is_due {
                 self.write();
             }
         }
@@ -124,7 +113,6 @@ impl Writer {
             Note::Explained(id) => self.explain(&id),
             // A caller that went away needs no answer.
             Note::Settle(reply) => drop(reply.send(())),
-            Note::Stop => {}
         }
     }
 

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use farmhand_proto::control::operation::Stage;
 use farmhand_proto::control::{
     ActionFilter, ExplainMissRequest, GetStatusResponse, Miss, action_filter, miss,
 };
