@@ -21,7 +21,7 @@ TMPDIR=$(mktemp -d)
 export TMPDIR
 demo=
 end() {
-    [ -z "$demo" ] || kill "$demo" 2>/dev/null || :
+    [ ! -f "$TMPDIR/pid" ] || kill "$(cat "$TMPDIR/pid")" 2>/dev/null || :
     [ -z "$demo" ] || wait "$demo" 2>/dev/null || :
     rm -rf "$TMPDIR"
 }
@@ -29,7 +29,7 @@ trap end EXIT
 trap 'exit 1' INT TERM
 
 # A dashboard that nobody looks at keeps the demo going.
-script -qfc "stty columns 120 rows 36; exec $farmhand demo" /dev/null </dev/null >/dev/null &
+script -qfc "stty columns 120 rows 36; echo \$\$ >$TMPDIR/pid; exec $farmhand demo" /dev/null </dev/null >/dev/null &
 demo=$!
 
 status() { "$farmhand" status --json --connect "$socket" 2>/dev/null; }
@@ -50,7 +50,7 @@ wait_for() {
 picture() {
     name=$1
     shift
-    "$farmhand" top --connect "$socket" --svg --size "$size" "$@" >"$folder/$name.svg.new"
+    "$farmhand" top --connect "$socket" --svg --size "$size" --type colour "$@" >"$folder/$name.svg.new"
     mv "$folder/$name.svg.new" "$folder/$name.svg"
     echo "$folder/$name.svg"
 }
@@ -62,14 +62,14 @@ until socket=$(ls "$TMPDIR"/farmhand-demo-*/run/control.sock 2>/dev/null); do
     sleep 0.2
 done
 
-wait_for executed 150               # In the third build: a header was changed.
+wait_for executed 170               # Somebody else builds by now, too.
 wait_for running 2
 picture overview --view overview
 picture builds --view builds
-wait_for failed 1                   # A later one has a typo.
-picture actions --view actions
-picture action --view action
-wait_for running 2
+wait_for executed 230
 picture timeline --view timeline
 picture machines --view machines
+wait_for failed 1                   # One of the later builds has a typo.
+picture actions --view actions
+picture action --view action --type why
 picture cache --view cache

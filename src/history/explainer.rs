@@ -13,7 +13,7 @@ use farmhand_proto::time::system_time;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::record::{Kin, Record};
+use super::record::{Kin, Record, micros};
 use super::{History, HistoryError};
 use crate::action_cache::ActionKey;
 use crate::action_cache::fate::Fate;
@@ -156,7 +156,9 @@ impl Explainer {
         self.explain(subject, Some(kin), u64::MAX).await
     }
 
+    /// What ended after the action came in is not earlier: it may be the very operation that is explained.
     async fn explain(&self, subject: Subject, kin: Option<u32>, before: u64) -> Result<Miss, HistoryError> {
+        let before = before.min(micros(subject.at));
         let known = self.known(&subject.key, kin, before).await?;
         let fate = (self.fate)(&subject.key);
         Ok(miss::explain(&*self.cas, &subject, &known, fate).await)

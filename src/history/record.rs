@@ -156,8 +156,7 @@ impl Record {
 
     /// When it was over, in microseconds since 1970.
     pub fn finished_micros(&self) -> u64 {
-        let since = self.finished().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+        micros(self.finished())
     }
 
     /// What the next operation that makes the same is recognised by.
@@ -309,6 +308,12 @@ fn cut(text: &mut String, most: usize) {
         let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
         text.truncate(end);
     }
+}
+
+/// Microseconds since 1970: the least number of an operation that ended then.
+pub(super) fn micros(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

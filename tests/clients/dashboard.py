@@ -306,9 +306,12 @@ class Hostile(DashboardTest):
         screen.wait_for("//evil:")
         screen.press("Enter")
         screen.wait_for("Summary", "Stdout")
-        for _ in range(8):
+        for _ in range(4):
             screen.press("Tab")
-            screen.wait_for("Summary")
+        screen.wait_for("the-end")
+        for _ in range(5):
+            screen.press("Tab")
+        screen.wait_for("mnemonic")
         for key in "125678":
             screen.press(key)
         screen.wait_for("1 Overview")
@@ -383,8 +386,11 @@ class Bazel(DashboardTest):
         screen.press("3")
         self.filter_and_open(screen)
         self.help_and_palette(screen)
+        # The naps end, so the build does, and well.
         processes.kill(processes.running_with(nap))
-        build.finish(None)
+        self.assertEqual({"remote": 10}, build.finish(bazel.SUCCESS).spawns)
+        screen.press("2")
+        screen.wait_for("0/2 slots", "bazel", "10")
         screen.press("q")
         screen.wait_for_prompt()
 

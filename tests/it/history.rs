@@ -90,6 +90,21 @@ async fn an_action_that_failed_says_so_when_it_misses_again() {
     assert_eq!(why_last(&node)["miss"], "skipped");
 }
 
+/// The explanation may come when they are over, and remembered.
+#[tokio::test]
+async fn quick_actions_do_not_take_themselves_for_earlier_ones() {
+    let node = Node::start();
+    let client = node.client().await;
+    for number in 0..30 {
+        let action = ActionBuilder::new(&["/bin/true", &number.to_string()]);
+        run_for(&client, "b1", &format!("//quick:{number}"), &action).await.success();
+    }
+    for action in actions(&node, &[]) {
+        let why = json(&node, &["action", action["name"].as_str().unwrap(), "why", "--json"]);
+        assert_eq!(why["miss"], "first", "{why}");
+    }
+}
+
 #[tokio::test]
 async fn a_result_that_was_evicted_is_told_from_a_change() {
     let node = Node::builder().config("disk-budget = \"64MB\"\nlease = \"0s\"").start();

@@ -32,6 +32,9 @@ const FIRST: Duration = Duration::from_secs(2);
 /// How long it may take from then on to say everything.
 const REST: Duration = Duration::from_millis(80);
 
+/// Finished operations that are asked for where they are not shown: 0 would leave it to the node.
+const NO_HISTORY: u32 = 1;
+
 /// The least columns the text is made for, and the most.
 const WIDTHS: (u16, u16) = (60, 300);
 
@@ -40,7 +43,7 @@ const WIDTHS: (u16, u16) = (60, 300);
 /// # Errors
 /// When no node answers in time.
 pub async fn once(options: &Options, width: u16) -> Result<String, UiError> {
-    let farm = gather(&options.socket, 1).await?;
+    let farm = gather(&options.socket, NO_HISTORY, REST).await?;
     let look = Look { colours: Some(ColourDepth::None), ..options.look.clone() };
     let options = Options { look, view: View::Overview, ..options.clone() };
     let mut model = app::model(&options, &Environment::detect())?;
@@ -56,11 +59,12 @@ pub async fn once(options: &Options, width: u16) -> Result<String, UiError> {
 /// # Errors
 /// When no node answers in time.
 pub async fn json(options: &Options) -> Result<serde_json::Value, UiError> {
-    Ok(json::farm(&gather(&options.socket, 1).await?))
+    Ok(json::farm(&gather(&options.socket, NO_HISTORY, REST).await?))
 }
 
-/// The farm as the node tells it now, with the last `finished` operations.
-async fn gather(socket: &Path, finished: u32) -> Result<Farm, UiError> {
+/// The farm as the node first tells it, with the last `finished` operations. What is not told in `rest`
+/// after the first of it is left out.
+async fn gather(socket: &Path, finished: u32, rest: Duration) -> Result<Farm, UiError> {
     let fail = |reason: String| UiError::Unreachable { socket: socket.to_owned(), reason };
     let mut client = connect(socket).await.map_err(fail)?;
     let first = Instant::now() + FIRST;
@@ -75,7 +79,7 @@ async fn gather(socket: &Path, finished: u32) -> Result<Farm, UiError> {
         match next(&mut stream, until).await {
             Ok(message) => {
                 if farm.version == 0 {
-                    until = Instant::now() + REST;
+                    until = Instant::now() + rest;
                 }
                 farm.apply(message, Duration::ZERO);
             }

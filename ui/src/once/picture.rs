@@ -23,12 +23,12 @@ use crate::terminal::Environment;
 use crate::update::{act, update};
 use crate::{sanitize, view};
 
-/// Operations that are over and shown.
-const FINISHED: u32 = 2000;
-
 /// How long answers may take, and how long a silence means that all came.
 const ALL: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_millis(400);
+
+/// Finished operations a picture may show.
+const HISTORY: u32 = 2000;
 
 /// A screen of `width` by `height` cells that shows `view`, as an SVG picture. `typed` are commands as a
 /// person types them after `:`; they come first. The theme is that of the options; one whose name
@@ -49,7 +49,7 @@ pub async fn once_svg(
         Look { colours: Some(depth), ascii: Some(options.look.ascii == Some(true)), ..options.look.clone() };
     let options = Options { look, view, ..options.clone() };
     let mut model = app::model(&options, &Environment::detect())?;
-    model.live = gather(&options.socket, FINISHED).await?;
+    model.live = gather(&options.socket, HISTORY, ALL).await?;
     model.size = (width, height);
     let mut todo = update(&mut model, Message::Feed(FeedEvent::Connected), Duration::ZERO);
     prepare(&mut model, view, typed, &mut todo).map_err(|reason| fail(&options, reason))?;
