@@ -212,10 +212,20 @@ fn tick(model: &mut Model, todo: &mut Todo) {
     if model.notice.as_ref().is_some_and(|notice| notice.until <= model.now) {
         model.notice = None;
     }
+    model.advice = advise(model);
     if model.frozen.is_none() {
         changed(model, todo);
     }
     todo.redraw = true;
+}
+
+/// The most urgent thing the node advises.
+fn advise(model: &Model) -> Option<String> {
+    let warning = model.farm().warnings.iter().max_by_key(|warning| warning.level)?;
+    Some(match warning.remedy.as_str() {
+        "" => warning.text.clone(),
+        remedy => format!("{}: {remedy}", warning.text),
+    })
 }
 
 #[cfg(test)]
