@@ -203,7 +203,7 @@ fn answer(model: &mut Model, id: CallId, answer: Answer, todo: &mut Todo) {
         Slot::History => actions::answer(model, answer, todo),
         Slot::Log => logs::answer(model, answer, todo),
         Slot::Settings => machines::answer(model, answer, todo),
-        Slot::Rerun | Slot::Deed(_) => deeds::answer(model, answer, todo),
+        Slot::Deed(_) => deeds::answer(model, answer, todo),
     }
 }
 
