@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use farmhand_proto::control;
 
-use crate::message::{Answer, Call, Command, Slot, Todo};
+use crate::message::{Answer, Call, Command, Todo};
 use crate::model::action::Loaded;
 use crate::model::modal::{Confirm, Deed, Modal, Text};
 use crate::model::{ListId, Model};
@@ -52,7 +52,8 @@ pub(crate) fn perform(model: &mut Model, deed: Deed, todo: &mut Todo) {
                 machine: machine.to_string(),
             };
             model.tell("asked the node to run it again");
-            model.calls.ask(Slot::Rerun, Call::Rerun(request), todo);
+            let slot = model.calls.deed();
+            model.calls.ask(slot, Call::Rerun(request), todo);
         }
         deed => {
             if let Some(call) = call(deed) {
