@@ -130,7 +130,10 @@ impl<'a> Canvas<'a> {
 
     /// Lays the look of `role` over `area`.
     pub(crate) fn tint(&mut self, area: Rect, role: Role) {
-        self.buffer.set_style(area.intersection(self.buffer.area), self.theme.style(role));
+        let style = self.theme.style(role);
+        if style != Style::new() {
+            self.buffer.set_style(area.intersection(self.buffer.area), style);
+        }
     }
 
     /// Tells what the mouse hits in `area`.

@@ -172,8 +172,6 @@ pub(crate) enum Slot {
     Log,
     /// The settings.
     Settings,
-    /// Runs of an action that a person asked for.
-    Rerun,
     /// Something a person did; several go on at a time.
     Deed(u8),
 }

@@ -66,6 +66,8 @@ pub(crate) struct Model {
     pub(crate) modal: Option<Modal>,
     /// One line of news, for some seconds.
     pub(crate) notice: Option<Notice>,
+    /// One piece of advice, brought up to date every second.
+    pub(crate) advice: Option<String>,
     /// Selection, scrolling and sorting of every list.
     pub(crate) lists: Lists,
     /// Calls to the node that are under way.
@@ -156,6 +158,7 @@ impl Model {
             build: None,
             modal: None,
             notice: None,
+            advice: None,
             lists: Lists::default(),
             calls: Calls::default(),
             typed: Vec::new(),

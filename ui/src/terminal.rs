@@ -15,9 +15,8 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossterm::event::{
-    DisableBracketedPaste, DisableMouseCapture, EnableBracketedPaste, EnableMouseCapture,
-};
+use crossterm::event::{DisableBracketedPaste, EnableBracketedPaste};
+use crossterm::style::Print;
 use crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
 use crossterm::{cursor, queue};
 use ratatui::buffer::Buffer;
@@ -28,6 +27,11 @@ pub(crate) use environment::Environment;
 use writer::Writer;
 
 use crate::options::UiError;
+
+/// Asks for presses, drags and the wheel, in a form without limits. Motion without a button is not
+/// asked for: over ssh that would be a flood of nothing.
+const MOUSE_ON: &str = "\x1b[?1000h\x1b[?1002h\x1b[?1006h";
+const MOUSE_OFF: &str = "\x1b[?1006l\x1b[?1002l\x1b[?1000l";
 
 /// Whether the terminal is changed now, so that a panic knows what to undo.
 static CHANGED: AtomicBool = AtomicBool::new(false);
@@ -150,7 +154,7 @@ fn prepare() -> io::Result<()> {
     enable_raw_mode()?;
     CHANGED.store(true, Ordering::SeqCst);
     let mut out = io::stdout();
-    queue!(out, EnterAlternateScreen, EnableMouseCapture, EnableBracketedPaste, cursor::Hide)?;
+    queue!(out, EnterAlternateScreen, Print(MOUSE_ON), EnableBracketedPaste, cursor::Hide)?;
     out.flush()
 }
 
@@ -160,7 +164,7 @@ fn restore() {
         return;
     }
     let mut out = io::stdout();
-    let _ = queue!(out, DisableBracketedPaste, DisableMouseCapture, LeaveAlternateScreen, cursor::Show);
+    let _ = queue!(out, DisableBracketedPaste, Print(MOUSE_OFF), LeaveAlternateScreen, cursor::Show);
     let _ = out.flush();
     let _ = disable_raw_mode();
 }

@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use crossterm::event::{KeyEvent, KeyEventKind};
 
+use crate::advice::{self, Facts};
 use crate::keymap::{self, Act, Key};
 use crate::message::{Answer, CallId, Message, Slot, Todo};
 use crate::model::{ListId, Model};
@@ -205,7 +206,7 @@ fn answer(model: &mut Model, id: CallId, answer: Answer, todo: &mut Todo) {
         Slot::History => actions::answer(model, answer, todo),
         Slot::Log => logs::answer(model, answer, todo),
         Slot::Settings => machines::answer(model, answer, todo),
-        Slot::Rerun | Slot::Deed(_) => deeds::answer(model, answer, todo),
+        Slot::Deed(_) => deeds::answer(model, answer, todo),
     }
 }
 
@@ -214,10 +215,23 @@ fn tick(model: &mut Model, todo: &mut Todo) {
     if model.notice.as_ref().is_some_and(|notice| notice.until <= model.now) {
         model.notice = None;
     }
+    model.advice = advise(model);
     if model.frozen.is_none() {
         changed(model, todo);
     }
     todo.redraw = true;
+}
+
+/// The most urgent thing the node advises, else what can be seen from here.
+fn advise(model: &Model) -> Option<String> {
+    let Some(warning) = model.farm().warnings.iter().max_by_key(|warning| warning.level) else {
+        let lease = model.machines.lease().unwrap_or(advice::LEASE);
+        return advice::best(Facts { farm: model.farm(), now: model.node_now(), lease });
+    };
+    Some(match warning.remedy.as_str() {
+        "" => warning.text.clone(),
+        remedy => format!("{}: {remedy}", warning.text),
+    })
 }
 
 #[cfg(test)]

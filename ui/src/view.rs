@@ -31,9 +31,9 @@ use crate::theme::Role;
 /// The least that makes sense.
 const LEAST: (u16, u16) = (40, 8);
 
-/// Paints everything.
+/// Paints everything onto an empty canvas.
 pub(crate) fn draw(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
-    canvas.fill(area, Role::Text);
+    canvas.tint(area, Role::Text);
     if area.width < LEAST.0 || area.height < LEAST.1 {
         return too_small(canvas, area);
     }

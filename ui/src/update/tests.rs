@@ -214,6 +214,28 @@ fn a_read_only_dashboard_changes_nothing() {
 }
 
 #[test]
+fn runs_asked_for_one_after_the_other_do_not_end_one_another() {
+    let mut model = model(View::Actions);
+    let mut todo = Todo::default();
+    for machine in ["attic", "kitchen"] {
+        let deed = crate::model::modal::Deed::Rerun {
+            digest: "d".into(),
+            instance: "".into(),
+            times: 2,
+            machine: machine.into(),
+        };
+        super::perform(&mut model, deed, &mut todo);
+    }
+    let slots: Vec<Slot> = todo
+        .commands
+        .iter()
+        .filter_map(|command| if let Command::Call(id, _) = command { Some(id.slot) } else { None })
+        .collect();
+    assert_eq!(slots.len(), 2);
+    assert_ne!(slots[0], slots[1]);
+}
+
+#[test]
 fn leaving_a_node_with_work_is_asked_about() {
     let mut model = model(View::Overview);
     assert_eq!(press(&mut model, "q").commands, [Command::Quit(Outcome::Quit)]);

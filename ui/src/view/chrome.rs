@@ -4,7 +4,6 @@ use ratatui::layout::Rect;
 
 use farmhand_proto::control::warning::Level;
 
-use crate::advice::{self, Facts};
 use crate::canvas::{Canvas, Hit};
 use crate::keymap::{self, Act, Binding, Place};
 use crate::model::{Link, Model, SILENCE};
@@ -183,26 +182,14 @@ pub(super) fn hints(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
         return;
     }
     let calm = model.now.saturating_sub(model.touched) >= CALM;
-    match advice(model).filter(|_| calm && model.modal.is_none()) {
+    match model.advice.as_ref().filter(|_| calm && model.modal.is_none()) {
         Some(advice) => {
             let sign = canvas.glyphs.advice;
             let x = text_area.x + canvas.text(text_area.x, area.y, 2, &format!("{sign} "), Role::Warn);
-            canvas.text(x, area.y, text_area.right().saturating_sub(x), &advice, Role::Warn);
+            canvas.text(x, area.y, text_area.right().saturating_sub(x), advice, Role::Warn);
         }
         None => keys(model, canvas, text_area),
     }
-}
-
-/// The most urgent thing the node advises, else what can be seen from here.
-fn advice(model: &Model) -> Option<String> {
-    let Some(warning) = model.farm().warnings.iter().max_by_key(|warning| warning.level) else {
-        let lease = model.machines.lease().unwrap_or(advice::LEASE);
-        return advice::best(Facts { farm: model.farm(), now: model.node_now(), lease });
-    };
-    Some(match warning.remedy.as_str() {
-        "" => warning.text.clone(),
-        remedy => format!("{}: {remedy}", warning.text),
-    })
 }
 
 fn keys(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {

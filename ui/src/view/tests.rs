@@ -135,6 +135,17 @@ fn age_is_told() {
 }
 
 #[test]
+fn advice_is_given_to_who_does_nothing() {
+    let mut model = model(View::Overview);
+    send_at(&mut model, 3, Message::Tick);
+    assert!(!screen(&mut model, 80, 24).contains("--jobs=40"));
+    send_at(&mut model, 9, Message::Tick);
+    assert!(screen(&mut model, 80, 24).contains("» the client keeps 9 of 20 slots busy: --jobs=40"));
+    press(&mut model, "j");
+    assert!(!screen(&mut model, 80, 24).contains("--jobs=40"));
+}
+
+#[test]
 fn what_waits_does_not_age_while_the_node_is_silent() {
     let mut model = model(View::Actions);
     let before = screen(&mut model, 80, 24);
