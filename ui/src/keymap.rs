@@ -41,6 +41,7 @@ pub(crate) enum Act {
     Open,
     NextTab,
     PreviousTab,
+    Tab,
     SortNext,
     SortReverse,
     Sort,

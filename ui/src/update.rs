@@ -222,6 +222,16 @@ fn tick(model: &mut Model, todo: &mut Todo) {
     todo.redraw = true;
 }
 
+/// The number of the tab a person named; complains when there is none.
+fn tab_named(model: &mut Model, titles: &[&str], name: Option<&str>) -> Option<usize> {
+    let name = name.unwrap_or_default().trim().to_lowercase();
+    let found = titles.iter().position(|title| !name.is_empty() && title.to_lowercase().starts_with(&name));
+    if found.is_none() {
+        model.complain(format!("tabs: {}", titles.join(", ").to_lowercase()));
+    }
+    found
+}
+
 /// The most urgent thing the node advises, else what can be seen from here.
 fn advise(model: &Model) -> Option<String> {
     let Some(warning) = model.farm().warnings.iter().max_by_key(|warning| warning.level) else {

@@ -59,6 +59,7 @@ pub(crate) static BINDINGS: &[Binding] = &[
     row(&[named(KeyCode::BackTab), Key::of('[')], Act::PreviousTab, &[OVERVIEW], "", "", "Go to the box before"),
     row(&[named(KeyCode::Tab), Key::of(']')], Act::NextTab, &[ACTIONS, ACTION, CACHE], "", "next tab", "Go to the next tab"),
     row(&[named(KeyCode::BackTab), Key::of('[')], Act::PreviousTab, &[ACTIONS, ACTION, CACHE], "", "", "Go to the tab before"),
+    row(&[], Act::Tab, &[ACTIONS, ACTION, CACHE], "tab", "", "Go to the tab of that name, or of that beginning").takes(Takes::Text),
 
     // Actions.
     row(&[Key::of('x')], Act::Kill, ON_ACTION, "kill", "kill", "End the action, after a question").changes(),

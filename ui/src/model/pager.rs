@@ -76,12 +76,13 @@ impl Pager {
     /// Searches for the first line that holds `needle` from the top of the screen on; `false` when
     /// there is none.
     pub(crate) fn search(&mut self, needle: &str, size: Size) -> bool {
+        // While it is typed, it is searched from where its beginning was found.
+        let found = self.found.take().filter(|_| needle.starts_with(&self.needle));
         needle.clone_into(&mut self.needle);
-        self.found = None;
         if needle.is_empty() {
             return true;
         }
-        let from = self.scroll.top_line(&self.text, size);
+        let from = found.unwrap_or_else(|| self.scroll.top_line(&self.text, size));
         self.go_to(self.text.find(needle, from, true), size)
     }
 
@@ -183,6 +184,8 @@ mod tests {
         assert_eq!((pager.act(Act::NextMatch, SIZE), pager.found()), (Some(true), Some(1)));
         assert_eq!((pager.act(Act::PreviousMatch, SIZE), pager.found()), (Some(true), Some(5)));
         assert!(!pager.search("nothing", SIZE));
+        assert!(pager.search("t", SIZE) && pager.search("tw", SIZE) && pager.search("two a", SIZE));
+        assert_eq!(pager.found(), Some(5));
         assert!(pager.search("", SIZE) && pager.needle().is_empty());
     }
 }

@@ -67,6 +67,11 @@ pub(super) fn act(model: &mut Model, act: Act, argument: Option<&str>, todo: &mu
     match act {
         Act::NextTab => show_tab(model, model.action.tab.step(1), todo),
         Act::PreviousTab => show_tab(model, model.action.tab.step(-1), todo),
+        Act::Tab => {
+            if let Some(number) = super::tab_named(model, &Tab::ALL.map(Tab::title), argument) {
+                tab(model, number, todo);
+            }
+        }
         Act::Back => return back(model, todo),
         _ if moved_text(model, act) => {}
         Act::Open => open(model, todo),

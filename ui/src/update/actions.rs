@@ -61,6 +61,11 @@ pub(super) fn act(model: &mut Model, act: Act, argument: Option<&str>, todo: &mu
     match act {
         Act::NextTab => section(model, 1, todo),
         Act::PreviousTab => section(model, -1, todo),
+        Act::Tab => {
+            if let Some(number) = super::tab_named(model, &Section::ALL.map(Section::title), argument) {
+                tab(model, number, todo);
+            }
+        }
         Act::Open => {
             if let Some(op) = chosen(model) {
                 model.action.subject = Some(Subject { key: op.name.clone(), instance: op.instance.clone() });

@@ -20,9 +20,14 @@ pub(super) fn changed(model: &mut Model, _todo: &mut Todo) {
 }
 
 /// A person did something.
-pub(super) fn act(model: &mut Model, act: Act, _argument: Option<&str>, todo: &mut Todo) -> bool {
+pub(super) fn act(model: &mut Model, act: Act, argument: Option<&str>, todo: &mut Todo) -> bool {
     match act {
         Act::NextTab | Act::PreviousTab => show_part(model, model.cache.part.other(), todo),
+        Act::Tab => {
+            if let Some(number) = super::tab_named(model, &Part::ALL.map(Part::title), argument) {
+                tab(model, number, todo);
+            }
+        }
         _ => return false,
     }
     true

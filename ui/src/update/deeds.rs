@@ -9,7 +9,7 @@ use crate::model::action::Loaded;
 use crate::model::modal::{Confirm, Deed, Modal, Text};
 use crate::model::{ListId, Model};
 use crate::options::{Fetched, Outcome};
-use crate::{format, sanitize};
+use crate::{format, logtext, sanitize};
 
 /// Asks whether it shall be done.
 pub(crate) fn confirm(model: &mut Model, title: &str, text: String, deed: Deed) {
@@ -134,17 +134,30 @@ pub(super) fn fetched(model: &mut Model, result: Result<Fetched, String>, todo: 
     todo.redraw = true;
     match result {
         Ok(fetched) => {
-            let lines = vec![
+            let mut lines = vec![
                 "The inputs are in".to_owned(),
                 format!("  {}", sanitize::line(&fetched.directory.to_string_lossy())),
                 String::new(),
                 "To run the action there:".to_owned(),
-                format!("  {}", sanitize::line(&fetched.command)),
             ];
+            lines.extend(broken(&sanitize::line(&fetched.command), usize::from(model.size.0)));
             super::acts::open(model, Modal::Text(Text { title: "Fetched".to_owned(), lines }));
         }
         Err(reason) => model.complain(sanitize::line(&reason)),
     }
+}
+
+/// A long line as several, indented, for a screen of so many columns.
+fn broken(line: &str, columns: usize) -> Vec<String> {
+    let cells = columns.saturating_sub(8).max(20);
+    let mut lines = Vec::new();
+    let mut rest = line;
+    while !rest.is_empty() {
+        let (first, others) = rest.split_at(logtext::first_cells(rest, cells));
+        lines.push(format!("  {first}"));
+        rest = others;
+    }
+    lines
 }
 
 /// A file was written, or not.

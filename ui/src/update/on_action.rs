@@ -116,11 +116,11 @@ fn kill(model: &mut Model, target: &Target) {
     if target.status.is_over() || target.name.is_empty() {
         return model.complain("it is over: there is nothing to end");
     }
-    let others = match target.callers {
-        0 | 1 => "Who waits for it gets CANCELLED.".to_owned(),
-        callers => format!("All {callers} callers who wait for it get CANCELLED."),
+    let who = match target.callers {
+        0 | 1 => "who waits for it gets".to_owned(),
+        callers => format!("all {callers} callers who wait for it get"),
     };
-    let text = format!("{}\n{others} What it wrote so far is kept.", target.label);
+    let text = format!("{} ends, and {who} CANCELLED. What it wrote so far is kept.", target.label);
     super::confirm(model, "End this action?", text, Deed::Kill(target.name.clone()));
 }
 

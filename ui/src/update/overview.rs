@@ -36,6 +36,8 @@ fn open(model: &mut Model, todo: &mut Todo) {
     let selected = model.lists[model.overview.pane.list()].selected;
     match model.overview.pane {
         Pane::Machines => {
+            model.machines.chosen =
+                model.farm().machines.get(selected).map(|machine| machine.name.as_str().into());
             model.lists[ListId::Machines].selected = selected;
             super::go(model, View::Machines, todo);
         }

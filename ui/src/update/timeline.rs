@@ -57,9 +57,12 @@ pub(super) fn act(model: &mut Model, act: Act, argument: Option<&str>, todo: &mu
         Act::Open => {
             let subject =
                 model.chosen_bar().map(|op| Subject { key: op.name.clone(), instance: op.instance.clone() });
-            if let Some(subject) = subject {
-                model.action.subject = Some(subject);
-                super::go(model, View::Action, todo);
+            match subject {
+                Some(subject) => {
+                    model.action.subject = Some(subject);
+                    super::go(model, View::Action, todo);
+                }
+                None => model.complain("no bar is chosen: left and right choose one"),
             }
         }
         _ => {

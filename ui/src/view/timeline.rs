@@ -210,7 +210,12 @@ fn chosen(model: &Model, canvas: &mut Canvas<'_>, area: Rect, now: Stamp) {
     canvas.text(area.x, area.y, area.width, &rule, Role::Border);
     let (x, width) = (area.x + 1, area.width.saturating_sub(2));
     let Some(op) = model.chosen_bar() else {
-        let text = "arrows choose a bar, enter opens it; + - zoom, < > move, or drag and turn the wheel";
+        let window = model.timeline.window(now);
+        let is_seen = |row: &LaneRow| !model.timeline.lanes.runs(&row.machine, row.lane, window).is_empty();
+        let text = match model.timeline.rows.iter().any(is_seen) {
+            true => "arrows choose a bar, enter opens it; + - zoom, < > move, or drag and turn the wheel",
+            false => "nothing ran in this time; left goes to the last run, < shows earlier, - more time",
+        };
         canvas.text(x, area.y + 1, width, text, Role::Dim);
         return;
     };
