@@ -315,6 +315,10 @@ impl Observer for History {
             self.inner().tell(Note::Finished(Arc::clone(operation)));
         }
     }
+
+    fn amended(&self, operation: &Arc<Operation>) {
+        self.inner().tell(Note::Amended(Arc::clone(operation)));
+    }
 }
 
 // === impl Handle ===

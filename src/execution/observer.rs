@@ -36,6 +36,11 @@ pub trait Observer: Send + Sync + 'static {
     fn finished(&self, operation: &Arc<Operation>) {
         let _ = operation;
     }
+
+    /// What its worker told after the operation was over has been added to it.
+    fn amended(&self, operation: &Arc<Operation>) {
+        let _ = operation;
+    }
 }
 
 /// Nobody.
@@ -62,6 +67,11 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
         self.0.finished(operation);
         self.1.finished(operation);
     }
+
+    fn amended(&self, operation: &Arc<Operation>) {
+        self.0.amended(operation);
+        self.1.amended(operation);
+    }
 }
 
 impl<O: Observer + ?Sized> Observer for Arc<O> {
@@ -79,6 +89,10 @@ impl<O: Observer + ?Sized> Observer for Arc<O> {
 
     fn finished(&self, operation: &Arc<Operation>) {
         (**self).finished(operation);
+    }
+
+    fn amended(&self, operation: &Arc<Operation>) {
+        (**self).amended(operation);
     }
 }
 

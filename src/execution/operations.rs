@@ -26,9 +26,6 @@ use crate::digest::Digest;
 use crate::instance::InstanceName;
 use crate::request_metadata::RequestMetadata;
 
-/// Finished operations the history holds.
-const HISTORY: usize = 1000;
-
 /// The name of an operation: random, so nobody can guess that of another.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OperationId(Uuid);
@@ -139,42 +136,6 @@ pub enum Outcome {
     Error(i32),
 }
 
-/// A finished operation, for people.
-#[derive(Clone, Debug)]
-pub struct Record {
-    /// Its name.
-    pub id: OperationId,
-    /// What asked for it.
-    pub kind: Kind,
-    /// Instance of the call.
-    pub instance: InstanceName,
-    /// Digest of the Action.
-    pub action: Digest,
-    /// Who called.
-    pub invocation: Arc<RequestMetadata>,
-    /// Where and when.
-    pub timeline: Timeline,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// Whether the result came from the action cache.
-    pub cached: bool,
-}
-
-/// Finished operations since the start, by how they ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Exit code 0, run for this or a merged call.
-    pub succeeded: u64,
-    /// Another exit code.
-    pub failed: u64,
-    /// Ended with a status other than OK and CANCELLED.
-    pub errors: u64,
-    /// Cancelled, or abandoned by their callers.
-    pub cancelled: u64,
-    /// Answered from the action cache.
-    pub cached: u64,
-}
-
 /// All operations.
 pub struct Operations {
     retention: Retention,
@@ -189,8 +150,6 @@ struct Table {
     live: BTreeMap<OperationId, Arc<Operation>>,
     finished: VecDeque<Finished>,
     finished_bytes: usize,
-    counters: Counters,
-    history: VecDeque<Record>,
 }
 
 struct Finished {
@@ -273,22 +232,6 @@ impl Operation {
     /// Whether it is over.
     pub fn is_done(&self) -> bool {
         self.state.borrow().is_done()
-    }
-
-    /// What people are told of it once it is over.
-    pub fn record(&self) -> Option<Record> {
-        let state = self.state();
-        let response = state.response?;
-        Some(Record {
-            id: self.id,
-            kind: self.kind,
-            instance: self.instance.clone(),
-            action: self.action,
-            invocation: self.invocation.clone(),
-            timeline: state.timeline,
-            outcome: Outcome::of(&response),
-            cached: response.cached_result,
-        })
     }
 }
 
@@ -388,7 +331,7 @@ impl Operations {
     pub fn amend(&self, id: OperationId, late: &reapi::ExecuteResponse) {
         let Some(operation) = self.get(id) else { return };
         let Some(result) = &late.result else { return };
-        operation.state.send_if_modified(|state| {
+        let is_new = operation.state.send_if_modified(|state| {
             let Some(response) = state.response.as_mut().filter(|response| response.result.is_none()) else {
                 return false;
             };
@@ -401,6 +344,9 @@ impl Operations {
             });
             true
         });
+        if is_new {
+            self.observer.amended(&operation);
+        }
     }
 
     /// Up to `limit` operations after `after`, in the order of their names: new ones never shift a
@@ -426,10 +372,11 @@ impl Operations {
         self.table().live.values().cloned().collect()
     }
 
-    /// The counters, and the latest finished operations, newest first.
-    pub fn history(&self) -> (Counters, Vec<Record>) {
+    /// The finished ones that are kept, newest first.
+    #[cfg(test)]
+    pub fn ended(&self) -> Vec<Arc<Operation>> {
         let table = self.table();
-        (table.counters, table.history.iter().rev().cloned().collect())
+        table.finished.iter().rev().filter_map(|finished| table.all.get(&finished.id).cloned()).collect()
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -439,15 +386,9 @@ impl Operations {
 
 impl Table {
     fn finish(&mut self, now: Instant, operation: &Operation) {
-        let Some(record) = operation.record() else { return };
         let bytes = operation.state.borrow().response.as_ref().map_or(0, |response| response.encoded_len());
-        self.counters.add(&record);
         self.finished.push_back(Finished { at: now, id: operation.id, bytes });
         self.finished_bytes += bytes;
-        if self.history.len() == HISTORY {
-            self.history.pop_front();
-        }
-        self.history.push_back(record);
     }
 
     fn expire(&mut self, now: Instant, retention: &Retention) {
@@ -462,19 +403,6 @@ impl Table {
             self.all.remove(&oldest.id);
             self.finished.pop_front();
         }
-    }
-}
-
-impl Counters {
-    fn add(&mut self, record: &Record) {
-        let counter = match record.outcome {
-            _ if record.cached => &mut self.cached,
-            Outcome::Succeeded => &mut self.succeeded,
-            Outcome::Failed(_) => &mut self.failed,
-            Outcome::Error(code) if code == tonic::Code::Cancelled as i32 => &mut self.cancelled,
-            Outcome::Error(_) => &mut self.errors,
-        };
-        *counter += 1;
     }
 }
 
@@ -562,7 +490,7 @@ mod tests {
         operations.insert(Instant::now(), operation.clone(), None);
         operations.update(Instant::now(), operation.id, OperationState::queued(SystemTime::UNIX_EPOCH));
         assert!(operation.is_done());
-        assert_eq!(operations.history().0, Counters { cancelled: 1, ..Default::default() });
+        assert_eq!(operations.ended().len(), 1);
     }
 
     #[test]

@@ -22,9 +22,7 @@ use super::action::{Action, Loaded, PlatformRules, PreparedAction};
 use super::inline::InlineHints;
 use super::live_logs::{LiveLogs, LogFiles};
 use super::observer::{Observer, Sequence};
-use super::operations::{
-    Call, Counters, Kind, Operation, OperationId, OperationState, Operations, Record, Stage,
-};
+use super::operations::{Call, Kind, Operation, OperationId, OperationState, Operations, Stage};
 use super::queue::{AttemptId, Event, Now, Queue, Refusal, Submission};
 use super::{ExecuteError, PRIORITIES, Settings, response};
 use crate::action_cache::{ActionCache, ActionKey};
@@ -77,17 +75,13 @@ pub struct OperationWatch {
     events: mpsc::UnboundedSender<Message>,
 }
 
-/// What the farm does and did, for people.
+/// What the farm does, for people.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Waiting for a slot, one entry for each run.
     pub queued: Vec<LiveAction>,
     /// With a worker, one entry for each run.
     pub running: Vec<LiveAction>,
-    /// Finished operations since the start.
-    pub counters: Counters,
-    /// The latest finished operations, newest first.
-    pub history: Vec<Record>,
 }
 
 /// A run that is not over.
@@ -236,10 +230,9 @@ impl Scheduler {
         self.shared.logs.follow(AttemptId { run: state.run?, number: state.timeline.attempts })
     }
 
-    /// What runs and ran.
+    /// What waits and runs.
     pub fn snapshot(&self) -> Snapshot {
-        let (counters, history) = self.shared.operations.history();
-        let mut snapshot = Snapshot { counters, history, ..Default::default() };
+        let mut snapshot = Snapshot::default();
         let mut runs = BTreeMap::new();
         for operation in self.shared.operations.live() {
             let state = operation.state();
@@ -254,6 +247,12 @@ impl Scheduler {
             }
         }
         snapshot
+    }
+
+    /// The finished operations that are kept, newest first.
+    #[cfg(test)]
+    pub fn ended(&self) -> Vec<Arc<Operation>> {
+        self.shared.operations.ended()
     }
 
     /// How executions are handled.

@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::inline::InlineHints;
+use super::operations::Outcome;
 use super::response;
 use super::{Kind, Observer, Request, Scheduler, Sequence, Settings};
 use crate::action_cache::memory::MemoryActionCache;
@@ -168,6 +169,12 @@ impl Farm {
         let (blobs, results) = (Arc::new(cas.clone()), Arc::new(action_cache.clone()));
         let scheduler = Scheduler::start(blobs, results, settings, Sequence::default(), observer, &tasks);
         Self { cas, action_cache, tasks, scheduler }
+    }
+
+    /// How its finished operations ended, the latest first.
+    pub(crate) fn outcomes(&self) -> Vec<Outcome> {
+        let finished = self.scheduler.ended();
+        finished.iter().map(|operation| Outcome::of(&operation.state().response.unwrap())).collect()
     }
 
     /// A farm with one worker.

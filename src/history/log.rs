@@ -9,7 +9,6 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use farmhand_proto::control::Miss;
 use prost::Message;
 
 use super::record::{Kept, Listed, Record};
@@ -218,13 +217,12 @@ impl Log {
     }
 
     /// Adds to a record that still waits; `false` if it does not.
-    pub(super) fn explain(&mut self, id: &OperationId, miss: Miss) -> bool {
+    pub(super) fn revise(&mut self, id: &OperationId, edit: impl FnOnce(Record) -> Record) -> bool {
         let name = id.to_string();
         let found = self.waiting.iter_mut().rev().find(|record| record.operation.name == name);
         let is_there = found.is_some();
         if let Some(record) = found {
-            let explained = (**record).clone().explained(Some(miss));
-            *record = Arc::new(explained);
+            *record = Arc::new(edit((**record).clone()));
         }
         is_there
     }

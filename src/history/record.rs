@@ -201,6 +201,20 @@ impl Record {
         self.operation.finished.as_ref().and_then(system_time).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
+    /// Whether a worker has yet to tell what came of it: somebody else ended it.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.operation.machine.is_empty() && self.result.is_none()
+    }
+
+    /// The same with what its worker told after it was over.
+    #[must_use]
+    pub(super) fn amended(self, late: Self) -> Self {
+        let sequence = self.operation.sequence;
+        let mut amended = late.explained(self.miss);
+        amended.operation.sequence = sequence;
+        amended
+    }
+
     /// The same with why it missed.
     #[must_use]
     pub fn explained(mut self, miss: Option<Miss>) -> Self {

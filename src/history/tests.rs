@@ -4,10 +4,18 @@
 use std::path::Path;
 
 use farmhand_proto::control::{ActionFilter, action_filter::Outcome};
+use farmhand_proto::reapi::{ActionResult, ExecuteResponse};
 use proptest::prelude::*;
+use prost::Message;
+use tokio::time::Instant;
 
 use super::record::tests::record;
 use super::*;
+use crate::digest::DigestFunction;
+use crate::execution::inline::InlineHints;
+use crate::execution::operations::{Operations, Timeline};
+use crate::execution::{Call, Retention, Sequence, response};
+use crate::instance::InstanceName;
 
 fn hit(sequence: u64, name: &str) -> Record {
     let mut record = record(sequence, name);
@@ -158,6 +166,49 @@ async fn pages_are_stable_while_new_ones_come() {
     assert_eq!(sequences(&first), [10, 9, 8, 7]);
     assert_eq!(sequences(&second), [6, 5, 4, 3, 2, 1]);
     assert_eq!(second.next, None);
+}
+
+/// An operation that `worker` had when somebody ended it.
+fn cancelled(worker: &str) -> Arc<Operation> {
+    let call = Call {
+        kind: Kind::Execute,
+        instance: InstanceName::default(),
+        action: Digest::empty(DigestFunction::Sha256),
+        invocation: Arc::default(),
+        priority: 0,
+        hints: InlineHints::default(),
+    };
+    let timeline = Timeline { worker: Some(worker.into()), ..Default::default() };
+    let mut state = OperationState::completed(SystemTime::now(), Arc::new(response::cancelled("test")));
+    state.timeline = Timeline { ended_at: state.timeline.ended_at, ..timeline };
+    Arc::new(Operation::new(call, None, state))
+}
+
+#[tokio::test]
+async fn what_a_worker_tells_late_is_in_the_record() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("history");
+    let history = History::open(&path, 1000);
+    let retention = Retention { age: Duration::from_secs(60), count: 10, bytes: 1 << 20 };
+    let operations = Operations::new(retention, Sequence::default(), Arc::new(history.clone()));
+    let operation = cancelled("m");
+    operations.insert(Instant::now(), Arc::clone(&operation), None);
+    history.settle().await;
+    let result = async |history: &History| {
+        let record = history.named(operation.id).await.unwrap().unwrap();
+        (record.sequence(), record.result.as_deref().map(|result| ActionResult::decode(result).unwrap()))
+    };
+    let (sequence, before) = result(&history).await;
+    assert_eq!(before, None, "the worker has not answered");
+    // Longer than it takes until what ended is written.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let late = ActionResult { exit_code: 137, ..Default::default() };
+    operations.amend(operation.id, &ExecuteResponse { result: Some(late.clone()), ..Default::default() });
+    history.settle().await;
+    let expected = (sequence, Some(late));
+    assert_eq!(result(&history).await, expected);
+    history.close();
+    assert_eq!(result(&History::open(&path, 1000)).await, expected);
 }
 
 #[test]

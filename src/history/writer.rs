@@ -1,8 +1,10 @@
 //! [`Writer`]: the thread that takes in what ended, and writes it down about once a second.
 //!
-//! While nothing ends it sleeps. While its files cannot be written, or the disk is nearly full, records
+//! While nothing ends it sleeps. Operations that were ended before their worker answered wait a little
+//! longer for what it tells of them, for what is written stays as it is. While its files cannot be written, or the disk is nearly full, records
 //! stay in memory as far as they fit, and it is tried again later; the store has the room first.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +22,12 @@ use crate::execution::operations::Operation;
 /// Longest time a record waits to be written once the thread has it.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// Longest time a record waits for its worker's answer.
+const LATE: Duration = Duration::from_secs(10);
+
+/// Records that wait for no answer any more.
+const MANY: usize = 1024;
+
 /// Time until files that could not be opened or written are tried again.
 const RETRY: Duration = Duration::from_secs(30);
 
@@ -35,6 +43,8 @@ pub(super) enum Note {
     Finished(Arc<Operation>),
     /// The same, by somebody who made the record.
     Record(Box<Record>),
+    /// A worker told more of an operation that was over before.
+    Amended(Arc<Operation>),
     /// It is known why an operation missed that was over before.
     Explained(OperationId),
     /// Answer once everything before this is seen by readers.
@@ -50,6 +60,10 @@ pub(super) struct Writer {
     path: PathBuf,
     /// When the next write is due.
     due: Option<Instant>,
+    /// Operations whose worker has not answered.
+    awaited: HashSet<OperationId>,
+    /// Until when that is waited for.
+    patience: Option<Instant>,
     /// Set while the files do not work: when they are tried again.
     retry: Option<Instant>,
     is_open: bool,
@@ -62,7 +76,17 @@ pub(super) struct Writer {
 impl Writer {
     /// Writes into `path`.
     pub(super) fn new(inner: Arc<Inner>, path: PathBuf) -> Self {
-        Self { inner, path, due: None, retry: None, is_open: false, complained: None, lost: 0 }
+        Self {
+            inner,
+            path,
+            due: None,
+            awaited: HashSet::new(),
+            patience: None,
+            retry: None,
+            is_open: false,
+            complained: None,
+            lost: 0,
+        }
     }
 
     /// Opens what is there.
@@ -93,7 +117,7 @@ impl Writer {
             if taken.is_closed {
                 break;
             }
-            if taken.is_due {
+            if taken.is_due && !self.holds_back() {
                 self.write();
             }
         }
@@ -105,11 +129,16 @@ impl Writer {
         match note {
             Note::Finished(operation) => {
                 if let Some(record) = Record::of(&operation) {
+                    if record.is_awaited() {
+                        self.awaited.insert(operation.id);
+                        self.patience.get_or_insert_with(|| Instant::now() + LATE);
+                    }
                     let miss = lock(&self.inner.explained).remove(&operation.id);
                     self.push(record.explained(miss));
                 }
             }
             Note::Record(record) => self.push(*record),
+            Note::Amended(operation) => self.amend(&operation),
             Note::Explained(id) => self.explain(&id),
             // A caller that went away needs no answer.
             Note::Settle(reply) => drop(reply.send(())),
@@ -119,9 +148,27 @@ impl Writer {
     /// Adds to a record that was made without its explanation. What is written stays as it is.
     fn explain(&mut self, id: &OperationId) {
         let Some(miss) = lock(&self.inner.explained).misses.get(id).cloned() else { return };
-        if self.inner.state().runs.explain(id, miss) {
+        if self.inner.state().runs.revise(id, |record| record.explained(Some(miss))) {
             lock(&self.inner.explained).remove(id);
         }
+    }
+
+    /// Adds to a record that was made before the worker answered.
+    fn amend(&mut self, operation: &Operation) {
+        self.awaited.remove(&operation.id);
+        if let Some(late) = Record::of(operation) {
+            self.inner.state().runs.revise(&operation.id, |record| record.amended(late));
+        }
+    }
+
+    /// Whether a worker may yet answer, and it can be waited for.
+    fn holds_back(&mut self) -> bool {
+        let is_patient = self.patience.is_some_and(|until| Instant::now() < until);
+        let holds_back = is_patient && !self.awaited.is_empty() && self.inner.state().waiting() < MANY;
+        if holds_back {
+            self.due = Some(Instant::now() + INTERVAL);
+        }
+        holds_back
     }
 
     fn push(&mut self, mut record: Record) {
@@ -134,7 +181,8 @@ impl Writer {
     }
 
     fn write(&mut self) {
-        self.due = None;
+        (self.due, self.patience) = (None, None);
+        self.awaited.clear();
         self.complain();
         if self.retry.is_some_and(|at| Instant::now() >= at) && !self.is_open {
             self.open();

@@ -182,7 +182,7 @@ async fn what_a_cancelled_action_wrote_is_kept() {
 
 #[tokio::test]
 async fn what_an_action_wrote_whose_client_went_away_is_kept() {
-    let node = Node::builder().config("orphan-grace = \"100ms\"").start();
+    let mut node = Node::builder().config("orphan-grace = \"100ms\"").start();
     let client = node.client().await;
     let (name, digest, stream) = start(&client, &ActionBuilder::sh("echo before; sleep 100")).await;
     let follower = begin(read(node.control().await, request(&name, 0, true)));
@@ -194,6 +194,10 @@ async fn what_an_action_wrote_whose_client_went_away_is_kept() {
     for told in [live, kept] {
         assert_eq!((told.text.as_slice(), told.ended), (&b"before\n"[..], true));
     }
+    assert!(node.stop().success());
+    node.restart();
+    let after = read(node.control().await, request(&digest.to_string(), 0, false)).await.unwrap();
+    assert_eq!(after.text, b"before\n", "what the worker told late is in the history");
 }
 
 #[tokio::test]

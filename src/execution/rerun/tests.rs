@@ -49,9 +49,9 @@ async fn every_run_is_a_run_of_its_own_and_leaves_no_trace() {
     assert_eq!(worker.runs(), 4);
     assert_eq!(farm.action_cache.get(&key).await.unwrap(), Some(poison));
     assert!(cached.is_some());
-    let history = farm.scheduler.snapshot().history;
-    assert_eq!(history.iter().filter(|record| record.kind == Kind::Rerun).count(), 3);
-    assert!(history.iter().all(|record| !record.cached));
+    let finished = farm.scheduler.ended();
+    assert_eq!(finished.iter().filter(|operation| operation.kind == Kind::Rerun).count(), 3);
+    assert!(finished.iter().all(|operation| !operation.state().response.unwrap().cached_result));
 }
 
 #[tokio::test(start_paused = true)]
@@ -138,7 +138,7 @@ async fn a_killed_run_is_over_and_the_others_go_on() {
     assert_eq!(farm.scheduler.kill(Target::Operation(operation.id)).await.unwrap(), 1);
     worker.release();
     all(&mut rerun).await;
-    let codes: Vec<_> = farm.scheduler.snapshot().history.iter().map(|record| record.outcome).collect();
+    let codes = farm.outcomes();
     assert!(codes.contains(&crate::execution::operations::Outcome::Succeeded));
     assert!(codes.contains(&crate::execution::operations::Outcome::Error(Code::Cancelled as i32)));
 }

@@ -48,8 +48,7 @@ async fn runs_once_and_then_answers_from_the_cache() {
     let second = run(&farm, action).await;
     assert!(second.response.unwrap().cached_result);
     assert_eq!(worker.runs(), 1);
-    let counters = farm.scheduler.snapshot().counters;
-    assert_eq!((counters.succeeded, counters.cached), (1, 1));
+    assert_eq!(farm.outcomes(), [Outcome::Succeeded; 2]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -72,7 +71,7 @@ async fn only_clean_results_are_cached() {
         assert!(farm.action_cache.get(&key(action)).await.unwrap().is_none());
     }
     assert_eq!(worker.runs(), 6);
-    let outcomes: Vec<_> = farm.scheduler.snapshot().history.iter().map(|record| record.outcome).collect();
+    let outcomes = farm.outcomes();
     assert_eq!(outcomes[0], Outcome::Succeeded);
     assert_eq!(outcomes[2], Outcome::Error(Code::DeadlineExceeded as i32));
     assert_eq!(outcomes[4], Outcome::Failed(1));

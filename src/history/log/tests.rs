@@ -1,5 +1,6 @@
 //! A log against a plain list: whatever is done in whichever order, both tell the same.
 
+use farmhand_proto::control::Miss;
 use proptest::prelude::*;
 
 use super::super::record::action_mark;
@@ -166,12 +167,12 @@ fn an_explanation_that_comes_late_is_added_while_the_record_waits() {
     case.push(3, 1);
     let id = case.model[1].id().unwrap();
     let miss = Miss { summary: "because".into(), ..Default::default() };
-    assert!(case.log.explain(&id, miss.clone()));
+    assert!(case.log.revise(&id, |record| record.explained(Some(miss.clone()))));
     case.write();
     case.reopen();
     let found: Vec<Record> = case.log.segments[0].read(0).unwrap().unwrap();
     assert_eq!((found[1].id(), &found[1].miss), (Some(id), &Some(miss)));
-    assert!(!case.log.explain(&id, Miss::default()));
+    assert!(!case.log.revise(&id, |record| record));
 }
 
 #[test]
