@@ -141,6 +141,12 @@ impl Activity {
         self.change(|book| book.annotate(id, edit))
     }
 
+    /// Something changed that is told of the operations of an action, though it is not kept here:
+    /// watchers are told of them again.
+    pub fn touch(&self, key: &ActionKey) {
+        self.change(|book| book.touch(key));
+    }
+
     /// Ends a second. To be called once in each, also while nothing happens: watchers take it for a sign
     /// of life.
     pub fn second(&self, gauges: Gauges) {

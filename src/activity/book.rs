@@ -316,6 +316,20 @@ impl Book {
         self.journal.change(change, id, |entry| edit(&mut entry.remarks))
     }
 
+    /// Counts the operations of an action as changed.
+    pub(super) fn touch(&mut self, key: &ActionKey) {
+        let is_one = |entry: &Entry| entry.action == key.action && entry.instance == key.instance;
+        let ids: Vec<_> = self
+            .journal
+            .changed(0, 0)
+            .filter(|(_, entry)| is_one(entry))
+            .map(|(_, entry)| entry.id)
+            .collect();
+        for id in ids {
+            self.annotate(id, |_| ());
+        }
+    }
+
     // --- the action cache ---
 
     /// A client asked the action cache.

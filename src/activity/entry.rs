@@ -86,8 +86,6 @@ pub(super) struct End {
 pub struct Remarks {
     /// Why the action cache had no result for it.
     pub miss: miss::Kind,
-    /// Whether a person pinned its result.
-    pub pinned: bool,
 }
 
 // === impl Entry ===
@@ -134,7 +132,8 @@ impl Entry {
             callers: self.callers,
             needs: self.needs.to_vec(),
             sequence: self.sequence,
-            pinned: self.remarks.pinned,
+            // Known where pins are.
+            pinned: false,
         }
     }
 

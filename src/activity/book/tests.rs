@@ -1,10 +1,12 @@
 //! The rules of counting.
 
+use farmhand_proto::control::miss;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::super::testing::{at, digest, done, error, exit, key, metadata, now, operation, state};
 use super::*;
+use crate::instance::InstanceName;
 
 /// A book with a clock.
 struct Bench {
@@ -223,10 +225,24 @@ async fn remarks_are_a_change() {
     let operation = operation(metadata("b", "//t", "M"));
     bench.came(&operation);
     let before = bench.book.changes();
-    assert!(bench.book.annotate(operation.id, |remarks| remarks.pinned = true));
+    assert!(bench.book.annotate(operation.id, |remarks| remarks.miss = miss::Kind::First));
     let page = bench.book.page(before, 0, 10);
-    assert!(page.operations[0].1.to_wire().pinned);
+    assert_eq!(page.operations[0].1.to_wire().miss(), miss::Kind::First);
     assert!(!bench.book.annotate(OperationId::from_number(9), |_| ()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn operations_of_a_touched_action_count_as_changed() {
+    let mut bench = Bench::new();
+    let operations = [operation(metadata("b", "//t", "M")), operation(metadata("c", "//t", "M"))];
+    operations.iter().for_each(|operation| bench.came(operation));
+    let before = bench.book.changes();
+    let key = ActionKey { instance: operations[0].instance.clone(), action: operations[0].action };
+    bench.book.touch(&key);
+    assert_eq!(bench.book.page(before, 0, 10).operations.len(), 2);
+    let before = bench.book.changes();
+    bench.book.touch(&ActionKey { instance: InstanceName::parse("another").unwrap(), ..key });
+    assert!(bench.book.page(before, 0, 10).operations.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use farmhand_proto::control::miss;
 use farmhand_proto::control::operation::Stage as WireStage;
 use proptest::prelude::*;
 
@@ -238,7 +239,7 @@ proptest! {
                     activity.changed(&operation, &done(which as u64, 1, exit(0)));
                 }
                 (3, Some(operation)) => {
-                    activity.annotate(&operation.id.to_string(), |remarks| remarks.pinned ^= true);
+                    activity.annotate(&operation.id.to_string(), |remarks| remarks.miss = miss::Kind::First);
                 }
                 (4, _) => table.apply(follower.read()),
                 (5, _) => {

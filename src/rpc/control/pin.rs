@@ -20,9 +20,11 @@ impl ControlService {
         let pins = &self.pins;
         if request.unpin {
             pins.unpin(&key).await?;
+            self.activity.touch(&key);
             return Ok(Response::new(PinActionResponse { pinned: false, bytes: 0 }));
         }
         let bytes = pins.pin(&key).await?;
+        self.activity.touch(&key);
         Ok(Response::new(PinActionResponse { pinned: true, bytes }))
     }
 

@@ -8,7 +8,7 @@ use tonic::Status;
 use super::ControlService;
 use super::query::Query;
 use crate::action_cache::complete::{Named, named};
-use crate::action_cache::{ActionCacheError, ActionKey};
+use crate::action_cache::{ActionCacheError, ActionKey, Pinning};
 use crate::digest::{Digest, DigestFunction};
 use crate::instance::InstanceName;
 
@@ -38,11 +38,7 @@ impl ControlService {
 
     /// Fills in which of `operations` have a pinned result.
     pub(super) fn mark_pinned(&self, operations: &mut [Operation]) {
-        for operation in operations {
-            let Ok(Query::Digest(action)) = Query::parse(&operation.action_digest) else { continue };
-            let Ok(instance) = InstanceName::parse(&operation.instance_name) else { continue };
-            operation.pinned = self.pins.is_pinned(&ActionKey { instance, action });
-        }
+        mark_pinned(&*self.pins, operations);
     }
 
     async fn missing_of(
@@ -62,6 +58,15 @@ impl ControlService {
         missing.sort_unstable();
         missing.dedup();
         Ok(missing.iter().take(MOST_MISSING).map(ToString::to_string).collect())
+    }
+}
+
+/// Fills in which of `operations` have a result that `pins` keep.
+pub(super) fn mark_pinned(pins: &dyn Pinning, operations: &mut [Operation]) {
+    for operation in operations {
+        let Ok(Query::Digest(action)) = Query::parse(&operation.action_digest) else { continue };
+        let Ok(instance) = InstanceName::parse(&operation.instance_name) else { continue };
+        operation.pinned = pins.is_pinned(&ActionKey { instance, action });
     }
 }
 

@@ -15,7 +15,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::remains::mark_pinned;
 use super::{ControlService, ControlSource, Replies};
+use crate::action_cache::Pinning;
 use crate::activity::{Follower, Position};
 
 /// Time between two messages where the caller leaves it to us.
@@ -27,6 +29,7 @@ const INTERVALS: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs
 /// One watcher.
 struct Watcher {
     source: Arc<dyn ControlSource>,
+    pins: Arc<dyn Pinning>,
     epoch: u64,
     follower: Follower,
     interval: Duration,
@@ -46,6 +49,7 @@ impl ControlService {
         let wanted = interval.as_ref().and_then(std_duration).unwrap_or(INTERVAL);
         let watcher = Watcher {
             source: Arc::clone(&self.source),
+            pins: Arc::clone(&self.pins),
             epoch: self.activity.epoch(),
             follower,
             interval: wanted.clamp(INTERVALS[0], INTERVALS[1]),
@@ -93,6 +97,7 @@ impl Watcher {
             complete: update.is_complete,
             ..Default::default()
         };
+        mark_pinned(&*self.pins, &mut message.operations);
         let told = self.last.take().map(|(_, told)| told).filter(|_| !update.is_snapshot);
         self.last = Some((made_at, tell(&mut message, told, status)));
         message
