@@ -4,9 +4,10 @@
 //! rest of the code uses. [`raw`] holds what that crate cannot give: messages whose byte fields
 //! are [`bytes::Bytes`], so that a blob is not copied between socket and disk, and the error
 //! details of `google.rpc` that REAPI clients look for. [`control`] is Farmhand's own API, generated
-//! from `farmhand/v1/control.proto` and `farm.proto`, and checked in.
+//! from `farmhand/v1/control.proto` and `farm.proto`, and checked in; [`client`] is how to call it.
 
 pub mod any;
+pub mod client;
 pub mod raw;
 pub mod time;
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use farmhand_proto::control::control_client::ControlClient;
+use farmhand_proto::client::Client;
 use farmhand_proto::control::{
     ExplainMissRequest, GetActionRequest, GetActionResponse, Operation, PinActionRequest,
 };
@@ -11,7 +11,6 @@ use farmhand_proto::protobuf::Timestamp;
 use farmhand_proto::reapi;
 use farmhand_proto::time::{std_duration, system_time};
 use prost::Message;
-use tonic::transport::Channel;
 
 use super::action_log::{self, LogArgs};
 use super::actions::{state, took};
@@ -130,7 +129,7 @@ pub(super) async fn run(args: ActionArgs) -> Result<(), CliError> {
 
 /// What the node knows of an action.
 pub(super) async fn look_up(
-    control: &mut ControlClient<Channel>,
+    control: &mut Client,
     digest: String,
     instance_name: String,
 ) -> Result<GetActionResponse, CliError> {
@@ -138,7 +137,7 @@ pub(super) async fn look_up(
     Ok(control.get_action(request).await.map_err(explain_lookup)?.into_inner())
 }
 
-async fn pin(mut control: ControlClient<Channel>, request: PinActionRequest) -> Result<(), CliError> {
+async fn pin(mut control: Client, request: PinActionRequest) -> Result<(), CliError> {
     let pinned = control.pin_action(request).await.map_err(explain_pin)?.into_inner();
     match pinned.pinned {
         true => print(&format!("pinned: {} stay until it is unpinned\n", bytes(pinned.bytes))),

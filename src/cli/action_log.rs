@@ -3,10 +3,9 @@
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
 
-use farmhand_proto::control::control_client::ControlClient;
+use farmhand_proto::client::Client;
 use farmhand_proto::control::read_output_request::Stream;
 use farmhand_proto::control::{ReadOutputRequest, ReadOutputResponse};
-use tonic::transport::Channel;
 
 use super::error::CliError;
 use super::harmless::Harmless;
@@ -39,11 +38,7 @@ struct Sink {
 }
 
 /// Prints what the action `digest`, or the operation of that name, wrote.
-pub(super) async fn run(
-    mut control: ControlClient<Channel>,
-    digest: String,
-    args: LogArgs,
-) -> Result<(), CliError> {
+pub(super) async fn run(mut control: Client, digest: String, args: LogArgs) -> Result<(), CliError> {
     let stream = if args.stderr { Stream::Stderr } else { Stream::Stdout };
     let whole = ReadOutputRequest { operation: digest, stream: stream.into(), offset: 0, follow: false };
     let offset = match args.tail {
@@ -72,11 +67,7 @@ pub(super) async fn run(
 }
 
 /// Where the last `lines` lines begin.
-async fn tail_offset(
-    control: &mut ControlClient<Channel>,
-    whole: &ReadOutputRequest,
-    lines: usize,
-) -> Result<i64, CliError> {
+async fn tail_offset(control: &mut Client, whole: &ReadOutputRequest, lines: usize) -> Result<i64, CliError> {
     let mut window = WINDOW;
     loop {
         let request = ReadOutputRequest { offset: -window, ..whole.clone() };

@@ -10,8 +10,8 @@ use std::io::{IsTerminal, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use farmhand_proto::client::Client;
 use farmhand_proto::control::GetStatusRequest;
-use farmhand_proto::control::control_client::ControlClient;
 use farmhand_proto::reapi;
 use indicatif::{ProgressBar, ProgressStyle};
 use prost::Message;
@@ -78,7 +78,7 @@ pub(super) struct Fetched {
 }
 
 /// Fetches, and prints where the files are and how to run the command on them.
-pub(super) async fn run(control: ControlClient<Channel>, request: FetchRequest) -> Result<(), CliError> {
+pub(super) async fn run(control: Client, request: FetchRequest) -> Result<(), CliError> {
     let fetched = fetch(control, &request, progress_bar()).await?;
     let files = plural(fetched.files, "file");
     eprintln!("{files}, {} in {}", bytes(fetched.bytes), request.directory.display());
@@ -90,7 +90,7 @@ pub(super) async fn run(control: ControlClient<Channel>, request: FetchRequest) 
 
 /// Fetches; `bar` shows how far that is.
 pub(super) async fn fetch(
-    mut control: ControlClient<Channel>,
+    mut control: Client,
     request: &FetchRequest,
     bar: ProgressBar,
 ) -> Result<Fetched, CliError> {
@@ -132,7 +132,7 @@ fn prepare(directory: &Path) -> Result<(), CliError> {
 }
 
 /// A channel to the REAPI of the node: its Unix socket, or else its port.
-async fn reapi_channel(control: &mut ControlClient<Channel>) -> Result<Channel, CliError> {
+async fn reapi_channel(control: &mut Client) -> Result<Channel, CliError> {
     let status = control.get_status(GetStatusRequest {}).await?.into_inner();
     let doors = status.node.and_then(|node| node.endpoints).unwrap_or_default();
     if !doors.reapi_socket.is_empty()

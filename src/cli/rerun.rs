@@ -3,14 +3,13 @@
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 
-use farmhand_proto::control::control_client::ControlClient;
+use farmhand_proto::client::Client;
 use farmhand_proto::control::operation::Stage;
 use farmhand_proto::control::{
     KillActionRequest, Operation, OutputDifference, RerunActionRequest, RerunActionResponse, RerunVerdict,
 };
 use farmhand_proto::time::system_time;
 use serde::Serialize;
-use tonic::transport::Channel;
 
 use super::actions::state;
 use super::error::CliError;
@@ -69,7 +68,7 @@ struct DifferenceJson<'a> {
 // === kill ===
 
 /// Ends an operation, or all of an action.
-pub(super) async fn kill(mut control: ControlClient<Channel>, name: String) -> Result<(), CliError> {
+pub(super) async fn kill(mut control: Client, name: String) -> Result<(), CliError> {
     let answer = control.kill_action(KillActionRequest { operation: name }).await.map_err(explain)?;
     print(&format!("{} killed\n", plural(answer.into_inner().killed.into(), "operation")))
 }
@@ -77,10 +76,7 @@ pub(super) async fn kill(mut control: ControlClient<Channel>, name: String) -> R
 // === rerun ===
 
 /// Runs an action again, tells how that goes, and what differs in the end.
-pub(super) async fn rerun(
-    mut control: ControlClient<Channel>,
-    options: RerunOptions,
-) -> Result<(), CliError> {
+pub(super) async fn rerun(mut control: Client, options: RerunOptions) -> Result<(), CliError> {
     let RerunOptions { digest, instance, times, machine, json } = options;
     let request = RerunActionRequest { digest: digest.clone(), instance_name: instance, times, machine };
     let mut stream = control.rerun_action(request).await.map_err(explain)?.into_inner();

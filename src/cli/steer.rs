@@ -5,10 +5,9 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use farmhand_proto::control::control_client::ControlClient;
+use farmhand_proto::client::Client;
 use farmhand_proto::control::machine::State;
 use farmhand_proto::control::{GetStatusRequest, Machine, SetMachineRequest};
-use tonic::transport::Channel;
 
 use super::error::CliError;
 use super::machines::{machine_json, standing};
@@ -105,7 +104,7 @@ pub(super) async fn slots(args: SlotsArgs) -> Result<(), CliError> {
 
 /// A machine that was told something.
 struct Changed {
-    control: ControlClient<Channel>,
+    control: Client,
     machine: Machine,
     json: bool,
 }

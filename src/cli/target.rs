@@ -2,13 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use farmhand_proto::control::control_client::ControlClient;
-use tonic::transport::Channel;
+use farmhand_proto::client::{Client, client};
 
 use super::error::{CliError, chain};
 use super::remote;
 use crate::config::{Host, RawConfig};
-use crate::rpc::control::MAX_MESSAGE_BYTES;
 
 /// Which node to talk to
 #[derive(Debug, clap::Args)]
@@ -50,7 +48,7 @@ impl TargetArgs {
     ///
     /// # Errors
     /// When no node answers, or a configuration file that was named cannot be read.
-    pub(super) async fn connect(&self) -> Result<ControlClient<Channel>, CliError> {
+    pub(super) async fn connect(&self) -> Result<Client, CliError> {
         connect(&self.socket()?).await
     }
 }
@@ -59,11 +57,11 @@ impl TargetArgs {
 ///
 /// # Errors
 /// When no node answers.
-pub(super) async fn connect(socket: &Path) -> Result<ControlClient<Channel>, CliError> {
+pub(super) async fn connect(socket: &Path) -> Result<Client, CliError> {
     let channel = remote::connect(&format!("unix:{}", socket.display()))
         .await
         .map_err(|error| not_running(socket, &chain(&error)))?;
-    Ok(ControlClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    Ok(client(channel))
 }
 
 /// That of the configuration file, else that of the host. A file of the user that is being edited

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
+use farmhand_proto::client::PROTOCOL_VERSION;
 use farmhand_proto::control::{self, GetStatusResponse, warning};
 use farmhand_proto::time::{duration, timestamp};
 
@@ -15,7 +16,7 @@ use crate::config::Config;
 use crate::execution::{Duty, MachineState, Scheduler};
 use crate::history::describe;
 use crate::platform::{self, Load};
-use crate::rpc::control::{ControlSource, PROTOCOL_VERSION};
+use crate::rpc::control::ControlSource;
 
 /// Everything a status is made of.
 pub(super) struct StatusSource {

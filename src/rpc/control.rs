@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use farmhand_proto::client::MAX_MESSAGE_BYTES;
 use farmhand_proto::control::control_server::{Control, ControlServer};
 use farmhand_proto::control::{
     ExplainMissRequest, GetActionRequest, GetActionResponse, GetSettingsRequest, GetSettingsResponse,
@@ -59,14 +60,8 @@ mod watch;
 /// What a call that streams returns.
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Version of the control API, told in every status.
-pub const PROTOCOL_VERSION: u32 = 2;
-
 /// Time that calls under way get to end when the node does.
 const GRACE: Duration = Duration::from_secs(3);
-
-/// Bytes of the largest message on this API, both ways.
-pub const MAX_MESSAGE_BYTES: usize = 32 << 20;
 
 /// What a node tells of itself.
 #[async_trait]

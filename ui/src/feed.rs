@@ -12,10 +12,9 @@ mod watch;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use farmhand_proto::control::control_client::ControlClient;
+use farmhand_proto::client::Client;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
-use tonic::transport::Channel;
 
 pub(crate) use calls::Calls;
 pub(crate) use connect::connect;
@@ -26,13 +25,10 @@ use crate::message::FeedEvent;
 /// Messages that wait to be applied.
 const WAITING: usize = 16;
 
-/// A connection, if there is one.
-type Client = Option<ControlClient<Channel>>;
-
 /// The stream of changes.
 pub(crate) struct Feed {
     events: mpsc::Receiver<FeedEvent>,
-    clients: tokio::sync::watch::Receiver<Client>,
+    clients: tokio::sync::watch::Receiver<Option<Client>>,
     now: Arc<Notify>,
     // Aborts the task when dropped.
     _task: JoinSet<()>,
@@ -71,7 +67,7 @@ impl Feed {
     }
 
     /// The connection that is open, for calls.
-    pub(crate) fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Option<Client> {
         self.clients.borrow().clone()
     }
 }

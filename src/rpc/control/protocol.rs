@@ -3,22 +3,18 @@
 //! A caller that says nothing takes what it gets. One that needs a newer meaning than this node knows is
 //! refused before anything is done for it.
 
+use farmhand_proto::client::{PROTOCOL_METADATA, PROTOCOL_VERSION};
 use tonic::{Request, Status};
-
-use super::PROTOCOL_VERSION;
-
-/// The metadata: the least version a caller can do with.
-const METADATA: &str = "farmhand-protocol";
 
 /// Lets a call pass, or says why not.
 ///
 /// # Errors
 /// `FAILED_PRECONDITION` for a caller that is newer, `INVALID_ARGUMENT` where the number is none.
 pub(super) fn check(request: Request<()>) -> Result<Request<()>, Status> {
-    let Some(value) = request.metadata().get(METADATA) else { return Ok(request) };
+    let Some(value) = request.metadata().get(PROTOCOL_METADATA) else { return Ok(request) };
     let text = value.to_str().unwrap_or_default();
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(Status::invalid_argument(format!("{METADATA} is not a number")));
+        return Err(Status::invalid_argument(format!("{PROTOCOL_METADATA} is not a number")));
     }
     // A number too large to read is larger than ours.
     if text.parse().is_ok_and(|wanted: u32| wanted <= PROTOCOL_VERSION) {
@@ -40,7 +36,7 @@ mod tests {
     fn check(value: Option<&'static str>) -> Result<(), Status> {
         let mut request = Request::new(());
         if let Some(value) = value {
-            request.metadata_mut().insert(METADATA, value.parse().unwrap());
+            request.metadata_mut().insert(PROTOCOL_METADATA, value.parse().unwrap());
         }
         super::check(request).map(drop)
     }

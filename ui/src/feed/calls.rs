@@ -5,11 +5,10 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::time::Duration;
 
-use farmhand_proto::control::control_client::ControlClient;
+use farmhand_proto::client::Client;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
-use tonic::transport::Channel;
 use tonic::{Code, Response, Status, Streaming};
 
 use super::watch::words;
@@ -47,7 +46,7 @@ impl Calls {
 
     /// Asks `client`; without one the answer is that there is none. An earlier call of the slot is
     /// given up.
-    pub(crate) fn ask(&mut self, client: Option<ControlClient<Channel>>, id: CallId, call: Call) {
+    pub(crate) fn ask(&mut self, client: Option<Client>, id: CallId, call: Call) {
         self.cancel(id.slot);
         // Forgets tasks that are over.
         while self.tasks.try_join_next().is_some() {}
@@ -86,7 +85,7 @@ impl Reply {
     }
 }
 
-async fn perform(mut client: ControlClient<Channel>, call: Call, reply: &Reply) -> Result<(), Status> {
+async fn perform(mut client: Client, call: Call, reply: &Reply) -> Result<(), Status> {
     let answer = match call {
         Call::Action(request) => Answer::Action(Box::new(soon(client.get_action(request)).await?)),
         Call::Actions(request) => Answer::Actions(soon(client.list_actions(request)).await?),

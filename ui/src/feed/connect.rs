@@ -3,22 +3,19 @@
 use std::path::Path;
 use std::time::Duration;
 
-use farmhand_proto::control::control_client::ControlClient;
+use farmhand_proto::client::{Client, client};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Endpoint, Uri};
 
 /// Time a connection may take.
 const LIMIT: Duration = Duration::from_secs(2);
-
-/// Bytes of the largest message taken. Snapshots come in several; this is for directories.
-const MAX_MESSAGE: usize = 32 << 20;
 
 /// A client of the node at `socket`.
 ///
 /// # Errors
 /// In words, why there is none.
-pub(crate) async fn connect(socket: &Path) -> Result<ControlClient<Channel>, String> {
+pub(crate) async fn connect(socket: &Path) -> Result<Client, String> {
     // The connector knows where to go; the address is a form only.
     let endpoint = Endpoint::from_static("http://control.invalid").connect_timeout(LIMIT);
     let path = socket.to_owned();
@@ -32,7 +29,7 @@ pub(crate) async fn connect(socket: &Path) -> Result<ControlClient<Channel>, Str
         Ok(Err(error)) => return Err(reason(socket, &error)),
         Err(_) => return Err("the node does not answer".to_owned()),
     };
-    Ok(ControlClient::new(channel).max_decoding_message_size(MAX_MESSAGE))
+    Ok(client(channel))
 }
 
 /// The innermost reason, as that is what a person can do something about.

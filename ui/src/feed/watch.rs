@@ -55,7 +55,7 @@ impl Default for Pace {
 pub(super) async fn run(
     socket: PathBuf,
     events: mpsc::Sender<FeedEvent>,
-    clients: watch::Sender<Client>,
+    clients: watch::Sender<Option<Client>>,
     now: Arc<Notify>,
     pace: Pace,
 ) {
@@ -85,7 +85,7 @@ pub(super) async fn run(
 async fn attempt(
     socket: &std::path::Path,
     events: &mpsc::Sender<FeedEvent>,
-    clients: &watch::Sender<Client>,
+    clients: &watch::Sender<Option<Client>>,
     position: &mut Option<WatchPosition>,
     silence: Duration,
 ) -> End {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use farmhand_proto::control::control_client::ControlClient;
+use farmhand_proto::client::client;
 use farmhand_proto::control::{WatchRequest, WatchResponse};
 use futures_util::future::try_join_all;
 use tonic::Streaming;
@@ -13,7 +13,6 @@ use super::super::super::remote;
 use super::super::Bench;
 use super::super::figure::Figure;
 use super::actions::{ROUND, small_root, timed_round};
-use crate::rpc::control::MAX_MESSAGE_BYTES;
 
 /// Watchers at once.
 const WATCHERS: usize = 2;
@@ -51,7 +50,7 @@ async fn watched_round(
 
 /// A watcher that has its snapshot.
 async fn open(channel: &Channel) -> Result<Streaming<WatchResponse>, CliError> {
-    let mut control = ControlClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let mut control = client(channel.clone());
     let mut messages = control.watch(WatchRequest::default()).await?.into_inner();
     while !messages.message().await?.is_none_or(|message| message.complete) {}
     Ok(messages)
