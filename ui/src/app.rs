@@ -8,11 +8,13 @@
 mod files;
 mod signals;
 
+use std::future::poll_fn;
 use std::io;
+use std::task::Poll;
 use std::time::Duration;
 
 use crossterm::event::{Event, EventStream};
-use futures_util::{FutureExt, StreamExt};
+use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -133,7 +135,7 @@ impl App {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while end.is_none() {
             let woken = self.woken(&mut ticks).await;
-            end = self.handle(woken).map_err(UiError::Terminal)?;
+            end = self.handle(woken).await.map_err(UiError::Terminal)?;
             self.paint_if_due();
         }
         Ok(end.unwrap_or(Outcome::Quit))
@@ -156,10 +158,10 @@ impl App {
         }
     }
 
-    fn handle(&mut self, woken: Woken) -> io::Result<Option<Outcome>> {
+    async fn handle(&mut self, woken: Woken) -> io::Result<Option<Outcome>> {
         match woken {
             Woken::Message(message) => Ok(self.apply_with_others(*message)),
-            Woken::Terminal(event) => self.terminal_event(event?),
+            Woken::Terminal(event) => self.terminal_event(event?).await,
             Woken::Signal(Signal::End(number)) => Ok(Some(Outcome::Signal(number))),
             Woken::Signal(Signal::Stop) => self.suspend().map(|()| None),
             Woken::Signal(Signal::Continue) => self.resume().map(|()| None),
@@ -178,7 +180,7 @@ impl App {
     }
 
     /// A key, and those that were pressed meanwhile: a wheel sends many.
-    fn terminal_event(&mut self, event: Event) -> io::Result<Option<Outcome>> {
+    async fn terminal_event(&mut self, event: Event) -> io::Result<Option<Outcome>> {
         let mut next = Some(event);
         while let Some(event) = next {
             self.urgent = true;
@@ -195,9 +197,19 @@ impl App {
             if let Some(end) = self.apply(message) {
                 return Ok(Some(end));
             }
-            next = self.keys.next().now_or_never().flatten().transpose()?;
+            next = self.waiting_key().await.transpose()?;
         }
         Ok(None)
+    }
+
+    /// A key that is there already. The stream keeps the waker it was asked with last, so it must be that of
+    /// this task, or the next key wakes nobody.
+    async fn waiting_key(&mut self) -> Option<io::Result<Event>> {
+        poll_fn(|context| match self.keys.poll_next_unpin(context) {
+            Poll::Ready(event) => Poll::Ready(event),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
     }
 
     /// Applies a message and does what it asks for; how it ends, if it does.

@@ -34,7 +34,11 @@ fn words(model: &Model) -> (String, Role) {
     }
     let (kept, wanted) = logs.counts();
     if kept == 0 {
-        let words = if model.calls.is_waiting(Slot::Log) { "waiting for lines" } else { "no lines" };
+        let words = if model.calls.is_waiting(Slot::Log) {
+            "nothing so far; lines come by themselves"
+        } else {
+            "no lines"
+        };
         return (words.to_owned(), Role::Dim);
     }
     let level = match logs.least {
