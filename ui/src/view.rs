@@ -100,8 +100,11 @@ pub(crate) fn text_of(buffer: &Buffer) -> String {
 }
 
 fn too_small(canvas: &mut Canvas<'_>, area: Rect) {
-    let text = format!("needs {}x{}, has {}x{}", LEAST.0, LEAST.1, area.width, area.height);
-    canvas.text(area.x, area.y + area.height / 2, area.width, &text, Role::Warn);
+    let lines = [format!("needs {}x{}", LEAST.0, LEAST.1), format!("has {}x{}", area.width, area.height)];
+    let top = area.y + area.height.saturating_sub(1) / 2;
+    for (y, text) in (top..area.bottom()).zip(lines) {
+        canvas.text(area.x, y, area.width, &text, Role::Warn);
+    }
 }
 
 #[cfg(test)]

@@ -158,7 +158,11 @@ fn what_waits_does_not_age_while_the_node_is_silent() {
 
 #[test]
 fn a_small_screen_is_told_what_is_needed() {
-    assert!(screen(&mut model(View::Overview), 38, 7).contains("needs 40x8, has 38x7"));
+    for (width, height) in [(38, 7), (20, 10)] {
+        let screen = screen(&mut model(View::Overview), width, height);
+        let parts = ["needs 40x8", &format!("has {width}x{height}")];
+        assert!(parts.iter().all(|part| screen.contains(part)), "{screen}");
+    }
 }
 
 #[test]
