@@ -1,5 +1,5 @@
 //! Logs: to stderr, always, so that stdout holds nothing but data. The last lines are in memory too
-//! ([`recent`]).
+//! ([`mod@recent`]).
 
 use std::io::{self, IsTerminal};
 use std::sync::{Arc, LazyLock};

@@ -2,7 +2,7 @@
 //!
 //! Whatever a client, a build or another machine can name is hostile: it may hold escape sequences
 //! that command the terminal, marks that turn the order of letters round, letters that cannot be
-//! seen, and megabytes. [`line`] lets none of it through. [`cut`] and its kin shorten text to cells
+//! seen, and megabytes. [`line()`] lets none of it through. [`cut`] and its kin shorten text to cells
 //! of the screen without tearing a wide or composed letter apart.
 
 use std::borrow::Cow;
@@ -29,7 +29,7 @@ pub(crate) fn line(text: &str) -> Cow<'_, str> {
     Cow::Owned(harmless(text))
 }
 
-/// `text` through [`line`], to be shared.
+/// `text` through [`line()`], to be shared.
 pub(crate) fn shared(text: &str) -> Arc<str> {
     Arc::from(&*line(text))
 }

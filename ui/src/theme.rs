@@ -1,7 +1,7 @@
 //! Colours by role. Views name what a thing is, a theme says how that looks, and what the terminal
 //! can show decides how much of it is left.
 //!
-//! Themes are small TOML files, see [`file`]; those in `assets/themes` are compiled in.
+//! Themes are small TOML files, see [`mod@file`]; those in `assets/themes` are compiled in.
 
 mod colour;
 mod file;
