@@ -6,6 +6,7 @@
 //! - [`digest`], [`instance`], [`path`], [`request_metadata`], [`platform`], [`merkle`]: the values of the field,
 //!   parsed once;
 //! - [`index`]: the embedded key-value index, the only file that names its engine;
+//! - [`peer`]: the other machines: who they are, and a link to each;
 //! - [`cas`]: blobs by digest; [`action_cache`]: results by action;
 //! - [`miss`]: why there was no result;
 //! - [`worker`]: staging inputs, running commands, collecting outputs;
@@ -36,6 +37,7 @@ pub mod merkle;
 pub mod miss;
 pub mod node;
 pub mod path;
+pub mod peer;
 pub mod platform;
 pub mod request_metadata;
 pub mod rpc;

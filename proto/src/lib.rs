@@ -3,7 +3,7 @@
 //! Most of them are the published ones, re-exported from `bazel-remote-apis` under the names the
 //! rest of the code uses. [`raw`] holds what that crate cannot give: messages whose byte fields
 //! are [`bytes::Bytes`], so that a blob is not copied between socket and disk, and the error
-//! details of `google.rpc` that REAPI clients look for. [`control`] is Farmhand's own API, generated
+//! details of `google.rpc` that REAPI clients look for. [`control`] and [`peer`] are Farmhand's own APIs, generated
 //! from `farmhand/v1/control.proto` and `farm.proto`, and checked in; [`client`] is how to call it.
 
 pub mod any;
@@ -15,6 +15,12 @@ pub mod time;
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
 pub mod control {
     include!("generated/farmhand.v1.rs");
+}
+
+/// What machines of a farm say to each other, `farmhand.peer.v1`: see `farmhand/peer/v1/peer.proto`.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
+pub mod peer {
+    include!("generated/farmhand.peer.v1.rs");
 }
 
 pub use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
