@@ -84,6 +84,8 @@ struct Pages {
     /// Those that were found missing where they may be.
     lost: Vec<Acknowledged>,
     results: BTreeMap<u64, Vec<Version>>,
+    /// Number of the next version of any result.
+    next_version: u64,
 }
 
 // === impl Blob ===
@@ -139,8 +141,9 @@ impl Book {
     /// Notes that a new version of a result is about to be sent. Returns it.
     pub(crate) fn next_version(&self, key: u64, output: Digest) -> ActionResult {
         let mut pages = self.pages();
+        let number = pages.next_version;
+        pages.next_version += 1;
         let versions = pages.results.entry(key).or_default();
-        let number = versions.last().map_or(0, |last| last.number + 1);
         let path = format!("version-{number}");
         let file = OutputFile { path, digest: Some(output.to_wire()), ..Default::default() };
         let result = ActionResult { output_files: vec![file], ..Default::default() };
@@ -203,20 +206,23 @@ impl Book {
     }
 
     async fn check_presence(&self, client: &Client, demand: Demand, seen: &mut Seen) -> Vec<String> {
-        let blobs = std::mem::take(&mut self.pages().blobs);
+        // The load may go on meanwhile, and add to the book.
+        let blobs = self.pages().blobs.clone();
         let digests: Vec<Digest> = blobs.iter().map(|blob| blob.digest).collect();
         let mut missing = HashSet::new();
         for some in digests.chunks(ASKED) {
             missing.extend(client.find_missing(some).await.unwrap());
         }
-        let (gone, kept): (Vec<_>, Vec<_>) =
-            blobs.into_iter().partition(|blob| missing.contains(&blob.digest));
+        let count = blobs.len();
+        let gone: Vec<_> = blobs.into_iter().filter(|blob| missing.contains(&blob.digest)).collect();
         let amiss = gone.iter().filter(|blob| demand.covers(blob.at));
         let wrong = amiss.map(|blob| format!("missing, {:?} old: {blob:?}", blob.at.elapsed())).collect();
-        seen.blobs = kept.len();
+        seen.blobs = count - gone.len();
         seen.gone += gone.len();
         let mut pages = self.pages();
-        pages.blobs = kept;
+        let later = pages.blobs.split_off(count);
+        pages.blobs.retain(|blob| !missing.contains(&blob.digest));
+        pages.blobs.extend(later);
         pages.lost.extend(gone);
         wrong
     }
@@ -252,35 +258,42 @@ impl Book {
     }
 
     async fn check_results(&self, client: &Client, demand: Demand, seen: &mut Seen) -> Vec<String> {
-        let results = std::mem::take(&mut self.pages().results);
+        // The load may go on meanwhile, and send further versions.
+        let results = self.pages().results.clone();
         let mut wrong = Vec::new();
-        let mut kept = BTreeMap::new();
-        for (key, versions) in results {
-            let floor =
-                versions.iter().rposition(|version| version.acknowledged.is_some_and(|at| demand.covers(at)));
-            let Some(found) = client.action_result(&action_of(key)).await else {
-                seen.gone += 1;
-                if floor.is_some() {
-                    wrong.push(format!("result {key} is missing: {:?}", versions.last()));
+        for (key, known) in results {
+            let must = known.iter().rfind(|version| version.acknowledged.is_some_and(|at| demand.covers(at)));
+            let found = client.action_result(&action_of(key)).await;
+            let mut pages = self.pages();
+            let versions = pages.results.entry(key).or_default();
+            let last = known.last().map_or(0, |last| last.number);
+            // What is not there now, though it was sent, may come back, or be on its way.
+            let lose = |versions: &mut Vec<Version>, above: Option<u64>| {
+                let is_lost = |version: &&mut Version| version.number <= last && Some(version.number) > above;
+                versions.iter_mut().filter(is_lost).for_each(|version| version.acknowledged = None);
+            };
+            let Some(found) = found else {
+                seen.gone += usize::from(known.iter().any(|version| version.acknowledged.is_some()));
+                if must.is_some() {
+                    wrong.push(format!("result {key} is missing: {:?}", known.last()));
                 }
+                lose(versions, None);
                 continue;
             };
             seen.results += 1;
-            let same = |version: &Version| version.result.output_files == found.output_files;
-            let position = versions.iter().position(same);
-            match position {
-                None => wrong.push(format!("result {key} is none that was sent: {found:?}")),
-                Some(at) if floor.is_some_and(|floor| at < floor) => {
-                    wrong.push(format!("result {key} is an older version: {at} of {:?}", floor));
-                }
-                Some(at) => {
-                    // From here on it is this one, as if it had been acknowledged now.
-                    let version = Version { acknowledged: Some(Instant::now()), ..versions[at].clone() };
-                    kept.insert(key, vec![version]);
-                }
+            let same = |version: &&mut Version| version.result.output_files == found.output_files;
+            let Some(version) = versions.iter_mut().find(same) else {
+                wrong.push(format!("result {key} is none that was sent: {found:?}"));
+                continue;
+            };
+            if must.is_some_and(|must| version.number < must.number) {
+                wrong.push(format!("result {key} is an older version: {version:?}, not {must:?}"));
             }
+            // From here on it must be this one, as if it had been acknowledged now.
+            version.acknowledged = Some(Instant::now());
+            let number = version.number;
+            lose(versions, Some(number));
         }
-        self.pages().results = kept;
         wrong
     }
 }
