@@ -20,7 +20,9 @@ use crate::digest::Digest;
 #[cfg(test)]
 pub mod conformance;
 pub mod disk;
+pub mod fetch;
 pub mod memory;
+pub mod remote;
 
 /// The bytes of a blob in pieces of 64 KiB to 1 MiB; no piece is empty.
 pub type BlobStream = Pin<Box<dyn Stream<Item = Result<Bytes, CasError>> + Send>>;

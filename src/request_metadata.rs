@@ -79,6 +79,25 @@ impl From<reapi::RequestMetadata> for RequestMetadata {
     }
 }
 
+/// As a client would tell it.
+impl From<&RequestMetadata> for reapi::RequestMetadata {
+    fn from(metadata: &RequestMetadata) -> Self {
+        let tool = reapi::ToolDetails {
+            tool_name: metadata.tool_name.clone(),
+            tool_version: metadata.tool_version.clone(),
+        };
+        Self {
+            tool_details: Some(tool),
+            action_id: metadata.action_id.clone(),
+            tool_invocation_id: metadata.tool_invocation_id.clone(),
+            correlated_invocations_id: metadata.correlated_invocations_id.clone(),
+            action_mnemonic: metadata.action_mnemonic.clone(),
+            target_id: metadata.target_id.clone(),
+            configuration_id: metadata.configuration_id.clone(),
+        }
+    }
+}
+
 /// The first [`MAX_FIELD`] bytes of `text`, or a little less.
 fn shortened(mut text: String) -> String {
     if text.len() > MAX_FIELD {

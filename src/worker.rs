@@ -4,7 +4,7 @@
 //! `local` is the worker of this machine: it stages the inputs (`inputs`), has a `runner` run the
 //! command, and collects what came of it (`outputs`). `sandbox` is the pre-started spawner that
 //! gives every action its own namespaces; `plain` runs it without them where the kernel forbids
-//! them. A remote worker of a farm implements the same trait later.
+//! them. `remote` is another machine of the farm; `lease` is how an action travels there.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -19,12 +19,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::digest::{Digest, DigestFunction};
 use crate::instance::InstanceName;
+use crate::request_metadata::RequestMetadata;
 
+pub mod guests;
 pub mod inputs;
+pub mod lease;
 pub mod local;
 pub mod missing;
 pub mod outputs;
 pub mod plain;
+pub mod remote;
 pub mod sandbox;
 mod scratch;
 mod slots;
@@ -48,6 +52,10 @@ pub struct Lease {
     pub timeout: Duration,
     /// When the action was queued.
     pub queued_at: SystemTime,
+    /// For whom it runs; empty where nobody said.
+    pub person: Arc<str>,
+    /// Who called.
+    pub invocation: Arc<RequestMetadata>,
 }
 
 impl Lease {
@@ -97,6 +105,9 @@ pub enum SlotsError {
     /// What the new slots need could not be started.
     #[error("cannot add slots: {0}")]
     Run(#[from] RunError),
+    /// Another machine's slots are its own.
+    #[error("{0} says itself how many slots it has: run `farmhand slots` there")]
+    Remote(String),
 }
 
 /// Takes leases and runs them.

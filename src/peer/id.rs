@@ -14,7 +14,7 @@ pub struct MachineId([u8; LEN]);
 
 impl MachineId {
     /// The id of these bytes.
-    pub fn new(bytes: [u8; LEN]) -> Self {
+    pub const fn new(bytes: [u8; LEN]) -> Self {
         Self(bytes)
     }
 

@@ -226,6 +226,7 @@ impl StatusOf for MachineError {
             Self::Unknown(_) => Code::NotFound,
             Self::Slots(SlotsError::Range { .. }) => Code::InvalidArgument,
             Self::Slots(SlotsError::Run(_)) => Code::Internal,
+            Self::Slots(SlotsError::Remote(_)) => Code::FailedPrecondition,
             Self::ShuttingDown => Code::Unavailable,
         }
     }

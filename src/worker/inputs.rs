@@ -197,6 +197,19 @@ impl Inputs {
         Ok(StagedInputs { lower: tree.lower(), read_only: tree.read_only.clone(), _tree: tree, _pins: pins })
     }
 
+    /// Blobs below `root` that are not here, as far as can be told without those of them that are
+    /// Directories.
+    ///
+    /// # Errors
+    /// [`InputError`] other than [`Missing`](InputError::Missing).
+    pub async fn missing(&self, root: Digest) -> Result<Vec<Digest>, InputError> {
+        match self.cache.closure(root, self.max_entries).await {
+            Ok(_) => Ok(Vec::new()),
+            Err(InputError::Missing(missing)) => Ok(missing),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Fills the empty directory `target` with private copies.
     ///
     /// # Errors

@@ -24,7 +24,8 @@ use farmhand_proto::reapi;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::inputs::{InputLimits, Inputs, StagedInputs};
+use super::guests::Host;
+use super::inputs::{InputError, InputLimits, Inputs, StagedInputs};
 use super::outputs::{self, Collected, Collection, LinkRoot, MergedRoot, OutputRequest};
 use super::scratch::Sweeper;
 use super::slots::Slots;
@@ -204,6 +205,13 @@ impl LocalWorker {
             InputRootPlace::At(path) => LinkRoot::At(path.clone()),
             InputRootPlace::Filesystem => LinkRoot::Filesystem,
         }
+    }
+}
+
+#[async_trait]
+impl Host for LocalWorker {
+    async fn missing_inputs(&self, root: Digest) -> Result<Vec<Digest>, InputError> {
+        self.inputs.missing(root).await
     }
 }
 

@@ -197,28 +197,29 @@ pub struct Cancel {}
 /// One action.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Lease {
-    /// Name of the operation at its owner.
+    /// Name of the operation at its owner, and how often it was tried.
     #[prost(string, tag = "1")]
     pub operation: ::prost::alloc::string::String,
     /// Instance the client named.
     #[prost(string, tag = "2")]
     pub instance_name: ::prost::alloc::string::String,
-    /// Digests of the Action, the Command and the root Directory: HASH/SIZE, blake3/HASH/SIZE.
+    /// Digests of the Action and of the root Directory: HASH/SIZE, blake3/HASH/SIZE.
     #[prost(string, tag = "3")]
     pub action_digest: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
-    pub command_digest: ::prost::alloc::string::String,
-    #[prost(string, tag = "5")]
     pub input_root_digest: ::prost::alloc::string::String,
     /// The encoded Command.
-    #[prost(bytes = "vec", tag = "6")]
+    #[prost(bytes = "vec", tag = "5")]
     pub command: ::prost::alloc::vec::Vec<u8>,
     /// The encoded Platform in force.
-    #[prost(bytes = "vec", tag = "7")]
+    #[prost(bytes = "vec", tag = "6")]
     pub platform: ::prost::alloc::vec::Vec<u8>,
-    /// What becomes of platform properties that mean nothing there: `reject`, `ignore`, `match`.
-    #[prost(string, tag = "8")]
-    pub unknown_properties: ::prost::alloc::string::String,
+    /// What becomes of platform properties that mean nothing there.
+    #[prost(enumeration = "UnknownProperties", tag = "7")]
+    pub unknown_properties: i32,
+    /// Whether its owner found that the input root is a whole file system, although no property says so.
+    #[prost(bool, tag = "8")]
+    pub root_is_filesystem: bool,
     /// Wall time the command may run.
     #[prost(message, optional, tag = "9")]
     pub timeout: ::core::option::Option<crate::protobuf::Duration>,
@@ -228,18 +229,14 @@ pub struct Lease {
     /// For whom it runs.
     #[prost(string, tag = "11")]
     pub person: ::prost::alloc::string::String,
-    #[prost(string, tag = "12")]
-    pub build: ::prost::alloc::string::String,
-    /// For people: what it builds.
-    #[prost(string, tag = "13")]
-    pub target: ::prost::alloc::string::String,
-    #[prost(string, tag = "14")]
-    pub mnemonic: ::prost::alloc::string::String,
-    /// Where blobs that the owner lacks, or need not send itself, are: the longest first.
-    #[prost(message, repeated, tag = "15")]
+    /// The encoded RequestMetadata of the call.
+    #[prost(bytes = "vec", tag = "12")]
+    pub metadata: ::prost::alloc::vec::Vec<u8>,
+    /// Machines that have blobs of it, the best first. Its owner has what they lack.
+    #[prost(message, repeated, tag = "13")]
     pub holders: ::prost::alloc::vec::Vec<Holder>,
     /// The grant it stands on.
-    #[prost(uint64, tag = "16")]
+    #[prost(uint64, tag = "14")]
     pub grant: u64,
 }
 /// A machine that has blobs of an action.
@@ -248,9 +245,6 @@ pub struct Holder {
     /// The id of the machine, 32 bytes.
     #[prost(bytes = "vec", tag = "1")]
     pub machine: ::prost::alloc::vec::Vec<u8>,
-    /// Digests of Directories whose whole trees it has, as far as it is known.
-    #[prost(string, repeated, tag = "2")]
-    pub trees: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What becomes of it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -310,6 +304,42 @@ pub struct Ended {
     /// The encoded ExecuteResponse. Blobs it names are in the store of the machine that ran it.
     #[prost(bytes = "vec", tag = "1")]
     pub response: ::prost::alloc::vec::Vec<u8>,
+}
+/// What becomes of an action with a platform property that means nothing to a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum UnknownProperties {
+    Unspecified = 0,
+    /// It is refused, by name.
+    Reject = 1,
+    /// It runs as if the property were not there.
+    Ignore = 2,
+    /// It runs where the labels have the same name and value.
+    Match = 3,
+}
+impl UnknownProperties {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "UNKNOWN_PROPERTIES_UNSPECIFIED",
+            Self::Reject => "UNKNOWN_PROPERTIES_REJECT",
+            Self::Ignore => "UNKNOWN_PROPERTIES_IGNORE",
+            Self::Match => "UNKNOWN_PROPERTIES_MATCH",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "UNKNOWN_PROPERTIES_UNSPECIFIED" => Some(Self::Unspecified),
+            "UNKNOWN_PROPERTIES_REJECT" => Some(Self::Reject),
+            "UNKNOWN_PROPERTIES_IGNORE" => Some(Self::Ignore),
+            "UNKNOWN_PROPERTIES_MATCH" => Some(Self::Match),
+            _ => None,
+        }
+    }
 }
 /// Generated client implementations.
 pub mod peer_client {

@@ -169,6 +169,8 @@ impl Driver {
         let Assignment { attempt, worker: name, operation, action, queued_at } = assignment;
         let report = Report::new(&self.shared, Event::Lost(attempt, "it gave no answer".into()));
         let Some(worker) = self.workers.get(&name).cloned() else { return };
+        let invocation = self.shared.operations.get(operation).map(|operation| operation.invocation.clone());
+        let invocation = invocation.unwrap_or_default();
         let lease = Lease {
             operation: format!("{}-{}", operation.uuid(), attempt.number),
             instance: action.key.instance.clone(),
@@ -178,6 +180,8 @@ impl Driver {
             platform: action.requirements.clone(),
             timeout: action.timeout,
             queued_at,
+            person: Arc::default(),
+            invocation,
         };
         let cancel = self.shared.tasks.token().child_token();
         self.running.insert(attempt, cancel.clone());

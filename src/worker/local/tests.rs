@@ -153,6 +153,8 @@ impl Bench {
             platform: Arc::new(platform),
             timeout: Duration::from_secs(60),
             queued_at: SystemTime::now(),
+            person: Arc::default(),
+            invocation: Arc::default(),
         }
     }
 

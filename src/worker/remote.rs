@@ -1,0 +1,272 @@
+//! [`RemoteWorker`]: another machine of the farm, as a worker of this one.
+//!
+//! It hands over a lease, follows the run, and brings its outputs into the store of this machine
+//! before it tells that the action is over: what a client is told is here survives the loss of the
+//! machine that made it. Times are told by the clock of this machine, whatever the other one's says.
+//!
+//! How many slots it has is for those who are granted them to say; this only carries actions.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use farmhand_proto::peer::peer_client::PeerClient;
+use farmhand_proto::peer::{self, run_request, run_response};
+use farmhand_proto::reapi;
+use prost::Message;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
+
+use super::lease::GuestLease;
+use super::{Lease, Progress, SlotsError, Worker, WorkerLost};
+use crate::action_cache::complete::named;
+use crate::cas::ContentAddressableStorage;
+use crate::cas::fetch::{BlobSource, FetchError, Fetcher};
+use crate::digest::{Digest, DigestFunction};
+use crate::platform::{MachineFacts, Requirements};
+
+mod clock;
+
+/// Bytes of the largest message taken: a result with very many outputs.
+const MAX_MESSAGE: usize = 32 << 20;
+
+/// How long a machine may take to end an action that it was told to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Times the blobs of a result are looked for: Trees first, then what they name.
+const ROUNDS: usize = 3;
+
+/// Another machine.
+pub struct RemoteWorker {
+    name: String,
+    client: PeerClient<Channel>,
+    blobs: Arc<dyn BlobSource>,
+    facts: RwLock<Arc<MachineFacts>>,
+    cas: Arc<dyn ContentAddressableStorage>,
+    fetcher: Fetcher,
+    /// Where output of running actions is kept as it comes.
+    logs: PathBuf,
+    slots: AtomicUsize,
+    grant: AtomicU64,
+}
+
+/// What is needed of this machine to have actions run elsewhere.
+#[derive(Clone)]
+pub struct Home {
+    /// Its store.
+    pub cas: Arc<dyn ContentAddressableStorage>,
+    /// Brings blobs into it.
+    pub fetcher: Fetcher,
+    /// A directory for output of running actions.
+    pub logs: PathBuf,
+}
+
+/// Output of a running action, as it comes. The files go with it.
+struct Logs {
+    paths: [PathBuf; 2],
+    files: [File; 2],
+}
+
+// === impl RemoteWorker ===
+
+impl RemoteWorker {
+    /// The machine called `name` at the other end of `channel`, which has these `facts` and `blobs`.
+    pub fn new(
+        name: impl Into<String>,
+        channel: Channel,
+        blobs: Arc<dyn BlobSource>,
+        facts: MachineFacts,
+        home: Home,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            client: PeerClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
+            blobs,
+            facts: RwLock::new(Arc::new(facts)),
+            cas: home.cas,
+            fetcher: home.fetcher,
+            logs: home.logs,
+            slots: AtomicUsize::new(0),
+            grant: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes note of what the machine is and has now.
+    pub fn learn(&self, facts: MachineFacts) {
+        *self.facts.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(facts);
+    }
+
+    /// Takes note of a grant: so many slots, by this number.
+    pub fn granted(&self, slots: usize, number: u64) {
+        self.slots.store(slots, Ordering::Relaxed);
+        self.grant.store(number, Ordering::Relaxed);
+    }
+
+    /// Its blobs.
+    pub fn blobs(&self) -> &Arc<dyn BlobSource> {
+        &self.blobs
+    }
+
+    fn lost(&self, reason: impl Into<String>) -> WorkerLost {
+        WorkerLost { worker: self.name.clone(), reason: reason.into() }
+    }
+
+    fn refused(&self, status: &Status) -> WorkerLost {
+        match status.code() {
+            Code::Unavailable | Code::Unknown | Code::Cancelled => {
+                self.lost(format!("the link broke: {}", status.message()))
+            }
+            code => self.lost(format!("it refused the action: {} ({code:?})", status.message())),
+        }
+    }
+
+    /// Follows a run to its end.
+    async fn follow(
+        &self,
+        mut answers: Streaming<peer::RunResponse>,
+        requests: mpsc::Sender<peer::RunRequest>,
+        progress: &mpsc::UnboundedSender<Progress>,
+        cancel: &CancellationToken,
+        logs: &mut Logs,
+    ) -> Result<Vec<u8>, WorkerLost> {
+        let mut deadline: Option<Instant> = None;
+        loop {
+            let answer = tokio::select! {
+                answer = answers.message() => answer.map_err(|status| self.refused(&status))?,
+                () = cancel.cancelled(), if deadline.is_none() => {
+                    deadline = Some(Instant::now() + PATIENCE);
+                    let end = run_request::Message::Cancel(peer::Cancel {});
+                    // A machine that takes nothing is waited for all the same, and then given up.
+                    let _ = requests.try_send(peer::RunRequest { message: Some(end) });
+                    continue;
+                }
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    return Err(self.lost("it did not end an action when it was told to"));
+                }
+            };
+            let Some(answer) = answer else { return Err(self.lost("it ended a run without an answer")) };
+            match answer.message {
+                Some(run_response::Message::Staging(_)) => tell(progress, Progress::Staging),
+                Some(run_response::Message::Running(_)) => tell(progress, logs.progress()),
+                Some(run_response::Message::Output(output)) => logs.append(&output),
+                Some(run_response::Message::Collecting(_)) => tell(progress, Progress::Collecting),
+                Some(run_response::Message::Ended(ended)) => return Ok(ended.response),
+                // From a newer version.
+                None => {}
+            }
+        }
+    }
+
+    /// Brings what the result names into the store of this machine.
+    async fn bring(&self, function: DigestFunction, result: &reapi::ActionResult) -> Result<(), WorkerLost> {
+        let nonsense = |error| self.lost(format!("its result cannot be read: {error}"));
+        for _ in 0..ROUNDS {
+            let named = named(&*self.cas, function, result).await.map_err(nonsense)?;
+            let is_last = named.unread.is_empty();
+            let wanted: Vec<Digest> = if is_last { named.blobs.into_iter().collect() } else { named.unread };
+            match self.fetcher.fetch(&wanted, std::slice::from_ref(&self.blobs)).await {
+                Ok(_) if is_last => return Ok(()),
+                Ok(_) => {}
+                Err(error @ (FetchError::Missing(_) | FetchError::Source(_))) => {
+                    return Err(self.lost(format!("its outputs did not come: {error}")));
+                }
+                Err(FetchError::Cas(error)) => {
+                    return Err(self.lost(format!("its outputs cannot be stored here: {error}")));
+                }
+            }
+        }
+        Err(self.lost("its outputs are nested deeper than any client makes them"))
+    }
+}
+
+fn tell(progress: &mpsc::UnboundedSender<Progress>, news: Progress) {
+    // Whoever listened may have gone.
+    let _ = progress.send(news);
+}
+
+#[async_trait]
+impl Worker for RemoteWorker {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn slots(&self) -> usize {
+        self.slots.load(Ordering::Relaxed)
+    }
+
+    async fn set_slots(&self, _: usize) -> Result<(), SlotsError> {
+        Err(SlotsError::Remote(self.name.clone()))
+    }
+
+    fn mismatches(&self, requirements: &Requirements) -> Vec<String> {
+        requirements.mismatches(&self.facts.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn execute(
+        &self,
+        lease: Lease,
+        progress: mpsc::UnboundedSender<Progress>,
+        cancel: CancellationToken,
+    ) -> Result<reapi::ExecuteResponse, WorkerLost> {
+        let unable = |error| self.lost(format!("no place for its output here: {error}"));
+        let mut logs = Logs::open(&self.logs, &lease.operation).map_err(unable)?;
+        let (function, queued_at) = (lease.function(), lease.queued_at);
+        let guest = GuestLease { lease, holders: Vec::new(), grant: self.grant.load(Ordering::Relaxed) };
+        let (requests, waiting) = mpsc::channel(2);
+        let first = run_request::Message::Lease(guest.to_wire());
+        // The channel is empty.
+        let _ = requests.try_send(peer::RunRequest { message: Some(first) });
+        let run = self.client.clone().run(ReceiverStream::new(waiting)).await;
+        let answers = run.map_err(|status| self.refused(&status))?.into_inner();
+        let response = self.follow(answers, requests, &progress, &cancel, &mut logs).await?;
+        let mut response = reapi::ExecuteResponse::decode(&*response)
+            .map_err(|error| self.lost(format!("its answer does not decode: {error}")))?;
+        if let Some(result) = &mut response.result {
+            self.bring(function, result).await?;
+            if let Some(metadata) = &mut result.execution_metadata {
+                metadata.worker.clone_from(&self.name);
+                clock::align(metadata, queued_at, std::time::SystemTime::now());
+            }
+        }
+        Ok(response)
+    }
+}
+
+// === impl Logs ===
+
+impl Logs {
+    fn open(directory: &Path, operation: &str) -> std::io::Result<Self> {
+        let paths = ["stdout", "stderr"].map(|kind| directory.join(format!("{operation}.{kind}")));
+        let files = [File::create_new(&paths[0])?, File::create_new(&paths[1])?];
+        Ok(Self { paths, files })
+    }
+
+    fn progress(&self) -> Progress {
+        let [stdout, stderr] = self.paths.clone();
+        Progress::Running { stdout, stderr }
+    }
+
+    /// Adds a piece, which is small. What cannot be written is not shown while it runs; the blobs of the
+    /// result have it.
+    fn append(&mut self, output: &peer::Output) {
+        let _ = self.files[usize::from(output.is_stderr)].write_all(&output.data);
+    }
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        // Whoever follows them has them open.
+        self.paths.iter().for_each(|path| drop(std::fs::remove_file(path)));
+    }
+}
+
+#[cfg(test)]
+mod tests;
