@@ -17,6 +17,7 @@ use crate::config::UnknownProperties;
 
 mod load;
 mod machine;
+pub mod manners;
 
 pub use load::{Load, Readings};
 pub use machine::{MachineFacts, architecture, total_memory};

@@ -197,6 +197,9 @@ mod tests {
         GuestLease { lease, holders: vec![MachineId::new([7; 32])], grant: 9 }
     }
 
+    /// Makes a lease one that no owner sends.
+    type Spoil = fn(&mut peer::Lease);
+
     fn facts(lease: &GuestLease) -> String {
         format!("{lease:?}")
     }
@@ -225,7 +228,7 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused_by_name() {
-        let spoilt: [(&str, fn(&mut peer::Lease)); 8] = [
+        let spoilt: [(&str, Spoil); 8] = [
             ("action_digest", |wire| wire.action_digest = "x".into()),
             ("input_root_digest", |wire| wire.input_root_digest.clear()),
             ("Command", |wire| wire.command = vec![0xff]),
