@@ -5,5 +5,7 @@
 //! `farmhand.peer.v1` that this module passes on.
 
 pub mod id;
+pub mod trust;
 
 pub use id::MachineId;
+pub use trust::Trust;
