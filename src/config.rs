@@ -2,7 +2,7 @@
 //!
 //! A flag wins over a variable, a variable over the file, the file over the defaults, which stand
 //! in `assets/farmhand.toml` and are compiled in. [`raw`] holds the layers as written, [`values`]
-//! the sizes, durations and addresses in them, [`paths`] what the host decides, `listed` writes them
+//! the sizes, durations and addresses in them, [`network`] machines and interfaces, [`paths`] what the host decides, `listed` writes them
 //! down again for people. Nobody else parses
 //! or checks a setting, and nobody else reads the environment for one.
 
@@ -19,6 +19,7 @@ use crate::digest::DigestFunction;
 use crate::instance::InstanceName;
 
 mod listed;
+pub mod network;
 pub mod paths;
 pub mod raw;
 pub mod values;

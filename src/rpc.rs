@@ -20,6 +20,7 @@ pub mod execution;
 mod instances;
 pub mod metadata;
 pub mod operations;
+pub mod peer;
 pub mod resource_name;
 pub mod server;
 mod service;

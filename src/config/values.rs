@@ -71,6 +71,12 @@ pub enum ValueError {
     /// No address.
     #[error("{0:?} is not an address; write IP:PORT, for example 127.0.0.1:8980")]
     Address(String),
+    /// No machine to dial.
+    #[error("{0:?} is not the address of a machine; write HOST, HOST:PORT or [IPV6]:PORT")]
+    Peer(String),
+    /// No interfaces.
+    #[error("{0:?} does not name interfaces; write a name, a part with * for the rest, or !NAME")]
+    Interface(String),
 }
 
 /// What the file may hold where a text is expected: `max-blob-size = 4096` is fine.
@@ -240,6 +246,13 @@ fn parse_percent(text: &str) -> Option<u8> {
 }
 
 // === impl Scalar ===
+
+impl Scalar {
+    /// The text.
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 impl<'de> Deserialize<'de> for Scalar {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -15,6 +15,7 @@ use super::byte_stream::{ReadError, WriteError};
 use super::cas::{BatchError, TreeError};
 use super::compression::CompressionError;
 use super::instances::InstanceError;
+use super::peer::GuestError;
 use super::resource_name::ResourceNameError;
 use crate::action_cache::{ActionCacheError, PinError};
 use crate::activity::Full;
@@ -68,6 +69,16 @@ impl StatusOf for HistoryError {
     /// It is opened again, or begins anew, within seconds.
     fn code(&self) -> Code {
         Code::Unavailable
+    }
+}
+
+impl StatusOf for GuestError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Unserved => Code::Unimplemented,
+            Self::NotGranted => Code::ResourceExhausted,
+            Self::Malformed(_) => Code::InvalidArgument,
+        }
     }
 }
 

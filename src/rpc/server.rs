@@ -6,19 +6,19 @@
 //! not take their answers (`ledger`, `counted`). What the services do is none of this module's business.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,6 +33,10 @@ use counted::Counted;
 use in_place::InPlace;
 pub(super) use in_place::leave_connection;
 use ledger::{Account, Ledger};
+use tls::Gate;
+
+use crate::peer::link::incoming::Caller;
+use crate::peer::trust::Trust;
 
 mod calls;
 mod connection;
@@ -40,6 +44,7 @@ mod corked;
 mod counted;
 mod in_place;
 mod ledger;
+mod tls;
 
 /// Flow-control window of a stream and of a connection, in bytes.
 const WINDOW: u32 = 8 * 1024 * 1024;
@@ -95,12 +100,21 @@ pub struct Limits {
 }
 
 /// A socket that accepts connections.
-#[derive(Debug)]
 pub enum Listener {
     /// TCP.
     Tcp(TcpListener),
     /// A Unix socket.
     Unix(UnixListener),
+    /// TCP for the members of a farm alone. Their calls have a [`Caller`] among their extensions.
+    Members(TcpListener, Trust),
+}
+
+/// A connection that was accepted.
+enum Accepted {
+    /// Anybody who may come this way is served.
+    Open(Box<dyn Socket>),
+    /// He has to show who he is.
+    Gated(TcpStream, SocketAddr, Arc<Gate>),
 }
 
 /// The way in, shared by all listeners of a server.
@@ -157,17 +171,27 @@ impl From<UnixListener> for Listener {
 }
 
 impl Listener {
-    /// The next socket, and the address it comes from if that means anything.
-    async fn accept(&self) -> io::Result<(Box<dyn Socket>, Option<IpAddr>)> {
+    /// Who decides who comes in here, if anybody does.
+    fn gate(&self) -> Option<Arc<Gate>> {
         match self {
-            Self::Tcp(listener) => {
-                let (socket, address) = listener.accept().await?;
-                socket.set_nodelay(true)?;
-                let address = Some(address.ip().to_canonical()).filter(|ip| !ip.is_loopback());
-                Ok((Box::new(socket), address))
-            }
-            Self::Unix(listener) => Ok((Box::new(listener.accept().await?.0), None)),
+            Self::Members(_, trust) => Some(Gate::new(trust.clone())),
+            Self::Tcp(_) | Self::Unix(_) => None,
         }
+    }
+
+    /// The next socket, and the address it comes from if that means anything.
+    async fn accept(&self, gate: Option<&Arc<Gate>>) -> io::Result<(Accepted, Option<IpAddr>)> {
+        let (socket, from) = match self {
+            Self::Tcp(listener) | Self::Members(listener, _) => listener.accept().await?,
+            Self::Unix(listener) => return Ok((Accepted::Open(Box::new(listener.accept().await?.0)), None)),
+        };
+        socket.set_nodelay(true)?;
+        let address = Some(from.ip().to_canonical()).filter(|ip| !ip.is_loopback());
+        let accepted = match gate {
+            Some(gate) => Accepted::Gated(socket, from, Arc::clone(gate)),
+            None => Accepted::Open(Box::new(socket)),
+        };
+        Ok((accepted, address))
     }
 }
 
@@ -178,14 +202,14 @@ impl Door {
     /// end. Failures to accept one are waited out.
     async fn serve(self, listener: Listener, services: &Counted<Routes>, token: &CancellationToken) {
         let open = TaskTracker::new();
+        let gate = listener.gate();
         let accept_all = async {
             let mut told = None;
             loop {
-                let (socket, address) = self.accept(&listener, &mut told).await;
+                let (socket, address) = self.accept(&listener, gate.as_ref(), &mut told).await;
                 self.room().await;
-                if let Some((connection, account)) = self.admit(socket, address) {
-                    let calls = Calls::new(account, services.clone());
-                    open.spawn(serve_connection(connection, calls, token.clone()));
+                if let Some(account) = self.admit(address) {
+                    open.spawn(self.welcome(socket, account, services.clone(), token.clone()));
                 }
             }
         };
@@ -199,10 +223,11 @@ impl Door {
     async fn accept(
         &self,
         listener: &Listener,
+        gate: Option<&Arc<Gate>>,
         told: &mut Option<Instant>,
-    ) -> (Box<dyn Socket>, Option<IpAddr>) {
+    ) -> (Accepted, Option<IpAddr>) {
         loop {
-            let error = match listener.accept().await {
+            let error = match listener.accept(gate).await {
                 Ok(accepted) => return accepted,
                 Err(error) => error,
             };
@@ -226,14 +251,43 @@ impl Door {
         }
     }
 
-    fn admit<S>(&self, socket: S, address: Option<IpAddr>) -> Option<(Connection<S>, Account)> {
+    fn admit(&self, address: Option<IpAddr>) -> Option<Account> {
         if let Some(address) = address.filter(|address| self.ledger.from(*address) >= self.limits.per_address)
         {
             tracing::debug!(%address, "refused: too many connections from there");
             return None;
         }
-        let account = self.ledger.enter(address);
-        Some((Connection::new(socket, account.clone(), self.limits.handshake), account))
+        Some(self.ledger.enter(address))
+    }
+
+    /// Serves one connection, once it is known to be one that may be served.
+    fn welcome(
+        &self,
+        socket: Accepted,
+        account: Account,
+        services: Counted<Routes>,
+        token: CancellationToken,
+    ) -> BoxFuture<'static, ()> {
+        let limit = self.limits.handshake;
+        match socket {
+            Accepted::Open(socket) => {
+                let connection = Connection::new(socket, account.clone(), limit);
+                Box::pin(serve_connection(connection, Calls::new(account, services, None), token))
+            }
+            Accepted::Gated(socket, from, gate) => Box::pin(async move {
+                let admitted = tokio::select! {
+                    admitted = gate.admit(socket, from, &account, limit) => admitted,
+                    () = token.cancelled() => None,
+                };
+                let Some((socket, caller)) = admitted else { return };
+                let connection = Connection::new(socket, account.clone(), limit);
+                let calls = Calls::new(account, services, Some(caller.clone()));
+                tokio::select! {
+                    () = serve_connection(connection, calls, token) => {}
+                    () = caller.hung_up() => {}
+                }
+            }),
+        }
     }
 }
 

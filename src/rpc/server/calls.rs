@@ -14,6 +14,7 @@ use tonic::body::Body;
 use tonic::service::Routes;
 use tower::Service;
 
+use super::Caller;
 use super::counted::Counted;
 use super::ledger::Account;
 
@@ -22,13 +23,15 @@ use super::ledger::Account;
 pub(super) struct Calls {
     account: Account,
     services: Counted<Routes>,
+    /// Whose connection it is, where that is known.
+    caller: Option<Caller>,
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl Calls {
-    pub(super) fn new(account: Account, services: Counted<Routes>) -> Self {
-        Self { account, services }
+    pub(super) fn new(account: Account, services: Counted<Routes>, caller: Option<Caller>) -> Self {
+        Self { account, services, caller }
     }
 }
 
@@ -48,6 +51,9 @@ where
         let limit = time_limit(request.headers());
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(self.account.clone());
+        if let Some(caller) = &self.caller {
+            request.extensions_mut().insert(caller.clone());
+        }
         let answer = self.services.call(request);
         match limit {
             None => answer,

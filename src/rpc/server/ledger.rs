@@ -6,9 +6,11 @@
 //! there are too many connections, the one that has been without calls for longest is.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
@@ -165,6 +167,11 @@ impl Account {
     pub(super) fn is_closing(&self, waker: &std::task::Waker) -> bool {
         self.0.state.waker.register(waker);
         self.0.state.is_closing.load(Ordering::Relaxed)
+    }
+
+    /// Returns when the connection is to end.
+    pub(super) async fn closed(&self) {
+        poll_fn(|context| if self.is_closing(context.waker()) { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
     /// Whether the connection is to end.

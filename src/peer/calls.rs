@@ -1,0 +1,170 @@
+//! Links that other machines have to this one: what they would run here, and what they may.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use farmhand_proto::peer::{Demand, Grant};
+
+use super::MachineId;
+use super::board::{Board, Follower};
+use super::link::incoming::CallHandle;
+use super::members::CallId;
+
+/// What other machines would run here.
+#[derive(Clone, Debug)]
+pub enum DemandEvent {
+    /// That.
+    Demand {
+        /// Who.
+        id: MachineId,
+        /// What it is called here.
+        name: Arc<str>,
+        /// The start of its node.
+        boot_epoch: u64,
+        /// All it would run; what it said before counts no more.
+        demand: Arc<Demand>,
+    },
+    /// Nothing any more: its link is over.
+    Gone {
+        /// Who.
+        id: MachineId,
+        /// Why, in words.
+        reason: String,
+    },
+}
+
+/// What other machines would run here, told at the pace of who listens: the latest of each.
+pub struct Calls {
+    follower: Follower<CallNews>,
+    /// The link whose demand was told.
+    told: BTreeMap<MachineId, CallId>,
+    next: Option<DemandEvent>,
+}
+
+/// The links that others have to this machine.
+pub(super) struct Book {
+    board: Arc<Board<CallNews>>,
+    handles: Mutex<BTreeMap<MachineId, Open>>,
+}
+
+/// A link that is open.
+struct Open {
+    call: CallId,
+    name: Arc<str>,
+    boot_epoch: u64,
+    handle: CallHandle,
+}
+
+/// The latest of the link of a machine.
+#[derive(Clone, Debug)]
+enum CallNews {
+    Up { call: CallId, name: Arc<str>, boot_epoch: u64, demand: Option<Arc<Demand>> },
+    Down(Arc<str>),
+}
+
+// === impl Book ===
+
+impl Book {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { board: Board::new(), handles: Mutex::default() })
+    }
+
+    pub(super) fn follow(&self) -> Calls {
+        Calls { follower: self.board.follow(), told: BTreeMap::new(), next: None }
+    }
+
+    /// `id`, which is called `name` here, has opened a link; one it had before does not count any more.
+    pub(super) fn open(
+        &self,
+        id: MachineId,
+        call: CallId,
+        name: Arc<str>,
+        boot_epoch: u64,
+        handle: CallHandle,
+    ) {
+        let open = Open { call, name: Arc::clone(&name), boot_epoch, handle };
+        self.with(|handles| handles.insert(id, open));
+        self.board.put(id, CallNews::Up { call, name, boot_epoch, demand: None }, false);
+    }
+
+    /// Over that link came a demand.
+    pub(super) fn demand(&self, id: MachineId, call: CallId, demand: Demand) {
+        self.with(|handles| {
+            let Some(open) = handles.get(&id).filter(|open| open.call == call) else { return };
+            let (name, boot_epoch, demand) = (Arc::clone(&open.name), open.boot_epoch, Some(Arc::new(demand)));
+            self.board.put(id, CallNews::Up { call, name, boot_epoch, demand }, false);
+        });
+    }
+
+    /// That link is over.
+    pub(super) fn close(&self, id: MachineId, call: CallId, reason: &str) {
+        self.with(|handles| {
+            if handles.get(&id).is_some_and(|open| open.call == call) {
+                handles.remove(&id);
+                self.board.put(id, CallNews::Down(reason.into()), true);
+            }
+        });
+    }
+
+    pub(super) fn grant(&self, to: MachineId, grant: Grant) {
+        self.with(|handles| {
+            if let Some(open) = handles.get(&to) {
+                open.handle.grant(grant);
+            }
+        });
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<MachineId, Open>) -> T) -> T {
+        act(&mut self.handles.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+// === impl Calls ===
+
+impl Calls {
+    /// The next. Nothing is lost when this is dropped.
+    pub async fn next(&mut self) -> DemandEvent {
+        loop {
+            if let Some(event) = self.next.take() {
+                return event;
+            }
+            let (id, news) = self.follower.next().await;
+            if let Some(event) = self.event(id, news) {
+                return event;
+            }
+        }
+    }
+
+    fn event(&mut self, id: MachineId, news: CallNews) -> Option<DemandEvent> {
+        match news {
+            CallNews::Up { call, name, boot_epoch, demand } => {
+                let demand = demand.map(|demand| {
+                    let told = self.told.insert(id, call);
+                    (told, DemandEvent::Demand { id, name, boot_epoch, demand })
+                });
+                let is_old = |told: &CallId| *told != call;
+                match demand {
+                    Some((told, demand)) => match told.filter(is_old) {
+                        None => Some(demand),
+                        Some(_) => {
+                            self.next = Some(demand);
+                            Some(replaced(id))
+                        }
+                    },
+                    None => self.told.get(&id).copied().filter(is_old).and_then(|_| {
+                        self.told.remove(&id);
+                        Some(replaced(id))
+                    }),
+                }
+            }
+            CallNews::Down(reason) => {
+                self.told.remove(&id)?;
+                Some(DemandEvent::Gone { id, reason: reason.to_string() })
+            }
+        }
+    }
+}
+
+fn replaced(id: MachineId) -> DemandEvent {
+    DemandEvent::Gone { id, reason: "it opened another link".to_owned() }
+}

@@ -1,0 +1,101 @@
+//! [`Ear`]: what one end of a link hears, and when that is too little.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use farmhand_proto::peer::link_message::Message;
+use farmhand_proto::peer::{LinkMessage, MachineState};
+use farmhand_proto::protobuf::Timestamp;
+use farmhand_proto::time::system_time;
+use tokio::sync::watch;
+use tonic::{Status, Streaming};
+
+use super::life::{Life, until_silent};
+use super::{LONGEST_REASON, MUTE, words};
+
+/// One end, listening.
+pub(super) struct Ear {
+    messages: Streaming<LinkMessage>,
+    life: Arc<Life>,
+    state: watch::Sender<Option<Arc<MachineState>>>,
+}
+
+/// Why nothing more is heard.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The other machine said so.
+    Farewell(String),
+    /// The stream broke.
+    Broken(Status),
+    /// Anything else, in words.
+    Other(String),
+}
+
+impl Ear {
+    /// Listens to `messages`, the first of which has come. What it hears of the machine goes to `state`.
+    pub(super) fn new(
+        messages: Streaming<LinkMessage>,
+        life: Arc<Life>,
+        state: watch::Sender<Option<Arc<MachineState>>>,
+    ) -> Self {
+        Self { messages, life, state }
+    }
+
+    /// Listens until the end. What is not told here, `take` is told: demands or grants.
+    pub(super) async fn listen(&mut self, mut take: impl FnMut(Message)) -> End {
+        loop {
+            let pulse = self.life.pulse().clone();
+            let message = tokio::select! {
+                message = self.messages.message() => message,
+                silence = until_silent(&pulse, MUTE) => return End::Other(silence.to_owned()),
+            };
+            match message {
+                Ok(Some(LinkMessage { message: Some(message) })) => {
+                    if let Some(end) = self.hear(message, &mut take) {
+                        return end;
+                    }
+                }
+                // From a newer program.
+                Ok(Some(LinkMessage { message: None })) => {}
+                Ok(None) => return End::Other("it ended the link".to_owned()),
+                Err(status) => return End::Broken(status),
+            }
+        }
+    }
+
+    fn hear(&mut self, message: Message, take: &mut impl FnMut(Message)) -> Option<End> {
+        match message {
+            Message::Hello(_) => return Some(End::Other("it said hello twice".to_owned())),
+            Message::Farewell(farewell) => {
+                return Some(End::Farewell(words::shown(&farewell.reason, LONGEST_REASON)));
+            }
+            Message::Beat(beat) => see_clock(&self.life, beat.now.as_ref()),
+            Message::State(state) => {
+                self.state.send_replace(Some(Arc::new(state)));
+            }
+            other => take(other),
+        }
+        None
+    }
+}
+
+/// The other machine's clock shows `now`.
+pub(super) fn see_clock(life: &Life, now: Option<&Timestamp>) {
+    if let Some(theirs) = now.and_then(system_time) {
+        life.see_clock(theirs, SystemTime::now());
+    }
+}
+
+// === impl End ===
+
+impl End {
+    /// In words.
+    pub(super) fn words(&self) -> String {
+        match self {
+            Self::Farewell(reason) if reason.is_empty() => "it said goodbye".to_owned(),
+            Self::Farewell(reason) => format!("it said goodbye: {reason}"),
+            Self::Broken(status) => words::of_status(status),
+            Self::Other(words) => words.clone(),
+        }
+    }
+}
