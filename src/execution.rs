@@ -4,6 +4,7 @@
 //! - [`missing`] finds every absent input of an action in one pass;
 //! - [`own_root`] tells input roots that are whole file systems;
 //! - [`queue`] is the pure state machine that decides who runs what, where and when;
+//! - [`grants`] decides which machine of the farm may use the slots of this one, and for whom;
 //! - [`observer`] is told what becomes of operations, [`about`] is what they remember of their actions;
 //! - [`operations`] remembers the operations, live and finished, that clients ask about by name;
 //! - [`live_logs`] knows where the commands that run now write stdout and stderr;
@@ -30,6 +31,7 @@ use crate::instance::InstanceName;
 
 pub mod about;
 pub mod action;
+pub mod grants;
 pub mod inline;
 pub mod live_logs;
 pub mod missing;

@@ -99,7 +99,7 @@ impl From<&RequestMetadata> for reapi::RequestMetadata {
 }
 
 /// The first [`MAX_FIELD`] bytes of `text`, or a little less.
-fn shortened(mut text: String) -> String {
+pub fn shortened(mut text: String) -> String {
     if text.len() > MAX_FIELD {
         let end = (0..=MAX_FIELD).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
         text.truncate(end);

@@ -122,7 +122,7 @@ pub struct Demand {
     #[prost(message, repeated, tag = "1")]
     pub wants: ::prost::alloc::vec::Vec<Want>,
 }
-/// Actions of one build that wait or run there.
+/// Actions of one build that wait, or that the other machine was given.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Want {
     /// Whose build it is.
@@ -137,27 +137,39 @@ pub struct Want {
     /// The most urgent priority among them; lower is sooner.
     #[prost(int32, tag = "4")]
     pub priority: i32,
+    /// Actions that the other machine was given and whose end was not heard of: those that run there, and
+    /// those that are on the way.
+    #[prost(uint32, tag = "5")]
+    pub given: u32,
+    /// Further ones that are content with slots that nobody else wants: second attempts at what takes
+    /// long, and runs that wait for their slots on other machines.
+    #[prost(uint32, tag = "6")]
+    pub spare: u32,
 }
-/// Slots the caller may use.
+/// Slots the caller may use. It chooses among the builds of a person itself.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Grant {
-    /// For whom.
+    /// For whom. Nobody else has any.
     #[prost(message, repeated, tag = "1")]
     pub shares: ::prost::alloc::vec::Vec<Share>,
-    /// Counts the grants of this link; a run names the one it stands on.
+    /// Grows with each grant; a run names the one it stands on.
     #[prost(uint64, tag = "2")]
     pub number: u64,
 }
 /// Slots for one person.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Share {
+    /// Whom the actions are run for.
     #[prost(string, tag = "1")]
     pub person: ::prost::alloc::string::String,
-    #[prost(string, tag = "2")]
-    pub build: ::prost::alloc::string::String,
-    /// Actions that may run at once, those that run already included.
-    #[prost(uint32, tag = "3")]
+    /// Actions that may run at once, those that run already included. A number that falls takes slots back:
+    /// what runs goes on, and nothing follows it.
+    #[prost(uint32, tag = "2")]
     pub slots: u32,
+    /// Actions that may be sent beyond these, at most one for each slot: their inputs are fetched, and they
+    /// wait for a slot. They are handed back as if they had not been sent when there is none for them.
+    #[prost(uint32, tag = "3")]
+    pub ahead: u32,
 }
 /// The farm has another key.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -450,8 +462,9 @@ pub mod peer_client {
                 .insert(GrpcMethod::new("farmhand.peer.v1.Peer", "Link"));
             self.inner.streaming(req, path, codec).await
         }
-        /// Runs an action for the caller, in a slot that was granted to it. Ending the call cancels it.
-        /// RESOURCE_EXHAUSTED when no slot is granted to the caller any more: nothing was begun.
+        /// Runs an action for the caller, in a slot that was granted to it, or that will be. Ending the call
+        /// cancels it. RESOURCE_EXHAUSTED when no slot is granted to the caller any more: perhaps inputs were
+        /// fetched, but the command was not begun, and the caller may run it wherever it likes.
         pub async fn run(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::RunRequest>,
@@ -510,8 +523,9 @@ pub mod peer_server {
             >
             + std::marker::Send
             + 'static;
-        /// Runs an action for the caller, in a slot that was granted to it. Ending the call cancels it.
-        /// RESOURCE_EXHAUSTED when no slot is granted to the caller any more: nothing was begun.
+        /// Runs an action for the caller, in a slot that was granted to it, or that will be. Ending the call
+        /// cancels it. RESOURCE_EXHAUSTED when no slot is granted to the caller any more: perhaps inputs were
+        /// fetched, but the command was not begun, and the caller may run it wherever it likes.
         async fn run(
             &self,
             request: tonic::Request<tonic::Streaming<super::RunRequest>>,
