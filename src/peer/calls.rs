@@ -91,7 +91,8 @@ impl Book {
     pub(super) fn demand(&self, id: MachineId, call: CallId, demand: Demand) {
         self.with(|handles| {
             let Some(open) = handles.get(&id).filter(|open| open.call == call) else { return };
-            let (name, boot_epoch, demand) = (Arc::clone(&open.name), open.boot_epoch, Some(Arc::new(demand)));
+            let (name, boot_epoch, demand) =
+                (Arc::clone(&open.name), open.boot_epoch, Some(Arc::new(demand)));
             self.board.put(id, CallNews::Up { call, name, boot_epoch, demand }, false);
         });
     }

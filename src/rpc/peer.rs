@@ -105,7 +105,10 @@ impl peer_server::Peer for PeerService {
 
     type RunStream = Replies<RunResponse>;
 
-    async fn run(&self, request: Request<Streaming<RunRequest>>) -> Result<Response<Self::RunStream>, Status> {
+    async fn run(
+        &self,
+        request: Request<Streaming<RunRequest>>,
+    ) -> Result<Response<Self::RunStream>, Status> {
         let caller = caller(&request)?;
         // A stream that breaks is one that ends: the owner is gone.
         let requests = request.into_inner().take_while(|request| future::ready(request.is_ok()));

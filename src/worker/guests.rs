@@ -1,7 +1,7 @@
 //! [`Guests`]: runs actions of other machines on this one.
 //!
-//! A guest is admitted by whoever grants slots ([`Admission`]), its inputs are fetched from the machines
-//! that have them, before it takes a slot; then the worker of this machine runs it as its own. Its
+//! A guest is let in by whoever grants slots ([`Admission`]). Its inputs are fetched from the machines that
+//! have them, if need be while it waits for its slot; then the worker of this machine runs it as its own. Its
 //! owner is told each step, and its output as it comes. Whatever happens to the owner, nothing of a
 //! guest stays: when its call ends, it is cancelled.
 
@@ -15,7 +15,7 @@ use farmhand_proto::reapi;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use prost::Message;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -56,13 +56,16 @@ pub trait Host: Worker {
 
 /// Who may run an action here now.
 pub trait Admission: Send + Sync + 'static {
-    /// A place for an action of `owner`; `None` where nothing is granted to it any more. The place is
-    /// free again when the answer is dropped.
-    fn admit(&self, owner: MachineId, lease: &GuestLease) -> Option<Place>;
+    /// An action of `owner` came; `None` where it has no place here.
+    fn arrive(&self, owner: MachineId, lease: &GuestLease) -> Option<Stay>;
 }
 
-/// A guest's place, until this is dropped.
-pub struct Place(#[expect(dead_code, reason = "held for its Drop")] Box<dyn Send + Sync>);
+/// An action of another machine that was let in: it has a slot, or has its inputs fetched until there is
+/// one. It is over when this is dropped.
+pub struct Stay {
+    slot: oneshot::Receiver<()>,
+    _over: Box<dyn Send + Sync>,
+}
 
 /// Machines that blobs can be fetched from.
 pub trait Sources: Send + Sync + 'static {
@@ -93,15 +96,19 @@ struct Guest {
     sources: Vec<Arc<dyn BlobSource>>,
     answers: mpsc::Sender<Result<peer::RunResponse, Status>>,
     cancel: CancellationToken,
-    _place: Place,
 }
 
-// === impl Place ===
+// === impl Stay ===
 
-impl Place {
-    /// Frees the place by dropping `guard`.
-    pub fn new(guard: impl Send + Sync + 'static) -> Self {
-        Self(Box::new(guard))
+impl Stay {
+    /// It has a slot when `slot` says so, and none at all when that is dropped. `over` is dropped with it.
+    pub fn new(slot: oneshot::Receiver<()>, over: impl Send + Sync + 'static) -> Self {
+        Self { slot, _over: Box::new(over) }
+    }
+
+    /// Waits for the slot; `false` if there will be none.
+    async fn has_slot(&mut self) -> bool {
+        (&mut self.slot).await.is_ok()
     }
 }
 
@@ -130,7 +137,7 @@ impl Guests {
         };
         let guest = GuestLease::parse(lease, SystemTime::now())
             .map_err(|error| Status::invalid_argument(format!("the lease cannot be read: {error}")))?;
-        let Some(place) = self.admission.admit(owner, &guest) else {
+        let Some(stay) = self.admission.arrive(owner, &guest) else {
             return Err(Status::resource_exhausted("no slot is granted to you any more"));
         };
         let (answers, told) = mpsc::channel(WAITING);
@@ -143,9 +150,8 @@ impl Guests {
             lease: guest.lease,
             answers,
             cancel,
-            _place: place,
         };
-        self.tasks.spawn("guest", guest.work(requests));
+        self.tasks.spawn("guest", guest.work(requests, stay));
         let told = ReceiverStream::new(told).map(move |answer| {
             let _lives = &until_dropped;
             answer
@@ -163,11 +169,11 @@ impl Guests {
 // === impl Guest ===
 
 impl Guest {
-    async fn work(self, requests: Requests) {
+    async fn work(self, requests: Requests, mut stay: Stay) {
         let last = tokio::select! {
             biased;
             () = obey(requests, &self.cancel) => return,
-            last = self.run() => last,
+            last = self.run(&mut stay) => last,
         };
         let last =
             last.map(|response| answer(Answer::Ended(peer::Ended { response: response.encode_to_vec() })));
@@ -175,25 +181,40 @@ impl Guest {
         let _ = self.answers.send(last).await;
     }
 
-    async fn run(&self) -> Result<reapi::ExecuteResponse, Status> {
+    async fn run(&self, stay: &mut Stay) -> Result<reapi::ExecuteResponse, Status> {
+        // What is not to be run here needs no inputs here.
+        match tokio::try_join!(self.inputs(), self.slot(stay))? {
+            (Some(missing), ()) => {
+                let status = Some(missing_blobs(&missing));
+                Ok(reapi::ExecuteResponse { status, ..Default::default() })
+            }
+            (None, ()) => self.execute().await.map_err(|lost| Status::unavailable(lost.reason)),
+        }
+    }
+
+    async fn slot(&self, stay: &mut Stay) -> Result<(), Status> {
+        match self.cancel.run_until_cancelled(stay.has_slot()).await {
+            Some(false) => Err(Status::resource_exhausted("the slot went to somebody else")),
+            Some(true) | None => Ok(()),
+        }
+    }
+
+    /// Has the inputs here; those that nobody has.
+    async fn inputs(&self) -> Result<Option<Vec<Digest>>, Status> {
         match self.bring_inputs().await {
-            Ok(fetched) => {
-                let Fetched { blobs, bytes } = fetched;
+            Ok(Fetched { blobs, bytes }) => {
                 self.tell(Answer::Staging(peer::Staging { fetched_bytes: bytes, fetched_blobs: blobs }))
                     .await;
+                Ok(None)
             }
-            Err(FetchError::Missing(missing)) => {
-                let status = Some(missing_blobs(&missing));
-                return Ok(reapi::ExecuteResponse { status, ..Default::default() });
-            }
+            Err(FetchError::Missing(missing)) => Ok(Some(missing)),
             Err(FetchError::Source(error)) => {
-                return Err(Status::unavailable(format!("inputs did not come: {error}")));
+                Err(Status::unavailable(format!("inputs did not come: {error}")))
             }
             Err(FetchError::Cas(error)) => {
-                return Err(Status::unavailable(format!("inputs cannot be stored: {error}")));
+                Err(Status::unavailable(format!("inputs cannot be stored: {error}")))
             }
         }
-        self.execute().await.map_err(|lost| Status::unavailable(lost.reason))
     }
 
     /// Fetches what is missing below the input root. What is wrong with it otherwise, the host says when it

@@ -144,8 +144,7 @@ impl Incoming {
         let (closer, closing) = Closer::new();
         let voice = Voice::new(me.hello(), state, all_lines, closing.clone());
         let (state, states) = watch::channel(None);
-        let handle =
-            CallHandle { life: Arc::clone(&life), state: states, lines: Arc::new(lines), closer };
+        let handle = CallHandle { life: Arc::clone(&life), state: states, lines: Arc::new(lines), closer };
         let ear = Ear::new(messages, life, state);
         let incoming = Self { greeting, handle, ear, closing, hang_up: caller.hang_up.clone() };
         Ok((incoming, voice.messages().map(Ok)))

@@ -19,7 +19,7 @@ use crate::digest::DigestFunction;
 use crate::instance::InstanceName;
 use crate::peer::MachineId;
 use crate::tasks::Tasks;
-use crate::worker::guests::{Admission, Answers, Guests, Host, Place, Sources};
+use crate::worker::guests::{Admission, Answers, Guests, Host, Sources, Stay};
 use crate::worker::inputs::InputError;
 
 const OWNER: MachineId = MachineId::new([1; 32]);
@@ -119,10 +119,15 @@ impl Host for FakeHost {
 struct Door(AtomicUsize);
 
 impl Admission for Door {
-    fn admit(&self, owner: MachineId, guest: &GuestLease) -> Option<Place> {
+    fn arrive(&self, owner: MachineId, guest: &GuestLease) -> Option<Stay> {
         let is_known = owner == OWNER && guest.grant == 7;
         let has_room = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |room| room.checked_sub(1));
-        (is_known && has_room.is_ok()).then(|| Place::new(()))
+        let (slot, waiting) = tokio::sync::oneshot::channel();
+        if &*guest.lease.operation == "never" {
+            return is_known.then(|| Stay::new(waiting, ()));
+        }
+        let _ = slot.send(());
+        (is_known && has_room.is_ok()).then(|| Stay::new(waiting, ()))
     }
 }
 
@@ -354,6 +359,16 @@ async fn a_link_that_breaks_is_a_loss() {
     let (outcome, ()) = tokio::join!(bench.run(root), stop);
     // The guest was cancelled with its node, and said so, or the link broke before.
     assert!(outcome.is_err() || outcome.unwrap().status.unwrap().code == 1);
+}
+
+#[tokio::test]
+async fn who_was_let_in_ahead_of_a_slot_may_be_handed_back() {
+    let bench = Bench::new(|_, _| result_with(&[])).await;
+    let root = put(&bench.owner, b"root").await;
+    let (progress, _steps) = mpsc::unbounded_channel();
+    let lease = Lease { operation: "never".into(), ..bench.lease(root) };
+    let lost = bench.worker.execute(lease, progress, CancellationToken::new()).await.unwrap_err();
+    assert!(lost.reason.contains("went to somebody else"), "{lost}");
 }
 
 #[tokio::test]
