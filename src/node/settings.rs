@@ -145,6 +145,7 @@ pub(super) fn peers(config: &Config, boot_epoch: u64, door: Option<SocketAddr>) 
         port: door.map_or(0, |door| door.port()),
         configured: config.farm.peers.clone(),
         remembered: farm_directory(config).join("peers"),
+        interfaces: config.farm.discovery.then(|| config.farm.interfaces.clone()),
     }
 }
 
