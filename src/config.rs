@@ -25,6 +25,7 @@ pub mod raw;
 pub mod values;
 
 pub use listed::Setting;
+pub use network::{InterfacePattern, PeerAddress};
 pub use paths::Host;
 pub use raw::RawConfig;
 pub use values::{DiskBudget, MemoryShare};
@@ -115,8 +116,12 @@ pub struct FarmConfig {
     pub listen: SocketAddr,
     /// Whether to look for others on the network.
     pub discovery: bool,
-    /// Addresses to dial.
-    pub peers: Vec<String>,
+    /// Machines to dial.
+    pub peers: Vec<PeerAddress>,
+    /// Interfaces to look for others on; empty for the usual ones.
+    pub interfaces: Vec<InterfacePattern>,
+    /// Whose builds those of this machine are; not empty.
+    pub person: String,
     /// File of the farm key.
     pub key_file: Option<PathBuf>,
 }
@@ -362,6 +367,8 @@ impl Set {
                 listen: required(raw.peer_listen).0,
                 discovery: !required(raw.no_discovery),
                 peers: required(raw.peer),
+                interfaces: required(raw.interfaces),
+                person: check_person(raw.person.unwrap_or_else(|| host.person.clone()))?,
                 key_file: raw.farm_key_file,
             },
             log: LogConfig { filter: required(raw.log_filter), format: required(raw.log_format) },
@@ -400,6 +407,14 @@ fn check_name(name: String) -> Result<String, ConfigError> {
             format!("{name:?} cannot be the name of a machine"),
             "use 1 to 253 characters without blanks",
         );
+    }
+    Ok(name)
+}
+
+fn check_person(name: String) -> Result<String, ConfigError> {
+    if name.is_empty() || name.len() > 253 || name.chars().any(char::is_control) {
+        let reason = format!("{name:?} cannot be the name of a person");
+        return invalid("person", reason, "use 1 to 253 characters");
     }
     Ok(name)
 }
@@ -508,6 +523,7 @@ mod tests {
     fn host() -> Host {
         Host {
             name: "attic".into(),
+            person: "u".into(),
             cores: 6,
             data_dir: Some("/home/u/.local/share/farmhand".into()),
             config_file: None,
@@ -616,6 +632,7 @@ mod tests {
             ("epoch-interval = \"2m\"", "epoch-interval: "),
             ("update-interval = \"0s\"", "update-interval: "),
             ("[instances.\"a//b\"]", "instances: "),
+            ("person = \"\"", "person: "),
         ] {
             assert!(error_of(text).starts_with(start), "{}", error_of(text));
         }

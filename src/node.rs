@@ -25,6 +25,8 @@ use crate::cas::disk::{DiskCas, OpenError, RebuildProgress};
 use crate::config::{Config, SandboxMode};
 use crate::execution::{Scheduler, Sequence};
 use crate::history::{Explainer, History};
+use crate::peer::Peers;
+use crate::peer::trust::{Trust, TrustError};
 use crate::platform::MachineFacts;
 use crate::rpc::action_cache::ActionCacheService;
 use crate::rpc::byte_stream::ByteStreamService;
@@ -33,7 +35,8 @@ use crate::rpc::cas::CasService;
 use crate::rpc::control::{ControlParts, ControlService, SocketFile, bind_private};
 use crate::rpc::execution::{ExecutionCapabilitiesProvider, ExecutionService};
 use crate::rpc::operations::OperationsService;
-use crate::rpc::server::Limits;
+use crate::rpc::peer::{NoGuests, PeerService};
+use crate::rpc::server::{Limits, Listener};
 use crate::rpc::{Instances, server};
 use crate::tasks::Tasks;
 use crate::telemetry;
@@ -46,9 +49,11 @@ mod meter;
 mod open_files;
 mod settings;
 mod status;
+mod told;
 
 use meter::Meter;
 use status::StatusSource;
+use told::Teller;
 
 /// A result that was found complete is shown again without another look for this long, or for a
 /// quarter of the lease where that is shorter, so that what it names never ages past its lease.
@@ -70,7 +75,7 @@ pub struct Endpoints {
     pub reapi: SocketAddr,
     /// REAPI on a Unix socket.
     pub reapi_socket: PathBuf,
-    /// Other machines; `None` while that door is not open.
+    /// Other machines of the farm; `None` while that door is not open.
     pub peers: Option<SocketAddr>,
     /// The control API.
     pub control: PathBuf,
@@ -100,6 +105,9 @@ pub enum NodeError {
         /// What may help, most likely first.
         remedies: Vec<String>,
     },
+    /// The farm key, or the key of this machine, cannot be had.
+    #[error("no key of the farm: {0}")]
+    Trust(#[from] TrustError),
     /// The processes that start actions do not.
     #[error("cannot start the spawner processes: {0}")]
     Spawners(#[from] RunError),
@@ -124,9 +132,17 @@ pub struct Node {
     _sockets: [SocketFile; 2],
 }
 
+/// What is behind the door for other machines.
+struct FarmDoor {
+    trust: Trust,
+    routes: Routes,
+    limits: Limits,
+}
+
 /// The doors, open but not served yet.
 struct Doors {
     reapi: TcpListener,
+    peers: TcpListener,
     reapi_socket: UnixListener,
     control: UnixListener,
     sockets: [SocketFile; 2],
@@ -149,10 +165,11 @@ impl Node {
         let (pins, fates) = action_cache(&config, &store, Arc::clone(&cas), &tasks);
         let results: Arc<dyn ActionCache> = pins.clone();
         let history = open_history(&config, &tasks);
+        let trust = open_trust(&config, &tasks).await?;
 
         let spawners = Arc::new(start_spawners(&config, open_files.inherited).await?);
         let facts = settings::facts(&config, spawners.is_sandboxed());
-        let worker = open_worker(&config, facts, &store, Arc::clone(&spawners), &tasks)?;
+        let worker = open_worker(&config, facts.clone(), &store, Arc::clone(&spawners), &tasks)?;
         let history = history.await.map_err(|panic| lost(&config, &panic))?;
         let sequence = Sequence::after(history.last_sequence());
         let activity = start_activity(&config, &store, sequence.clone(), &tasks);
@@ -177,6 +194,22 @@ impl Node {
         );
         let routes = routes(&config, &instances, &cas, action_cache, &scheduler, &activity, &tasks);
         let limits = settings::limits(&config, open_files.now);
+        let peer_config = settings::peers(&config, activity.epoch(), doors.endpoints.peers);
+        let peers = Peers::start(peer_config, trust.clone(), &tasks).await;
+        let farm = FarmDoor {
+            routes: peer_routes(&config, &peers, &store, &tasks),
+            limits: settings::peer_limits(&config, open_files.now),
+            trust: trust.clone(),
+        };
+        let teller = Teller {
+            name: config.name.clone(),
+            facts,
+            scheduler: scheduler.clone(),
+            store: store.clone(),
+            directory: config.data_dir.clone(),
+            peers: peers.clone(),
+        };
+        tasks.spawn("teller", teller.run(tasks.token().clone()));
         let settled = Arc::new(config.clone());
         let source = StatusSource {
             endpoints: doors.endpoints.clone(),
@@ -187,6 +220,8 @@ impl Node {
             activity: Arc::clone(&activity),
             config,
             scheduler: scheduler.clone(),
+            peers,
+            trust,
         };
         let control = ControlService::new(ControlParts {
             source: Arc::new(source),
@@ -202,7 +237,7 @@ impl Node {
             log: telemetry::recent(),
         });
         let endpoints = doors.endpoints.clone();
-        let sockets = doors.serve(routes, limits, control, &tasks);
+        let sockets = doors.serve(routes, limits, farm, control, &tasks);
         Ok(Self { endpoints, tasks, spawners, store, history, _sockets: sockets })
     }
 
@@ -245,15 +280,18 @@ impl Doors {
                 bind_private(&path).map_err(|source| listen_error(door, path.display(), source))?;
             Ok::<_, NodeError>((path, listener, file))
         };
+        let peers = TcpListener::bind(config.farm.listen)
+            .await
+            .map_err(|source| listen_error("peers", config.farm.listen, source))?;
         let (control_path, control, control_file) = socket("control", "control.sock")?;
         let (reapi_path, reapi_socket, reapi_file) = socket("reapi", "reapi.sock")?;
         let endpoints = Endpoints {
             reapi: reapi.local_addr().unwrap_or(config.listen),
             reapi_socket: reapi_path,
-            peers: None,
+            peers: Some(peers.local_addr().unwrap_or(config.farm.listen)),
             control: control_path,
         };
-        Ok(Self { reapi, reapi_socket, control, sockets: [control_file, reapi_file], endpoints })
+        Ok(Self { reapi, peers, reapi_socket, control, sockets: [control_file, reapi_file], endpoints })
     }
 
     /// Lets callers in. A control server that fails ends the node. The sockets stay while their files do.
@@ -261,6 +299,7 @@ impl Doors {
         self,
         routes: Routes,
         limits: Limits,
+        farm: FarmDoor,
         control: ControlService,
         tasks: &Tasks,
     ) -> [SocketFile; 2] {
@@ -268,6 +307,10 @@ impl Doors {
         let stop = tasks.token().clone();
         tasks.spawn("reapi", async move {
             server::serve(listeners, routes, limits, stop).await;
+        });
+        let (listener, stop) = (Listener::Members(self.peers, farm.trust), tasks.token().clone());
+        tasks.spawn("peer port", async move {
+            server::serve(vec![listener], farm.routes, farm.limits, stop).await;
         });
         let (listener, stop) = (self.control, tasks.token().clone());
         tasks.spawn("control", async move {
@@ -306,6 +349,15 @@ async fn open_store(
 /// A thread that worked on the data directory panicked.
 fn lost(config: &Config, panic: &JoinError) -> NodeError {
     NodeError::Io { path: config.data_dir.clone(), source: io::Error::other(panic.to_string()) }
+}
+
+/// The key of the farm and that of this machine, which are made where there is none.
+async fn open_trust(config: &Config, tasks: &Tasks) -> Result<Trust, NodeError> {
+    let (directory, key_file) = (settings::farm_directory(config), config.farm.key_file.clone());
+    match tasks.spawn_blocking(move || Trust::open(&directory, key_file.as_deref())).await {
+        Ok(opened) => Ok(opened?),
+        Err(panic) => Err(lost(config, &panic)),
+    }
 }
 
 /// Opens the history while other parts start. It is in the data directory, so the store comes first,
@@ -458,6 +510,24 @@ fn routes(
         .add_service(action_cache.into_server())
         .add_service(ExecutionService::new(scheduler.clone(), instances.clone()).into_server())
         .add_service(OperationsService::new(scheduler.clone()).into_server())
+}
+
+/// What other machines of the farm are served: links, and the blobs that are here. What they move counts
+/// for the builds of theirs, and not for those here.
+fn peer_routes(config: &Config, peers: &Peers, store: &DiskCas, tasks: &Tasks) -> Routes {
+    let cas: Arc<dyn ContentAddressableStorage> = Arc::new(store.clone());
+    let (instances, theirs) =
+        (Instances::default(), Arc::new(Activity::new(0, &config.name, Sequence::default())));
+    let byte_stream = ByteStreamService::new(
+        Arc::clone(&cas),
+        instances.clone(),
+        settings::byte_stream(config),
+        Arc::clone(&theirs),
+        tasks,
+    );
+    Routes::new(PeerService::new(peers.clone(), Arc::new(NoGuests)).into_server())
+        .add_service(CasService::new(cas, instances, theirs))
+        .add_service(byte_stream)
 }
 
 /// What a person should know for as long as the node runs: text and remedy.

@@ -16,17 +16,19 @@ use std::time::Duration;
 use farmhand_proto::peer::{Demand, Grant, MachineState};
 use tokio::sync::{mpsc, watch};
 
-use crate::config::network::PeerAddress;
+use crate::config::{InterfacePattern, PeerAddress};
 use crate::tasks::Tasks;
 use board::{Board, Follower};
+use discovery::{Discovery, DiscoveryConfig, Seen, Sighting};
 use driver::{Driver, Happened, Shown};
 use link::outgoing::Handle;
 use link::{Me, PeerChannel};
-use members::{LinkId, Standing};
+use members::{Event, LinkId, Standing};
 
 pub mod addresses;
 mod board;
 mod calls;
+pub mod discovery;
 mod driver;
 pub mod id;
 pub mod link;
@@ -54,6 +56,8 @@ pub struct PeersConfig {
     pub configured: Vec<PeerAddress>,
     /// File of machines it was linked with; its directory is there.
     pub remembered: PathBuf,
+    /// Interfaces on which it looks for others; `None` if it does not.
+    pub interfaces: Option<Vec<InterfacePattern>>,
 }
 
 /// The other machines. Clones are the same.
@@ -69,6 +73,7 @@ struct Shared {
     calls: Arc<calls::Book>,
     shown: watch::Sender<Arc<Vec<Shown>>>,
     happened: mpsc::Sender<Happened>,
+    discovery: Option<Discovery>,
     tasks: Tasks,
 }
 
@@ -159,8 +164,13 @@ impl Peers {
             boot_epoch: config.boot_epoch,
             port: config.port,
         };
+        let discovery = config
+            .interfaces
+            .clone()
+            .map(|interfaces| Discovery::new(DiscoveryConfig { id: me.id, port: config.port, interfaces }));
         let peers = Self(Arc::new(Shared {
             me,
+            discovery,
             state: watch::Sender::new(None),
             links: Board::new(),
             calls: calls::Book::new(),
@@ -168,9 +178,28 @@ impl Peers {
             happened: sender,
             tasks: tasks.clone(),
         }));
+        if let Some(discovery) = &peers.0.discovery {
+            let sender = peers.0.happened.clone();
+            let tell = async move |sighting| {
+                let event = match sighting {
+                    Sighting::There(id, addresses) => Event::Sighted { id, addresses },
+                    Sighting::Gone(id) => Event::Vanished(id),
+                };
+                // Without a driver the node is ending, and so will this.
+                let _ = sender.send(Happened::Event(event)).await;
+            };
+            let found = discovery.clone().run(trust.changes(), tell, tasks.token().clone());
+            tasks.spawn("discovery", found);
+        }
         let driver = Driver::new(peers.clone(), trust, config, happened).await;
         tasks.spawn("peers", driver.run());
         peers
+    }
+
+    /// Machines that are announced on the local networks, those of other farms too; `None` if this machine
+    /// does not listen to that.
+    pub fn announced(&self) -> Option<Vec<Seen>> {
+        self.0.discovery.as_ref().map(Discovery::seen)
     }
 
     /// All that are known, with how they stand.

@@ -185,6 +185,8 @@ pub enum OpenError {
 pub struct DiskUsage {
     /// Bytes used in all, those promised to running uploads included.
     pub used_bytes: u64,
+    /// The budget.
+    pub budget_bytes: u64,
     /// Blobs evicted since the start.
     pub evicted: u64,
 }
@@ -357,7 +359,7 @@ impl DiskCas {
     pub fn usage(&self) -> DiskUsage {
         let store = self.inner();
         let evicted = store.counters.evicted.load(Ordering::Relaxed);
-        DiskUsage { used_bytes: store.space.used(), evicted }
+        DiskUsage { used_bytes: store.space.used(), budget_bytes: store.marks.budget, evicted }
     }
 
     /// The numbers. Looks at every entry: some ten milliseconds for a million.

@@ -7,12 +7,12 @@ use farmhand_proto::raw::{BatchReadBlobsResponse, ReadResponse};
 use farmhand_proto::reapi;
 use futures_util::StreamExt;
 use http::uri::PathAndQuery;
-use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
 use super::fetch::{BlobSource, SourceError, SourceStream};
 use crate::digest::{Digest, DigestFunction};
+use crate::peer::link::AnyChannel;
 
 const BATCH_READ: &str = "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchReadBlobs";
 const READ: &str = "/google.bytestream.ByteStream/Read";
@@ -24,14 +24,14 @@ const MAX_MESSAGE: usize = 8 << 20;
 #[derive(Clone)]
 pub struct RemoteBlobs {
     name: String,
-    channel: Channel,
+    channel: AnyChannel,
 }
 
 // === impl RemoteBlobs ===
 
 impl RemoteBlobs {
     /// Those of the machine called `name`, at the other end of `channel`.
-    pub fn new(name: impl Into<String>, channel: Channel) -> Self {
+    pub fn new(name: impl Into<String>, channel: AnyChannel) -> Self {
         Self { name: name.into(), channel }
     }
 
@@ -39,7 +39,7 @@ impl RemoteBlobs {
         SourceError::new(&self.name, format!("{} ({:?})", status.message(), status.code()))
     }
 
-    async fn grpc(&self) -> Result<tonic::client::Grpc<Channel>, SourceError> {
+    async fn grpc(&self) -> Result<tonic::client::Grpc<AnyChannel>, SourceError> {
         let mut grpc = tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
         let lost = |error| SourceError::new(&self.name, format!("the connection is lost: {error}"));
         grpc.ready().await.map_err(lost)?;

@@ -106,7 +106,7 @@ fn serve(directory: &Path) -> Result<Command, CliError> {
         command.env_remove(name);
     }
     command
-        .args(["serve", "--listen", "127.0.0.1:0", "--no-discovery"])
+        .args(["serve", "--listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0", "--no-discovery"])
         .args(["--end-with", &std::process::id().to_string()])
         .args([OsStr::new("--config"), config.as_os_str()])
         .args([OsStr::new("--data-dir"), directory.join("data").as_os_str()])

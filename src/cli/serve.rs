@@ -26,8 +26,8 @@ pub(super) const LAST_THREADS: Duration = Duration::from_secs(5);
 /// line is printed: `ready: reapi=ADDR peers=ADDR control=SOCKET` (`-` for a door that is not
 /// open). SIGTERM and Ctrl-C end it cleanly; a second one ends it at once.
 ///
-/// This version serves one machine: the settings of the farm are read, but no port for other
-/// machines is opened.
+/// Other machines of the same farm are looked for on the local networks and linked with: see
+/// `farmhand machines`.
 ///
 /// Every flag is also a variable, shown beside it, and a key of the configuration file. A flag wins
 /// over a variable, a variable over the file; of a flag given twice the last one counts.
@@ -156,15 +156,15 @@ fn remedy(error: &NodeError) -> Option<String> {
             }
             _ => "choose a directory of this user's own with --runtime-dir".to_owned(),
         }),
-        NodeError::Listen { address, source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+        NodeError::Listen { door, address, source } if source.kind() == io::ErrorKind::AddrInUse => {
             let port = address.rsplit(':').next().unwrap_or(address);
-            Some(format!("another program has port {port}; choose a free one with --listen 127.0.0.1:PORT"))
+            Some(format!("another program has port {port}; choose a free one with {}", flag(door)))
         }
-        NodeError::Listen { source, .. } if source.kind() == io::ErrorKind::AddrNotAvailable => {
-            Some("no interface of this machine has that address; use --listen 127.0.0.1:PORT".to_owned())
+        NodeError::Listen { door, source, .. } if source.kind() == io::ErrorKind::AddrNotAvailable => {
+            Some(format!("no interface of this machine has that address; use {}", flag(door)))
         }
-        NodeError::Listen { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-            Some("ports below 1024 need rights; choose a higher one with --listen".to_owned())
+        NodeError::Listen { door, source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            Some(format!("ports below 1024 need rights; choose a higher one with {}", flag(door)))
         }
         NodeError::Store(error) => store_remedy(error).map(ToOwned::to_owned),
         NodeError::Sandbox { remedies, .. } => {
@@ -177,8 +177,14 @@ fn remedy(error: &NodeError) -> Option<String> {
         NodeError::Spawners(_) => {
             Some("lower --slots, or raise the limits of open files and processes (ulimit -n, -u)".to_owned())
         }
+        NodeError::Trust(_) => Some("the lines above say which file; farmhand doctor says more".to_owned()),
         NodeError::Listen { .. } | NodeError::Io { .. } => None,
     }
+}
+
+/// The flag that opens a door elsewhere.
+fn flag(door: &str) -> &'static str {
+    if door == "peers" { "--peer-listen 0.0.0.0:PORT" } else { "--listen 127.0.0.1:PORT" }
 }
 
 /// Whether it is for want of descriptors, processes or memory.

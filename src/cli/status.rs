@@ -270,6 +270,9 @@ pub(super) fn state_name(state: State) -> &'static str {
         State::Draining => "draining",
         State::Paused => "paused",
         State::Lost => "lost",
+        State::Connecting => "connecting",
+        State::Refused => "refused",
+        State::Incompatible => "incompatible",
     }
 }
 

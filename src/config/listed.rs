@@ -50,10 +50,12 @@ impl Listed {
         let mut listed = Self::default();
         listed.node(config);
         let Config { farm, log, labels, instances, .. } = config;
-        let FarmConfig { listen, discovery, peers, key_file } = farm;
+        let FarmConfig { listen, discovery, peers, interfaces, person, key_file } = farm;
         listed.put("peer-listen", text(listen));
         listed.put("no-discovery", (!discovery).to_string());
         listed.put("peer", list(peers));
+        listed.put("interfaces", list(interfaces));
+        listed.put("person", text(person));
         listed.put("farm-key-file", key_file.as_deref().map(path).unwrap_or_default());
         let LogConfig { filter, format } = log;
         listed.put("log-filter", text(filter));
@@ -195,8 +197,8 @@ fn choice(value: &impl ValueEnum) -> String {
     value.to_possible_value().map(|value| text(value.get_name())).unwrap_or_default()
 }
 
-fn list(values: &[String]) -> String {
-    toml::Value::from(values.to_vec()).to_string()
+fn list<T: ToString>(values: &[T]) -> String {
+    toml::Value::from(values.iter().map(ToString::to_string).collect::<Vec<_>>()).to_string()
 }
 
 /// A name as a part of a dotted key: quoted where it has to be.
@@ -225,7 +227,9 @@ mod tests {
         lease = "90m"
         scrub-interval = "0s"
         sync = "always"
-        peer = ["a:1", "b\"c"]
+        peer = ["a:1", "[fe80::1%eth0]:9"]
+        interfaces = ["en*", "!docker0"]
+        person = "ada"
         no-discovery = true
         farm-key-file = "/k"
         log-filter = "warn,farmhand::cas=trace"

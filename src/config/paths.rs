@@ -9,11 +9,16 @@ use directories::ProjectDirs;
 /// Name of the configuration file.
 const FILE_NAME: &str = "farmhand.toml";
 
+/// The least id of a user who is a person.
+const FIRST_PERSON: u32 = 1000;
+
 /// What defaults are made of: read once from the machine, given by tests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     /// Name of the machine.
     pub name: String,
+    /// Who uses it: the user, or the machine itself where that is nobody in particular.
+    pub person: String,
     /// Cores this process may use.
     pub cores: usize,
     /// Data directory of the user; `None` without a home directory.
@@ -30,8 +35,10 @@ impl Host {
         let dirs = ProjectDirs::from("", "", "farmhand");
         let uid = rustix::process::getuid().as_raw();
         let run_user = PathBuf::from(format!("/run/user/{uid}"));
+        let name = host_name();
         Self {
-            name: host_name(),
+            person: person(user_name(uid), uid, &name),
+            name,
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             data_dir: dirs.as_ref().map(|dirs| dirs.data_dir().to_owned()),
             config_file: dirs.as_ref().map(|dirs| dirs.config_dir().join(FILE_NAME)),
@@ -73,6 +80,20 @@ fn runtime_dir(session: Option<&Path>, user: Option<&Path>, temp: &Path, uid: u3
     }
 }
 
+/// The user, unless he is root or one of the system's: those have no builds of their own.
+fn person(user: Option<String>, uid: u32, machine: &str) -> String {
+    user.filter(|name| uid >= FIRST_PERSON && !name.is_empty()).unwrap_or_else(|| machine.to_owned())
+}
+
+/// The name of the user with this id, as the file of users has it; else as the session says.
+fn user_name(uid: u32) -> Option<String> {
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let fields = users.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let listed = fields.filter(|fields| fields.get(2).and_then(|id| id.parse().ok()) == Some(uid));
+    let listed = listed.filter_map(|fields| fields.first().map(ToString::to_string)).next();
+    listed.or_else(|| std::env::var("USER").ok())
+}
+
 fn host_name() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     if name.is_empty() { "localhost".to_owned() } else { name }
@@ -88,6 +109,13 @@ mod tests {
         assert_eq!(runtime_dir(Some(session), Some(user), temp, 7), session);
         assert_eq!(runtime_dir(None, Some(user), temp, 7), Path::new("/run/user/7/farmhand"));
         assert_eq!(runtime_dir(None, None, temp, 7), Path::new("/tmp/farmhand-7"));
+    }
+
+    #[test]
+    fn a_person_is_a_user_and_no_servant() {
+        assert_eq!(person(Some("ada".into()), 1000, "attic"), "ada");
+        assert_eq!(person(Some("root".into()), 0, "attic"), "attic");
+        assert_eq!(person(None, 1000, "attic"), "attic");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::network::{InterfacePattern, PeerAddress};
 use super::values::{ByteSize, DiskBudget, Listen, MemoryShare, Span};
 use super::{CommittedSize, ConfigError, InputRootMode, LogFormat, SandboxMode, SyncMode, UnknownProperties};
 use crate::digest::DigestFunction;
@@ -120,19 +121,26 @@ pub struct RawConfig {
     #[arg(long, env = "FARMHAND_UPDATE_INTERVAL", value_name = "TIME", help_heading = "Running actions")]
     pub update_interval: Option<Span>,
 
-    /// Address for the other machines of the farm; read, not opened by this version
+    /// Address for the other machines of the farm
     #[arg(long, env = "FARMHAND_PEER_LISTEN", value_name = "ADDR", help_heading = "The farm")]
     pub peer_listen: Option<Listen>,
-    /// Do not look for other machines; this version never does
+    /// Neither announce this machine on the network nor look for others there
     #[arg(long, env = "FARMHAND_NO_DISCOVERY", help_heading = "The farm")]
     #[arg(value_parser = clap::builder::BoolishValueParser::new())]
     #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub no_discovery: Option<bool>,
-    /// Another machine of the farm, may be repeated; not dialled by this version
+    /// Another machine of the farm: HOST, HOST:PORT or [IPV6]:PORT; may be repeated
     #[arg(long, env = "FARMHAND_PEER", value_name = "ADDR", help_heading = "The farm")]
     #[arg(value_delimiter = ',')]
-    pub peer: Option<Vec<String>>,
-    /// File that holds the farm key; not used by this version
+    pub peer: Option<Vec<PeerAddress>>,
+    /// Interfaces to look for others on, as eth0 or en*; !NAME for not that one; may be repeated
+    #[arg(long, env = "FARMHAND_INTERFACES", value_name = "NAMES", help_heading = "The farm")]
+    #[arg(value_delimiter = ',')]
+    pub interfaces: Option<Vec<InterfacePattern>>,
+    /// Whose builds those of this machine are, for fair shares; its user if not set
+    #[arg(long, env = "FARMHAND_PERSON", value_name = "NAME", help_heading = "The farm")]
+    pub person: Option<String>,
+    /// File that holds the farm key
     #[arg(long, env = "FARMHAND_FARM_KEY_FILE", value_name = "FILE", help_heading = "The farm")]
     pub farm_key_file: Option<PathBuf>,
 
@@ -220,7 +228,7 @@ impl RawConfig {
             disk_budget max_blob_size lease sync epoch_interval scrub_interval history compressed_committed_size
             slots sandbox action_memory action_tmp action_processes disk_reserve unknown_properties pools default_timeout max_timeout
             queue_limit keep_finished orphan_grace orphan_yield update_interval
-            peer_listen no_discovery peer farm_key_file
+            peer_listen no_discovery peer interfaces person farm_key_file
             log_filter log_format
             labels instances
         }

@@ -26,6 +26,7 @@ pub fn config(data: &[u8]) {
 fn check_settings(raw: RawConfig) {
     let host = Host {
         name: "attic".to_owned(),
+        person: "ada".to_owned(),
         cores: 6,
         data_dir: Some("/home/u/.local/share/farmhand".into()),
         config_file: None,

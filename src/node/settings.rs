@@ -1,13 +1,16 @@
 //! From [`Config`] to the settings each part understands.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cas::disk::DiskConfig;
 use crate::config::{Config, InputRootMode};
 use crate::execution::action::PlatformRules;
 use crate::execution::{Retention, Settings};
+use crate::peer::PeersConfig;
 use crate::platform::{self, MachineFacts};
 use crate::rpc::byte_stream::ByteStreamSettings;
 use crate::rpc::server::Limits;
@@ -16,6 +19,13 @@ use crate::worker;
 use crate::worker::inputs::InputLimits;
 use crate::worker::local::WorkerConfig;
 use crate::worker::sandbox::{ActionGroup, GroupError, Mode, SpawnerConfig};
+
+/// Connections to the peer port at once, and from one address.
+const PEER_CONNECTIONS: usize = 1024;
+const PEER_CONNECTIONS_PER_ADDRESS: usize = 64;
+
+/// How long another machine may take to show who it is.
+const PEER_HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// The store.
 pub(super) fn disk(config: &Config) -> DiskConfig {
@@ -108,6 +118,34 @@ pub(super) fn limits(config: &Config, open_files: Option<u64>) -> Limits {
         per_address: config.max_connections_per_address,
         handshake: config.handshake_timeout,
         message_memory: config.message_memory,
+    }
+}
+
+/// What other machines may take: there are few of them, and strangers come this way too.
+pub(super) fn peer_limits(config: &Config, open_files: Option<u64>) -> Limits {
+    let usual = limits(config, open_files);
+    Limits {
+        connections: usual.connections.min(PEER_CONNECTIONS),
+        per_address: usual.per_address.min(PEER_CONNECTIONS_PER_ADDRESS),
+        handshake: usual.handshake.min(PEER_HANDSHAKE),
+        ..usual
+    }
+}
+
+/// Where keys and what is known of the farm are kept.
+pub(super) fn farm_directory(config: &Config) -> PathBuf {
+    config.data_dir.join("farm")
+}
+
+/// The other machines, in the start of the node with this number; links are taken at `door`.
+pub(super) fn peers(config: &Config, boot_epoch: u64, door: Option<SocketAddr>) -> PeersConfig {
+    PeersConfig {
+        name: config.name.clone(),
+        boot_epoch,
+        port: door.map_or(0, |door| door.port()),
+        configured: config.farm.peers.clone(),
+        remembered: farm_directory(config).join("peers"),
+        interfaces: config.farm.discovery.then(|| config.farm.interfaces.clone()),
     }
 }
 

@@ -5,7 +5,8 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use farmhand_proto::client::PROTOCOL_VERSION;
-use farmhand_proto::control::{self, GetStatusResponse, warning};
+use farmhand_proto::control::{self, GetStatusResponse, machine, warning};
+use farmhand_proto::protobuf;
 use farmhand_proto::time::{duration, timestamp};
 
 use super::Endpoints;
@@ -15,6 +16,9 @@ use crate::cas::disk::DiskStats;
 use crate::config::Config;
 use crate::execution::{Duty, MachineState, Scheduler};
 use crate::history::describe;
+use crate::peer::members::Standing;
+use crate::peer::trust::Trust;
+use crate::peer::{PeerInfo, Peers};
 use crate::platform::{self, Load};
 use crate::rpc::control::ControlSource;
 
@@ -28,6 +32,8 @@ pub(super) struct StatusSource {
     pub(super) scheduler: Scheduler,
     pub(super) activity: Arc<Activity>,
     pub(super) meter: Meter,
+    pub(super) peers: Peers,
+    pub(super) trust: Trust,
 }
 
 // === impl StatusSource ===
@@ -50,7 +56,7 @@ impl StatusSource {
             }),
             data_dir: self.config.data_dir.display().to_string(),
             sandbox: if self.sandboxed { "namespaces" } else { "none" }.into(),
-            farm: String::new(),
+            farm: self.trust.farm(),
         }
     }
 
@@ -61,11 +67,7 @@ impl StatusSource {
     }
 
     fn machine(&self, machine: Option<&MachineState>, measured: &Measured) -> control::Machine {
-        let state = match machine.map(|machine| machine.duty).unwrap_or_default() {
-            Duty::Active => control::machine::State::Active,
-            Duty::Draining => control::machine::State::Draining,
-            Duty::Paused => control::machine::State::Paused,
-        };
+        let state = wire_state(machine.map(|machine| machine.duty).unwrap_or_default());
         let slots = machine.map_or(self.config.slots, |machine| machine.slots);
         let busy = machine.map_or(0, |machine| machine.busy);
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
@@ -85,6 +87,10 @@ impl StatusSource {
             found_by: "self".into(),
             used_bytes: stats.map_or(0, |stats| stats.used_bytes),
             budget_bytes: stats.map_or(0, |stats| stats.budget_bytes),
+            id: self.trust.me().to_string(),
+            address: self.endpoints.peers.map(|address| address.to_string()).unwrap_or_default(),
+            boot_epoch: self.activity.epoch(),
+            ..Default::default()
         }
     }
 
@@ -110,9 +116,11 @@ impl StatusSource {
         let execution = self.activity.execution();
         let mut warnings = self.warnings(measured.stats.as_ref().unwrap_or(&DiskStats::default()));
         warnings.extend(machine.as_ref().and_then(|machine| at_rest(machine, execution.queued)));
+        let this = self.machine(machine.as_ref(), measured);
+        let others = self.peers.list();
         GetStatusResponse {
             node: Some(self.node()),
-            machines: vec![self.machine(machine.as_ref(), measured)],
+            machines: std::iter::once(this).chain(others.iter().map(other_machine)).collect(),
             execution: Some(execution),
             storage: measured.stats.as_ref().map(storage),
             warnings,
@@ -140,6 +148,60 @@ impl ControlSource for StatusSource {
     }
 }
 
+/// Another machine, as it said and as its link shows.
+fn other_machine(peer: &PeerInfo) -> control::Machine {
+    let told = peer.state.as_deref().cloned().unwrap_or_default();
+    let (state, reason) = match &peer.standing {
+        Standing::Linked => (told.state(), told.reason.clone()),
+        Standing::Dialling => (machine::State::Connecting, "it is being dialled".to_owned()),
+        Standing::Known(last_try) => (machine::State::Connecting, last_try.clone().unwrap_or_default()),
+        Standing::Lost { reason, last_try, .. } => {
+            let again = last_try.iter().map(|last_try| format!("; not reached since: {last_try}"));
+            (machine::State::Lost, format!("{reason}{}", again.collect::<String>()))
+        }
+        Standing::Refused(reason) => (machine::State::Refused, reason.clone()),
+        Standing::Incompatible(reason) => (machine::State::Incompatible, reason.clone()),
+    };
+    control::Machine {
+        name: peer.name.to_string(),
+        state: state.into(),
+        is_self: false,
+        slots: told.slots,
+        busy: if peer.standing == Standing::Linked { told.busy } else { 0 },
+        last_heard: peer.last_heard.map(duration),
+        version: peer.program.to_string(),
+        os: told.os,
+        arch: told.isa.into_iter().next().unwrap_or_default(),
+        cpus: told.cpus,
+        load: told.load,
+        found_by: peer.found_by.to_string(),
+        used_bytes: told.used_bytes,
+        budget_bytes: told.budget_bytes,
+        id: peer.id.map(|id| id.to_string()).unwrap_or_default(),
+        address: peer.address.clone().unwrap_or_default(),
+        reason,
+        round_trip: peer.round_trip.map(duration),
+        clock_ahead: peer.clock_ahead.map(signed_micros),
+        linked: peer.standing == Standing::Linked,
+        links_back: peer.calls,
+        boot_epoch: peer.boot_epoch.unwrap_or_default(),
+    }
+}
+
+fn signed_micros(micros: i64) -> protobuf::Duration {
+    let nanos = i32::try_from(micros % 1_000_000 * 1000).unwrap_or_default();
+    protobuf::Duration { seconds: micros / 1_000_000, nanos }
+}
+
+/// A duty, as it is told.
+pub(super) fn wire_state(duty: Duty) -> machine::State {
+    match duty {
+        Duty::Active => machine::State::Active,
+        Duty::Draining => machine::State::Draining,
+        Duty::Paused => machine::State::Paused,
+    }
+}
+
 fn warn(text: &str, remedy: &str) -> control::Warning {
     control::Warning {
         level: warning::Level::Advice.into(),
@@ -162,7 +224,7 @@ fn at_rest(machine: &MachineState, queued: u64) -> Option<control::Warning> {
     })
 }
 
-fn wire_load(measured: SystemTime, load: &Load) -> control::Load {
+pub(super) fn wire_load(measured: SystemTime, load: &Load) -> control::Load {
     control::Load {
         measured: Some(timestamp(measured)),
         cpu: load.cpu,

@@ -29,7 +29,7 @@ pub mod outgoing;
 mod voice;
 mod words;
 
-pub use channel::PeerChannel;
+pub use channel::{AnyChannel, PeerChannel, boxed};
 pub use life::{Life, Pulse, Pulsed};
 
 /// Versions of `farmhand.peer.v1` this program speaks.

@@ -22,7 +22,6 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 use super::lease::GuestLease;
@@ -31,6 +30,7 @@ use crate::action_cache::complete::named;
 use crate::cas::ContentAddressableStorage;
 use crate::cas::fetch::{BlobSource, FetchError, Fetcher};
 use crate::digest::{Digest, DigestFunction};
+use crate::peer::link::AnyChannel;
 use crate::platform::{MachineFacts, Requirements};
 
 mod clock;
@@ -47,7 +47,7 @@ const ROUNDS: usize = 3;
 /// Another machine.
 pub struct RemoteWorker {
     name: String,
-    client: PeerClient<Channel>,
+    client: PeerClient<AnyChannel>,
     blobs: Arc<dyn BlobSource>,
     facts: RwLock<Arc<MachineFacts>>,
     cas: Arc<dyn ContentAddressableStorage>,
@@ -81,7 +81,7 @@ impl RemoteWorker {
     /// The machine called `name` at the other end of `channel`, which has these `facts` and `blobs`.
     pub fn new(
         name: impl Into<String>,
-        channel: Channel,
+        channel: AnyChannel,
         blobs: Arc<dyn BlobSource>,
         facts: MachineFacts,
         home: Home,

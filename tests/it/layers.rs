@@ -193,6 +193,7 @@ fn grpc_is_spoken_at_the_edges_only() {
     let at_the_edge = |path: &str| {
         ["rpc.rs", "node.rs", "cli.rs"].contains(&path)
             || path.starts_with("rpc/")
+            || path.starts_with("peer/link/")
             || path.starts_with("node/")
             || path.starts_with("cli/")
     };

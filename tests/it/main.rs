@@ -22,6 +22,7 @@ mod history;
 mod hostile;
 mod hostile_actions;
 mod layers;
+mod links;
 mod metadata;
 mod node_log;
 mod outputs;

@@ -269,6 +269,8 @@ fn machines() -> Vec<control::Machine> {
         found_by: if name == "attic" { "self".into() } else { "mdns".into() },
         used_bytes: 12 << 30,
         budget_bytes: 50 << 30,
+        reason: if state == State::Lost { "it was silent for 3 s".into() } else { String::new() },
+        ..Default::default()
     };
     let mut machines = vec![
         machine("attic", State::Active, 8, 5, 8),

@@ -88,7 +88,8 @@ pub struct Machine {
     /// What it does and has left, as of `measured`; unset where it cannot be told.
     #[prost(message, optional, tag = "11")]
     pub load: ::core::option::Option<Load>,
-    /// How it was found: `self`, `mdns`, `configured`.
+    /// How it was found: `self`, `mdns`, `configured`, `remembered` from an earlier run of the node, or
+    /// `called` when it found the answering one.
     #[prost(string, tag = "12")]
     pub found_by: ::prost::alloc::string::String,
     /// Bytes of blobs it holds, and may hold.
@@ -96,6 +97,30 @@ pub struct Machine {
     pub used_bytes: u64,
     #[prost(uint64, tag = "21")]
     pub budget_bytes: u64,
+    /// The beginning of the hash of its key, in hexadecimal digits; empty for one that has never shown it.
+    #[prost(string, tag = "22")]
+    pub id: ::prost::alloc::string::String,
+    /// IP:PORT or HOST:PORT where it answers other machines, or would be looked for.
+    #[prost(string, tag = "23")]
+    pub address: ::prost::alloc::string::String,
+    /// Why it is in its state, in words, where that needs any.
+    #[prost(string, tag = "24")]
+    pub reason: ::prost::alloc::string::String,
+    /// Time from a hello of the answering machine to its answer; unset without a link.
+    #[prost(message, optional, tag = "25")]
+    pub round_trip: ::core::option::Option<crate::protobuf::Duration>,
+    /// How far its clock is ahead of that of the answering machine; negative if behind, unset without a
+    /// link.
+    #[prost(message, optional, tag = "26")]
+    pub clock_ahead: ::core::option::Option<crate::protobuf::Duration>,
+    /// Whether the answering machine can use it, and it the answering one: there is a link of each.
+    #[prost(bool, tag = "27")]
+    pub linked: bool,
+    #[prost(bool, tag = "28")]
+    pub links_back: bool,
+    /// The start of its node, as in Node.boot_epoch; 0 if it is not known.
+    #[prost(uint64, tag = "29")]
+    pub boot_epoch: u64,
 }
 /// Nested message and enum types in `Machine`.
 pub mod machine {
@@ -122,8 +147,14 @@ pub mod machine {
         Draining = 3,
         /// Told to rest: takes nothing new.
         Paused = 4,
-        /// Does not answer.
+        /// There was a link to it, and it does not answer any more.
         Lost = 5,
+        /// It was heard of, or is named by the settings, and there was no link to it so far.
+        Connecting = 6,
+        /// It has another farm key.
+        Refused = 7,
+        /// Its program is too old or too new to work with this one.
+        Incompatible = 8,
     }
     impl State {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -138,6 +169,9 @@ pub mod machine {
                 Self::Draining => "STATE_DRAINING",
                 Self::Paused => "STATE_PAUSED",
                 Self::Lost => "STATE_LOST",
+                Self::Connecting => "STATE_CONNECTING",
+                Self::Refused => "STATE_REFUSED",
+                Self::Incompatible => "STATE_INCOMPATIBLE",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -149,6 +183,9 @@ pub mod machine {
                 "STATE_DRAINING" => Some(Self::Draining),
                 "STATE_PAUSED" => Some(Self::Paused),
                 "STATE_LOST" => Some(Self::Lost),
+                "STATE_CONNECTING" => Some(Self::Connecting),
+                "STATE_REFUSED" => Some(Self::Refused),
+                "STATE_INCOMPATIBLE" => Some(Self::Incompatible),
                 _ => None,
             }
         }

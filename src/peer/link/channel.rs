@@ -5,12 +5,15 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
+use tonic::Status;
 use tonic::body::Body;
-use tower::Service;
+use tower::util::BoxCloneSyncService;
+use tower::{BoxError, Service, ServiceExt};
 
 /// What stands for the machine in requests: which one it is was settled before.
 const AUTHORITY: &str = "farmhand";
@@ -22,15 +25,36 @@ pub struct PeerChannel {
     requests: SendRequest<Body>,
 }
 
+/// Where calls go, whatever carries them.
+pub type AnyChannel = BoxCloneSyncService<Request<Body>, Response<Body>, Status>;
+
 impl PeerChannel {
     pub(super) fn new(requests: SendRequest<Body>) -> Self {
         Self { requests }
+    }
+
+    /// The same, for who does not care what it is.
+    pub fn boxed(self) -> AnyChannel {
+        boxed(self)
     }
 
     /// Whether the connection is over.
     pub fn is_closed(&self) -> bool {
         self.requests.is_closed()
     }
+}
+
+/// Any service of HTTP/2, for calls.
+pub fn boxed<S, B>(service: S) -> AnyChannel
+where
+    S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>> + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    let plain = service
+        .map_response(|response| response.map(Body::new))
+        .map_err(|error| Status::from_error(error.into()));
+    BoxCloneSyncService::new(plain)
 }
 
 impl fmt::Debug for PeerChannel {

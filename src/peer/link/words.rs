@@ -42,7 +42,19 @@ pub(super) fn of_error(error: &(dyn Error + 'static)) -> String {
     while let Some(source) = root.source() {
         root = source;
     }
-    shown(&root.to_string(), LONGEST_REASON)
+    of_text(&root.to_string())
+}
+
+/// What is left of an error of a socket once it has gone through HTTP/2: its text.
+fn of_text(text: &str) -> String {
+    let is_of = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
+    if is_of(&["close_notify", "broken pipe", "Broken pipe"]) {
+        return of_io(&io::ErrorKind::BrokenPipe.into());
+    }
+    if is_of(&["connection reset", "Connection reset"]) {
+        return of_io(&io::ErrorKind::ConnectionReset.into());
+    }
+    shown(text, LONGEST_REASON)
 }
 
 /// An error of a socket.
@@ -55,7 +67,7 @@ pub(super) fn of_io(error: &io::Error) -> String {
         io::ErrorKind::ConnectionRefused => "nobody listens there".to_owned(),
         io::ErrorKind::TimedOut => "no answer".to_owned(),
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => "no way there".to_owned(),
-        _ => shown(&error.to_string(), LONGEST_REASON),
+        _ => of_text(&error.to_string()),
     }
 }
 
@@ -131,5 +143,7 @@ mod tests {
         let status = Status::from_error(Box::new(io::Error::from(io::ErrorKind::UnexpectedEof)));
         assert_eq!(of_status(&status), "the connection was closed");
         assert_eq!(of_status(&Status::unavailable("gone\x07")), "gone\u{2407}");
+        let text = io::Error::other("peer closed connection without sending TLS close_notify: see …");
+        assert_eq!(of_error(&text), "the connection was closed");
     }
 }

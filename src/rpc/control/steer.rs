@@ -59,7 +59,7 @@ fn change(request: &SetMachineRequest) -> Result<MachineChange, Status> {
         Ok(State::Active) => Some(Duty::Active),
         Ok(State::Draining) => Some(Duty::Draining),
         Ok(State::Paused) => Some(Duty::Paused),
-        Ok(State::Yielding | State::Lost) | Err(_) => {
+        Ok(_) | Err(_) => {
             return Err(Status::invalid_argument("a machine can be told to be active, draining or paused"));
         }
     };

@@ -204,7 +204,7 @@ impl Bench {
             logs: logs.path().to_owned(),
         };
         let blobs = Arc::new(Neighbour(cas));
-        let channel = endpoint.connect().await.unwrap();
+        let channel = crate::peer::link::boxed(endpoint.connect().await.unwrap());
         let worker = RemoteWorker::new("far", channel, blobs, MachineFacts::default(), home);
         worker.granted(2, 7);
         Self { owner, host, worker, server, tasks, logs }

@@ -30,8 +30,18 @@ pub(crate) struct Node {
     directory: TempDir,
     /// Where REAPI is served over TCP.
     pub(crate) address: SocketAddr,
+    /// Where other machines of its farm are served.
+    pub(crate) peer_address: SocketAddr,
     /// The line the node printed when it was ready.
     pub(crate) ready_line: String,
+}
+
+/// A node that has become ready.
+struct Launched {
+    child: Child,
+    address: SocketAddr,
+    peer_address: SocketAddr,
+    ready_line: String,
 }
 
 impl NodeBuilder {
@@ -57,9 +67,9 @@ impl NodeBuilder {
     /// Starts the node and waits until it is ready.
     pub(crate) fn start(self) -> Node {
         let directory = TempDir::with_prefix("farmhand-it-").unwrap();
-        let (child, address, ready_line) = launch(&self, directory.path())
+        let Launched { child, address, peer_address, ready_line } = launch(&self, directory.path())
             .unwrap_or_else(|log| panic!("the node did not become ready; its log:\n{log}"));
-        Node { child, builder: self, directory, address, ready_line }
+        Node { child, builder: self, directory, address, peer_address, ready_line }
     }
 
     /// Starts a node that must refuse to: its exit code and what it wrote to stderr.
@@ -140,9 +150,22 @@ impl Node {
 
     /// Starts it again on the same directories; it must not be running.
     pub(crate) fn restart(&mut self) {
-        let (child, address, ready_line) = launch(&self.builder, self.directory.path())
+        let launched = launch(&self.builder, self.directory.path())
             .unwrap_or_else(|log| panic!("the node did not become ready again; its log:\n{log}"));
+        let Launched { child, address, peer_address, ready_line } = launched;
         (self.child, self.address, self.ready_line) = (child, address, ready_line);
+        self.peer_address = peer_address;
+    }
+
+    /// Sends it a signal: `STOP`, `CONT`.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Has it started with these arguments too when it is started again.
+    pub(crate) fn change_arguments(&mut self, change: impl FnOnce(&mut Vec<String>)) {
+        change(&mut self.builder.arguments);
     }
 
     /// Runs a command of the command line against this node.
@@ -172,7 +195,16 @@ fn command(builder: &NodeBuilder, directory: &Path) -> Command {
     let log = fs::File::create(directory.join("log")).unwrap();
     let mut command = Command::new(BINARY);
     command
-        .args(["serve", "--listen", "127.0.0.1:0", "--no-discovery", "--name", "testnode"])
+        .args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--peer-listen",
+            "127.0.0.1:0",
+            "--no-discovery",
+            "--name",
+            "testnode",
+        ])
         .arg("--data-dir")
         .arg(directory.join("data"))
         .arg("--runtime-dir")
@@ -187,23 +219,23 @@ fn command(builder: &NodeBuilder, directory: &Path) -> Command {
     command
 }
 
-fn launch(builder: &NodeBuilder, directory: &Path) -> Result<(Child, SocketAddr, String), String> {
+fn launch(builder: &NodeBuilder, directory: &Path) -> Result<Launched, String> {
     let mut child = command(builder, directory).spawn().unwrap();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
     stdout.read_line(&mut line).unwrap();
-    let address = line
-        .strip_prefix("ready: ")
-        .and_then(|rest| rest.split_whitespace().find_map(|part| part.strip_prefix("reapi=")))
-        .and_then(|address| address.parse().ok());
-    let Some(address) = address else {
+    let door = |name: &str| {
+        let mut parts = line.strip_prefix("ready: ")?.split_whitespace();
+        parts.find_map(|part| part.strip_prefix(name))?.parse().ok()
+    };
+    let (Some(address), Some(peer_address)) = (door("reapi="), door("peers=")) else {
         let _ = child.kill();
         let _ = child.wait();
         return Err(format!("{line}{}", read_log(directory)));
     };
     // The pipe stays open, and read, for as long as the node lives.
     std::thread::spawn(move || stdout.read_to_end(&mut Vec::new()));
-    Ok((child, address, line))
+    Ok(Launched { child, address, peer_address, ready_line: line })
 }
 
 fn read_log(directory: &Path) -> String {

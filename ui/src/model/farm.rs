@@ -14,7 +14,7 @@ use std::time::Duration;
 use farmhand_proto::control;
 
 pub(crate) use builds::{BuildRow, BuildTable};
-pub(crate) use events::{Event, EventKind, machine_glyph};
+pub(crate) use events::{Event, EventKind, is_up, machine_glyph};
 
 use super::op::{Op, OpKey};
 use super::operations::Operations;
@@ -141,14 +141,12 @@ impl Farm {
 
     /// Machines that answer, and all.
     pub(crate) fn up(&self) -> (usize, usize) {
-        let lost = |machine: &&control::Machine| machine.state() == control::machine::State::Lost;
-        let lost = self.machines.iter().filter(lost).count();
-        (self.machines.len() - lost, self.machines.len())
+        (self.machines.iter().filter(|machine| is_up(machine)).count(), self.machines.len())
     }
 
     /// Slots in use and all, of machines that answer.
     pub(crate) fn slots(&self) -> (u64, u64) {
-        let up = self.machines.iter().filter(|machine| machine.state() != control::machine::State::Lost);
+        let up = self.machines.iter().filter(|machine| is_up(machine));
         up.fold((0, 0), |(busy, all), machine| {
             (busy + u64::from(machine.busy), all + u64::from(machine.slots))
         })

@@ -99,6 +99,9 @@ pub(crate) fn state_words(machine: &Machine) -> &'static str {
         machine::State::Draining => "draining",
         machine::State::Paused => "paused",
         machine::State::Lost => "lost",
+        machine::State::Connecting => "looked for",
+        machine::State::Refused => "refused",
+        machine::State::Incompatible => "misfit",
         machine::State::Unspecified => "not told",
     }
 }

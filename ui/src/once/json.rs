@@ -98,6 +98,9 @@ fn state(state: State) -> Option<&'static str> {
         State::Draining => Some("draining"),
         State::Paused => Some("paused"),
         State::Lost => Some("lost"),
+        State::Connecting => Some("connecting"),
+        State::Refused => Some("refused"),
+        State::Incompatible => Some("incompatible"),
     }
 }
 

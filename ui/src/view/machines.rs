@@ -8,7 +8,7 @@ use super::bars;
 use super::table::{self, Column, Row};
 use crate::canvas::Canvas;
 use crate::format;
-use crate::model::farm::machine_glyph;
+use crate::model::farm::{is_up, machine_glyph};
 use crate::model::machines::{self, disk, memory, pressure};
 use crate::model::{ListId, Model, Stamp};
 use crate::theme::Role;
@@ -98,7 +98,7 @@ fn machine_row(model: &Model, machine: &Machine, row: &mut Row<'_, '_>) {
         running(model, row.canvas(), place, machine);
     }
     // What a machine did before it was lost says nothing of what it does.
-    if machine.state() != machine::State::Lost {
+    if is_up(machine) {
         measured(machine, row);
     }
     row.cell(9, &format!("{} {}", machine.os, machine.arch), Role::Dim);
@@ -137,7 +137,7 @@ fn running(model: &Model, canvas: &mut Canvas<'_>, area: Rect, machine: &Machine
 fn state_role(state: machine::State) -> Role {
     match state {
         machine::State::Active => Role::Good,
-        machine::State::Lost => Role::Bad,
+        machine::State::Lost | machine::State::Refused | machine::State::Incompatible => Role::Bad,
         machine::State::Unspecified => Role::Dim,
         _ => Role::Warn,
     }
@@ -300,7 +300,9 @@ fn sentence(machine: &Machine) -> String {
         machine::State::Draining if busy == 0 => "drained: it may leave".to_owned(),
         machine::State::Draining => format!("draining: {busy} still run, takes nothing new"),
         machine::State::Paused => format!("told to rest: takes nothing new, {busy} still run"),
-        machine::State::Lost => format!("does not answer, last heard {heard} ago"),
+        machine::State::Lost => format!("does not answer, last heard {heard} ago: {}", machine.reason),
+        machine::State::Connecting => format!("looked for at {}: {}", machine.address, machine.reason),
+        machine::State::Refused | machine::State::Incompatible => machine.reason.clone(),
         machine::State::Unspecified => "its state was not told".to_owned(),
     }
 }

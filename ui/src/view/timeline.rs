@@ -3,13 +3,13 @@
 
 mod bar;
 
-use farmhand_proto::control;
 use ratatui::layout::Rect;
 
 use super::{graph, table};
 use crate::canvas::{Canvas, Hit};
 use crate::format;
 use crate::lanes::{self, Micros, Window};
+use crate::model::farm::is_up;
 use crate::model::timeline::LaneRow;
 use crate::model::{ListId, Model, Op, Stamp};
 use crate::stages;
@@ -141,7 +141,7 @@ fn lane_name(model: &Model, canvas: &mut Canvas<'_>, area: Rect, row: &LaneRow, 
 
 fn is_lost(model: &Model, row: &LaneRow) -> bool {
     let machine = model.farm().machine(&row.machine);
-    machine.is_none_or(|machine| machine.state() == control::machine::State::Lost)
+    machine.is_none_or(|machine| !is_up(machine))
 }
 
 fn one_lane(

@@ -79,7 +79,8 @@ impl EventKind {
     pub(crate) fn role(self) -> Role {
         match self {
             Self::ActionFailed | Self::ActionError | Self::Damaged => Role::Bad,
-            Self::MachineIs(State::Lost) | Self::Warning(Level::Alarm) => Role::Bad,
+            Self::MachineIs(State::Lost | State::Refused | State::Incompatible)
+            | Self::Warning(Level::Alarm) => Role::Bad,
             Self::MachineIs(State::Active) | Self::MachineJoined => Role::Good,
             Self::BuildBegan => Role::Running,
             Self::BuildEnded => Role::Good,
@@ -98,6 +99,9 @@ impl EventKind {
             Self::MachineIs(State::Draining) => ("", "is draining"),
             Self::MachineIs(State::Paused) => ("", "is paused"),
             Self::MachineIs(State::Lost) => ("", "does not answer"),
+            Self::MachineIs(State::Connecting) => ("", "is looked for"),
+            Self::MachineIs(State::Refused) => ("", "has another farm key"),
+            Self::MachineIs(State::Incompatible) => ("", "runs a program too old or too new"),
             Self::MachineIs(State::Unspecified) => ("", "is in a state this program does not know"),
             Self::BuildBegan => ("", "began"),
             Self::BuildEnded => ("", "ended:"),
@@ -111,6 +115,12 @@ impl EventKind {
     }
 }
 
+/// Whether a machine answers.
+pub(crate) fn is_up(machine: &Machine) -> bool {
+    let is_away = [State::Lost, State::Connecting, State::Refused, State::Incompatible];
+    !is_away.contains(&machine.state())
+}
+
 /// The sign of a machine's state.
 pub(crate) fn machine_glyph(state: State, glyphs: &Glyphs) -> &'static str {
     match state {
@@ -118,7 +128,9 @@ pub(crate) fn machine_glyph(state: State, glyphs: &Glyphs) -> &'static str {
         State::Yielding => glyphs.yielding,
         State::Draining => glyphs.draining,
         State::Paused => glyphs.paused,
-        State::Lost | State::Unspecified => glyphs.lost,
+        State::Lost | State::Refused | State::Incompatible | State::Connecting | State::Unspecified => {
+            glyphs.lost
+        }
     }
 }
 

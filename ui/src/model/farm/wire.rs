@@ -18,8 +18,8 @@ pub(super) fn clean_node(node: &mut control::Node) {
 
 /// Of a machine.
 pub(super) fn clean_machine(machine: &mut control::Machine) {
-    let control::Machine { name, version, os, arch, found_by, .. } = machine;
-    for text in [name, version, os, arch, found_by] {
+    let control::Machine { name, version, os, arch, found_by, id, address, reason, .. } = machine;
+    for text in [name, version, os, arch, found_by, id, address, reason] {
         in_place(text);
     }
 }

@@ -10,7 +10,7 @@ use ratatui::style::Style;
 
 use crate::canvas::Canvas;
 use crate::format;
-use crate::model::farm::{BuildRow, Event, machine_glyph};
+use crate::model::farm::{BuildRow, Event, is_up, machine_glyph};
 use crate::model::op::Status;
 use crate::model::overview::Pane;
 use crate::model::{ListId, Model, Op};
@@ -82,7 +82,7 @@ const SLOT: u16 = 10;
 /// Slots side by side. Where there is room, each is a bar that fills up to the time its action is
 /// expected to take.
 fn slots(model: &Model, canvas: &mut Canvas<'_>, area: Rect, machine: &Machine) {
-    if machine.state() == State::Lost {
+    if !is_up(machine) {
         // Nobody knows what it does; that is not nothing.
         let unknown = (canvas.glyphs.lost.to_owned(), canvas.theme.style(Role::Dim));
         let all = machine.slots as usize;
@@ -160,6 +160,9 @@ fn state_word(machine: &Machine) -> Option<String> {
         State::Draining => Some("draining".to_owned()),
         State::Paused => Some("paused".to_owned()),
         State::Lost => Some(format!("lost {}", format::age(heard))),
+        State::Connecting => Some("looked for".to_owned()),
+        State::Refused => Some("refused".to_owned()),
+        State::Incompatible => Some("misfit".to_owned()),
         State::Unspecified => Some("unknown".to_owned()),
     }
 }
@@ -167,7 +170,7 @@ fn state_word(machine: &Machine) -> Option<String> {
 fn state_role(state: State) -> Role {
     match state {
         State::Active => Role::Good,
-        State::Lost => Role::Bad,
+        State::Lost | State::Refused | State::Incompatible => Role::Bad,
         _ => Role::Warn,
     }
 }

@@ -1,0 +1,116 @@
+//! What the other machines of the farm are told of this one.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use farmhand_proto::{control, peer};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::status::{wire_load, wire_state};
+use crate::cas::disk::DiskCas;
+use crate::execution::Scheduler;
+use crate::peer::Peers;
+use crate::peer::members::Standing;
+use crate::platform::{Load, MachineFacts, Readings};
+
+/// How often it is looked whether there is something new.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Time between two measurements of the load.
+const LOAD_PERIOD: Duration = Duration::from_secs(5);
+
+/// Tells them.
+pub(super) struct Teller {
+    pub(super) name: String,
+    pub(super) facts: MachineFacts,
+    pub(super) scheduler: Scheduler,
+    pub(super) store: DiskCas,
+    /// A directory on the disk of the store.
+    pub(super) directory: PathBuf,
+    pub(super) peers: Peers,
+}
+
+/// The load, while somebody is told of it.
+#[derive(Default)]
+struct Measured {
+    before: Option<Readings>,
+    at: Option<Instant>,
+    load: Option<control::Load>,
+}
+
+impl Teller {
+    /// Tells them what is new until `stop` fires. Costs next to nothing while there are no others.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let mut ticks = interval(PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut measured = Measured::default();
+        let mut is_told = false;
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let is_heard = self.is_heard();
+            if is_heard {
+                self.measure(&mut measured).await;
+            } else {
+                measured = Measured::default();
+            }
+            if is_heard || !is_told {
+                is_told = self.tell(measured.load).await;
+            }
+        }
+    }
+
+    fn is_heard(&self) -> bool {
+        self.peers.list().iter().any(|peer| peer.calls || peer.standing == Standing::Linked)
+    }
+
+    async fn measure(&self, measured: &mut Measured) {
+        if measured.at.is_some_and(|at| at.elapsed() < LOAD_PERIOD) {
+            return;
+        }
+        let directory = self.directory.clone();
+        let Ok(after) = tokio::task::spawn_blocking(move || Readings::take(&directory)).await else { return };
+        if let Some(before) = &measured.before {
+            measured.load = Some(wire_load(SystemTime::now(), &Load::between(before, &after)));
+            measured.at = Some(Instant::now());
+        }
+        measured.before = Some(after);
+    }
+
+    async fn tell(&self, load: Option<control::Load>) -> bool {
+        let machines = self.scheduler.machines().await;
+        let Some(machine) = machines.into_iter().find(|machine| *machine.name == *self.name) else {
+            return false;
+        };
+        let usage = self.store.usage();
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        self.peers.publish(peer::MachineState {
+            slots: count(machine.slots),
+            busy: count(machine.busy),
+            guest_slots: count(machine.slots),
+            state: wire_state(machine.duty).into(),
+            load,
+            used_bytes: usage.used_bytes,
+            budget_bytes: usage.budget_bytes,
+            ..self.facts()
+        });
+        true
+    }
+
+    /// What does not change.
+    fn facts(&self) -> peer::MachineState {
+        let facts = &self.facts;
+        let labels = facts.labels.iter();
+        peer::MachineState {
+            os: facts.os.clone(),
+            isa: facts.isa.iter().cloned().collect(),
+            cpus: u32::try_from(facts.cores).unwrap_or(u32::MAX),
+            memory: facts.memory,
+            pools: facts.pools.iter().cloned().collect(),
+            labels: labels
+                .flat_map(|(name, values)| values.iter().map(move |value| format!("{name}={value}")))
+                .collect(),
+            sandboxed: facts.sandboxed,
+            ..Default::default()
+        }
+    }
+}
