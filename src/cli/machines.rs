@@ -141,9 +141,7 @@ pub(super) fn remark(machine: &Machine) -> Option<String> {
     let heard = machine.last_heard.as_ref().and_then(std_duration);
     let clock = machine.clock_ahead.as_ref().map(seconds).filter(|ahead| ahead.abs() > CLOCK_OFF);
     match (machine.state(), clock) {
-        (State::Lost, _) => {
-            Some(format!("last heard {} ago: {reason}", duration(heard.unwrap_or_default())))
-        }
+        (State::Lost, _) => Some(format!("last heard {} ago: {reason}", duration(heard.unwrap_or_default()))),
         (State::Connecting, _) => {
             let way = if machine.address.is_empty() { "nowhere" } else { &machine.address };
             let tried = if reason.is_empty() { "not tried yet" } else { reason };
@@ -284,7 +282,8 @@ shed     refused       -                -                      -
 
     #[test]
     fn what_a_person_should_know_is_told() {
-        let clock = |seconds: i64| Some(WireDuration { seconds, nanos: seconds.signum() as i32 * 500_000_000 });
+        let clock =
+            |seconds: i64| Some(WireDuration { seconds, nanos: seconds.signum() as i32 * 500_000_000 });
         let linked = Machine { linked: true, links_back: true, ..machines().remove(0) };
         assert_eq!(remark(&linked), None);
         assert_eq!(remark(&Machine { clock_ahead: clock(1), ..linked.clone() }), None);
@@ -308,7 +307,10 @@ shed     refused       -                -                      -
         let json = serde_json::to_value(machine_json(&machine)).unwrap();
         assert_eq!((&json["state"], &json["linked"]), (&"refused".into(), &true.into()));
         assert_eq!((&json["round_trip_seconds"], &json["boot_epoch"]), (&0.0005.into(), &7.into()));
-        assert_eq!((&json["address"], &json["clock_ahead_seconds"]), (&serde_json::Value::Null, &serde_json::Value::Null));
+        assert_eq!(
+            (&json["address"], &json["clock_ahead_seconds"]),
+            (&serde_json::Value::Null, &serde_json::Value::Null)
+        );
     }
 
     #[test]

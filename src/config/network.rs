@@ -203,9 +203,10 @@ mod tests {
         ] {
             assert_eq!(peer(text), Some((host.to_owned(), port)), "{text}");
         }
-        for wrong in
-            ["", ":1", "a:0", "a:65536", "a:b", "[a]:1", "[::1", "[::1]1", "a b", "a/b", "::1%", "1::2::3", "ä"]
-        {
+        for wrong in [
+            "", ":1", "a:0", "a:65536", "a:b", "[a]:1", "[::1", "[::1]1", "a b", "a/b", "::1%", "1::2::3",
+            "ä",
+        ] {
             assert_eq!(peer(wrong), None, "{wrong}");
         }
     }

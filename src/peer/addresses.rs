@@ -170,9 +170,7 @@ mod tests {
         }
         assert_eq!(parse(&format!("{HEAD}\n\nnonsense\n{line}\n{line}\n")).len(), 1);
         assert_eq!(parse(line), [], "a file of another kind");
-        let many: String = (0..10_000_u32)
-            .map(|number| format!("{number:064x} 1 10.0.0.1:1 a\n"))
-            .collect();
+        let many: String = (0..10_000_u32).map(|number| format!("{number:064x} 1 10.0.0.1:1 a\n")).collect();
         assert_eq!(parse(&format!("{HEAD}\n{many}")).len(), MOST_MEMBERS);
     }
 

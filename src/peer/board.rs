@@ -90,9 +90,8 @@ impl<V: Clone> Follower<V> {
 
     fn look(&mut self) -> Option<(MachineId, V)> {
         let entries = self.board.entries();
-        let is_new = |id: &MachineId, entry: &Entry<V>| {
-            self.seen.get(id).is_none_or(|seen| *seen < entry.version)
-        };
+        let is_new =
+            |id: &MachineId, entry: &Entry<V>| self.seen.get(id).is_none_or(|seen| *seen < entry.version);
         let new = entries.iter().filter(|(id, entry)| is_new(id, entry));
         let (id, entry) = new.min_by_key(|(_, entry)| entry.version)?;
         let found = (*id, entry.value.clone());

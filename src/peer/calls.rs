@@ -91,7 +91,8 @@ impl Book {
     pub(super) fn demand(&self, id: MachineId, call: CallId, demand: Demand) {
         self.with(|handles| {
             let Some(open) = handles.get(&id).filter(|open| open.call == call) else { return };
-            let (name, boot_epoch, demand) = (Arc::clone(&open.name), open.boot_epoch, Some(Arc::new(demand)));
+            let (name, boot_epoch, demand) =
+                (Arc::clone(&open.name), open.boot_epoch, Some(Arc::new(demand)));
             self.board.put(id, CallNews::Up { call, name, boot_epoch, demand }, false);
         });
     }
@@ -151,10 +152,13 @@ impl Calls {
                             Some(replaced(id))
                         }
                     },
-                    None => self.told.get(&id).copied().filter(is_old).and_then(|_| {
-                        self.told.remove(&id);
-                        Some(replaced(id))
-                    }),
+                    None => {
+                        let is_told = self.told.get(&id).is_some_and(is_old);
+                        is_told.then(|| {
+                            self.told.remove(&id);
+                            replaced(id)
+                        })
+                    }
                 }
             }
             CallNews::Down(reason) => {

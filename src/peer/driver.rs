@@ -260,8 +260,7 @@ impl Driver {
             Some(LinkNews::Down(reason)) => Some(reason),
             _ => None,
         };
-        let peer =
-            Peer { id: *id, name, boot_epoch: *boot_epoch, link, handle: opened.handle.clone() };
+        let peer = Peer { id: *id, name, boot_epoch: *boot_epoch, link, handle: opened.handle.clone() };
         self.peers.0.links.put(*id, LinkNews::Up(peer, before), false);
     }
 
@@ -349,7 +348,8 @@ pub(super) fn next_call() -> CallId {
 
 impl Shown {
     pub(super) fn info(&self) -> PeerInfo {
-        let Listed { id, name, program, standing, found_by, route, boot_epoch, call, .. } = self.listed.clone();
+        let Listed { id, name, program, standing, found_by, route, boot_epoch, call, .. } =
+            self.listed.clone();
         let since = match &standing {
             Standing::Lost { since, .. } => Some(since.elapsed()),
             _ => None,

@@ -85,8 +85,13 @@ mod tests {
         assert_eq!(id.label(), "orugkidrovuwg2zamjzg653oebtg66banj2w24dtebxxmzlseb2a");
         assert_eq!(MachineId::from_label(&id.label().to_uppercase()), Some(id));
         let label = MachineId::new([0xff; LEN]).label();
-        assert_eq!(MachineId::from_label(&format!("{}7", &label[..LABEL_LEN - 1])), None, "more than 256 bits");
-        for wrong in ["", "a", &"1".repeat(LABEL_LEN), &"a".repeat(LABEL_LEN + 1), &"ä".repeat(LABEL_LEN / 2)] {
+        assert_eq!(
+            MachineId::from_label(&format!("{}7", &label[..LABEL_LEN - 1])),
+            None,
+            "more than 256 bits"
+        );
+        for wrong in ["", "a", &"1".repeat(LABEL_LEN), &"a".repeat(LABEL_LEN + 1), &"ä".repeat(LABEL_LEN / 2)]
+        {
             assert_eq!(MachineId::from_label(wrong), None, "{wrong}");
         }
     }

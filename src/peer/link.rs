@@ -120,7 +120,8 @@ fn versions(range: &RangeInclusive<u32>) -> String {
 
 /// What the machine with this id says of itself.
 fn greeting(id: MachineId, hello: &Hello, address: Option<std::net::SocketAddr>) -> Greeting {
-    let shown = |text: &str| words::shown(text, LONGEST_NAME).split_whitespace().collect::<Vec<_>>().join("-");
+    let shown =
+        |text: &str| words::shown(text, LONGEST_NAME).split_whitespace().collect::<Vec<_>>().join("-");
     Greeting {
         id,
         boot_epoch: hello.boot_epoch,
@@ -160,7 +161,13 @@ mod tests {
 
     fn hello(least: u32, most: u32) -> Hello {
         let name = "at\u{1b}tic".to_owned();
-        Hello { name, program: "9.9".into(), least_protocol: least, most_protocol: most, ..Default::default() }
+        Hello {
+            name,
+            program: "9.9".into(),
+            least_protocol: least,
+            most_protocol: most,
+            ..Default::default()
+        }
     }
 
     #[test]

@@ -460,7 +460,9 @@ impl Members {
             member.routes.lose(route);
         }
         let Route::Host(host) = route else { return };
-        let Some(member) = self.entry(now, Key::Host(host.clone()), FoundBy::Configured, true) else { return };
+        let Some(member) = self.entry(now, Key::Host(host.clone()), FoundBy::Configured, true) else {
+            return;
+        };
         member.routes.add_host(host.clone());
         member.trouble = Some(if twin { Trouble::Refused(TWIN.to_owned()) } else { Trouble::Myself });
         member.next = now + HOPELESS_PAUSE;
@@ -530,7 +532,9 @@ impl Members {
             return;
         }
         let name = self.free_name(greeting.id, Arc::clone(&greeting.name));
-        let Some(member) = self.entry(step.now, Key::Machine(greeting.id), FoundBy::Call, true) else { return };
+        let Some(member) = self.entry(step.now, Key::Machine(greeting.id), FoundBy::Call, true) else {
+            return;
+        };
         member.prove(step.now, &greeting, name);
         member.routes.called(greeting.address);
         if member.link.is_none() {
@@ -599,11 +603,11 @@ impl Members {
         if self.dials.len() >= MOST_DIALS {
             return;
         }
-        let is_due = |key: &Key, member: &Member| {
-            member.waits() && member.next <= step.now && !self.is_dialled(key)
-        };
+        let is_due =
+            |key: &Key, member: &Member| member.waits() && member.next <= step.now && !self.is_dialled(key);
         let due = self.table.iter().filter(|(key, member)| is_due(key, member));
-        let mut due: Vec<_> = due.map(|(key, member)| (!member.is_sure(), member.next, key.clone())).collect();
+        let mut due: Vec<_> =
+            due.map(|(key, member)| (!member.is_sure(), member.next, key.clone())).collect();
         due.sort();
         due.truncate(MOST_DIALS - self.dials.len());
         for (_, _, key) in due {

@@ -70,6 +70,16 @@ impl FarmKey {
         Self(bytes)
     }
 
+    /// The key in a message; `None` if it is none.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
     /// What anybody may know of it.
     pub fn tag(&self) -> FarmTag {
         let hash = Sha256::digest([&b"tag"[..], &self.0].concat());

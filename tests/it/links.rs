@@ -32,7 +32,8 @@ impl Keys {
         let directory = TempDir::new().unwrap();
         for (number, words) in KEYS.iter().enumerate() {
             let path = directory.path().join(number.to_string());
-            let mut file = fs::OpenOptions::new().create(true).write(true).mode(0o600).open(path).unwrap();
+            let mut file =
+                fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path).unwrap();
             file.write_all(words.as_bytes()).unwrap();
         }
         Self(directory)
@@ -105,7 +106,9 @@ async fn three_machines_see_each_other_and_the_load() {
     let cellar = keys.node("cellar", &["--peer", &at_attic]).start();
     let at_cellar = cellar.peer_address.to_string();
     let shed = keys.node("shed", &["--peer", &at_attic, "--peer", &at_cellar]).start();
-    for (node, others) in [(&attic, ["cellar", "shed"]), (&cellar, ["attic", "shed"]), (&shed, ["attic", "cellar"])] {
+    for (node, others) in
+        [(&attic, ["cellar", "shed"]), (&cellar, ["attic", "shed"]), (&shed, ["attic", "cellar"])]
+    {
         for other in others {
             until(node, other, |machine| is_linked(machine) && machine.load.is_some()).await;
         }

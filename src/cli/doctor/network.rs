@@ -13,9 +13,9 @@ use crate::cli::machines::{CLOCK_OFF, off, remark, seconds};
 use crate::cli::output::{duration, plural};
 use crate::cli::target;
 use crate::config::Config;
+use crate::peer::discovery;
 use crate::peer::discovery::announcement::Announcement;
 use crate::peer::discovery::interfaces::{self, Interface, Rules};
-use crate::peer::discovery;
 
 /// Time to listen to announcements.
 const LISTEN: Duration = Duration::from_secs(2);
@@ -119,9 +119,10 @@ fn discovery_check(facts: &Facts) -> Check {
             "no interface leads to other machines",
             "name one in `interfaces`, or the machines with --peer",
         ),
-        (true, Some(_)) => {
-            Check::ok(name, format!("{} announced on the network", plural(network.others().count() as u64, "machine")))
-        }
+        (true, Some(_)) => Check::ok(
+            name,
+            format!("{} announced on the network", plural(network.others().count() as u64, "machine")),
+        ),
     }
 }
 
@@ -179,11 +180,9 @@ fn machine_check(network: &Network, machine: &Machine) -> Check {
         (State::Lost | State::Connecting, Some(remark)) => {
             Check::degraded(name, remark, reach(&machine.address))
         }
-        (State::Refused, Some(remark)) => Check::degraded(
-            name,
-            remark,
-            "let it join this farm: farmhand invite here, farmhand join there",
-        ),
+        (State::Refused, Some(remark)) => {
+            Check::degraded(name, remark, "let it join this farm: farmhand invite here, farmhand join there")
+        }
         (State::Incompatible, Some(remark)) => Check::degraded(name, remark, "let both run the same version"),
         (_, _) if ahead.is_some_and(|ahead| ahead.abs() > CLOCK_OFF) => {
             Check::degraded(name, detail, "set the clocks: times of actions are told wrong")
@@ -278,12 +277,7 @@ mod tests {
         Network {
             status: Some(GetStatusResponse { machines, ..Default::default() }),
             interfaces: vec![Interface { name: "wg0".into(), ..eth0.clone() }, eth0],
-            heard: Some(vec![
-                announced(1, "aa"),
-                announced(2, "aa"),
-                announced(4, "aa"),
-                announced(5, "bb"),
-            ]),
+            heard: Some(vec![announced(1, "aa"), announced(2, "aa"), announced(4, "aa"), announced(5, "bb")]),
         }
     }
 

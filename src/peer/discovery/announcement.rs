@@ -152,25 +152,24 @@ mod tests {
     #[test]
     fn addresses_come_best_first_and_keep_their_interface() {
         let name = name(7);
-        let heard = heard(&name, &[
-            ("fe80::1", 3),
-            ("10.0.0.9", 3),
-            ("fe80::1", 2),
-            ("2001:db8::1", 2),
-            ("10.0.0.7", 2),
-            ("10.0.0.7", 2),
-            ("127.0.0.1", 1),
-        ]);
+        let heard = heard(
+            &name,
+            &[
+                ("fe80::1", 3),
+                ("10.0.0.9", 3),
+                ("fe80::1", 2),
+                ("2001:db8::1", 2),
+                ("10.0.0.7", 2),
+                ("10.0.0.7", 2),
+                ("127.0.0.1", 1),
+            ],
+        );
         let announcement = read(heard).unwrap();
         let addresses: Vec<_> = announcement.addresses.iter().map(ToString::to_string).collect();
-        assert_eq!(addresses, [
-            "127.0.0.1:7",
-            "10.0.0.7:7",
-            "[2001:db8::1]:7",
-            "[fe80::1%2]:7",
-            "10.0.0.9:7",
-            "[fe80::1%3]:7"
-        ]);
+        assert_eq!(
+            addresses,
+            ["127.0.0.1:7", "10.0.0.7:7", "[2001:db8::1]:7", "[fe80::1%2]:7", "10.0.0.9:7", "[fe80::1%3]:7"]
+        );
         assert_eq!(announcement.id, MachineId::new([7; 32]));
         assert_eq!(announcement.interfaces, ["eth0", "lo", "wlan0"]);
     }

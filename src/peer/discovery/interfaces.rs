@@ -66,7 +66,8 @@ const NUMBERED_TUNNELS: [&str; 4] = ["tun", "tap", "wg", "ppp"];
 
 /// What names of interfaces of containers and virtual machines begin with.
 const VIRTUAL: [&str; 12] = [
-    "docker", "veth", "virbr", "vnet", "cni", "flannel", "cali", "podman", "lxcbr", "lxdbr", "vmnet", "vboxnet",
+    "docker", "veth", "virbr", "vnet", "cni", "flannel", "cali", "podman", "lxcbr", "lxdbr", "vmnet",
+    "vboxnet",
 ];
 
 // === impl Rules ===
@@ -156,9 +157,7 @@ impl Interface {
     pub fn of(found: &if_addrs::Interface) -> Self {
         let flags = flags(&found.name).unwrap_or_else(|| {
             let if_true = |is_true, flag| if is_true { flag } else { 0 };
-            UP | MULTICAST
-                | if_true(found.is_loopback(), LOOPBACK)
-                | if_true(found.is_p2p(), POINT_TO_POINT)
+            UP | MULTICAST | if_true(found.is_loopback(), LOOPBACK) | if_true(found.is_p2p(), POINT_TO_POINT)
         });
         let has = |flag| flags & flag != 0;
         Self {
@@ -222,7 +221,13 @@ mod tests {
 
     fn named(name: &str) -> Interface {
         let addresses = vec![IpAddr::from([10, 0, 0, 1])];
-        Interface { name: name.to_owned(), addresses, is_up: true, has_multicast: true, ..Interface::default() }
+        Interface {
+            name: name.to_owned(),
+            addresses,
+            is_up: true,
+            has_multicast: true,
+            ..Interface::default()
+        }
     }
 
     fn rules(patterns: &[&str]) -> Rules {
@@ -240,7 +245,9 @@ mod tests {
         for name in ["tun0", "tap7", "wg0", "tailscale0", "ztabcdefgh", "ppp0"] {
             assert_eq!(rules.judge(&named(name)), Err(Unused::Tunnel), "{name}");
         }
-        for name in ["docker0", "docker_gwbridge", "br-0123456789ab", "veth12ab", "virbr0", "vnet3", "podman1"] {
+        for name in
+            ["docker0", "docker_gwbridge", "br-0123456789ab", "veth12ab", "virbr0", "vnet3", "podman1"]
+        {
             assert_eq!(rules.judge(&named(name)), Err(Unused::Virtual), "{name}");
         }
         let tunnel = Interface { is_point_to_point: true, ..named("odd") };
@@ -252,7 +259,10 @@ mod tests {
         let rules = rules(&[]);
         assert_eq!(rules.judge(&Interface { is_up: false, ..named("eth0") }), Err(Unused::Down));
         assert_eq!(rules.judge(&Interface { addresses: vec![], ..named("eth0") }), Err(Unused::NoAddress));
-        assert_eq!(rules.judge(&Interface { has_multicast: false, ..named("eth0") }), Err(Unused::NoMulticast));
+        assert_eq!(
+            rules.judge(&Interface { has_multicast: false, ..named("eth0") }),
+            Err(Unused::NoMulticast)
+        );
     }
 
     #[test]

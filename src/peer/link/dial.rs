@@ -143,7 +143,9 @@ impl Failures {
     fn add(&mut self, failure: Failure) {
         match failure {
             Failure::Refused(reason) => self.refused = Some(reason),
-            Failure::Unreachable(reason) | Failure::Incompatible { reason, .. } => self.unreachable.push(reason),
+            Failure::Unreachable(reason) | Failure::Incompatible { reason, .. } => {
+                self.unreachable.push(reason)
+            }
         }
     }
 

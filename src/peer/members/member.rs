@@ -7,7 +7,8 @@ use tokio::time::Instant;
 
 use super::routes::Routes;
 use super::{
-    CallId, Failure, FoundBy, Greeting, HOPELESS_PAUSE, LinkId, Listed, Proven, Route, STEADY, Standing, pause,
+    CallId, Failure, FoundBy, Greeting, HOPELESS_PAUSE, LinkId, Listed, Proven, Route, STEADY, Standing,
+    pause,
 };
 use crate::config::network::PeerAddress;
 use crate::peer::MachineId;
@@ -57,7 +58,10 @@ pub(super) struct Linked {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
     /// There was one.
-    Lost { since: Instant, reason: String },
+    Lost {
+        since: Instant,
+        reason: String,
+    },
     Refused(String),
     Incompatible(String),
     /// It is this machine.
@@ -144,7 +148,8 @@ impl Member {
 
     /// The link is over.
     pub(super) fn lost(&mut self, now: Instant, jitter: f64, reason: String) {
-        let lasted = self.link.take().map_or(Duration::ZERO, |link| now.saturating_duration_since(link.since));
+        let lasted =
+            self.link.take().map_or(Duration::ZERO, |link| now.saturating_duration_since(link.since));
         self.tries = if lasted >= STEADY { 0 } else { self.tries.saturating_add(1) };
         self.next = now + pause(self.tries, jitter);
         self.trouble = Some(Trouble::Lost { since: now, reason });

@@ -191,10 +191,10 @@ fn a_new_start_of_a_node_takes_the_place_of_the_old() {
     bench.now += SECOND;
     let call = CallId(1);
     let effects = bench.apply(Event::Called { call, greeting: greeting(1, 8) });
-    assert_eq!(effects[..2], [
-        Effect::Close { link, reason: ANEW },
-        Effect::Lost { link, reason: ANEW.to_owned() }
-    ]);
+    assert_eq!(
+        effects[..2],
+        [Effect::Close { link, reason: ANEW }, Effect::Lost { link, reason: ANEW.to_owned() }]
+    );
     let Some(Effect::Dial { link: second, .. }) = effects.last() else { panic!("{effects:?}") };
     let second = *second;
     assert_eq!(bench.answer(second, 1, 8)[0], Effect::Linked { link: second, name: "m1".into() });
@@ -236,11 +236,14 @@ fn another_key_ends_all_links_and_has_all_dialled_again() {
     let call = CallId(1);
     bench.apply(Event::Called { call, greeting: greeting(1, 1) });
     let effects = bench.apply(Event::KeyChanged);
-    assert_eq!(effects, [
-        Effect::CloseCall { call, reason: NEW_KEY },
-        Effect::Close { link, reason: NEW_KEY },
-        Effect::Lost { link, reason: NEW_KEY.to_owned() },
-    ]);
+    assert_eq!(
+        effects,
+        [
+            Effect::CloseCall { call, reason: NEW_KEY },
+            Effect::Close { link, reason: NEW_KEY },
+            Effect::Lost { link, reason: NEW_KEY.to_owned() },
+        ]
+    );
     let dials = bench.pass(SECOND);
     assert_eq!(dials.len(), 2, "{dials:?}");
 }

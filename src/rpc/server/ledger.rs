@@ -171,7 +171,8 @@ impl Account {
 
     /// Returns when the connection is to end.
     pub(super) async fn closed(&self) {
-        poll_fn(|context| if self.is_closing(context.waker()) { Poll::Ready(()) } else { Poll::Pending }).await;
+        poll_fn(|context| if self.is_closing(context.waker()) { Poll::Ready(()) } else { Poll::Pending })
+            .await;
     }
 
     /// Whether the connection is to end.

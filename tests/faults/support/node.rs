@@ -103,7 +103,16 @@ impl Setup {
         let mut command = Command::new(words.next().unwrap());
         command
             .args(words)
-            .args(["serve", "--listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0", "--no-discovery", "--name", "faulty"])
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--peer-listen",
+                "127.0.0.1:0",
+                "--no-discovery",
+                "--name",
+                "faulty",
+            ])
             .arg("--data-dir")
             .arg(&self.data)
             .arg("--runtime-dir")

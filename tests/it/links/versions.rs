@@ -129,8 +129,11 @@ async fn an_answering_machine_is_heard_and_told() {
             until(&cellar, "other", |machine| machine.linked && !machine.links_back).await;
             tokio::time::sleep(Duration::from_secs(4)).await;
             until(&cellar, "other", |machine| machine.linked).await;
-            let heard: Vec<_> = heard.lock().unwrap().iter().filter_map(|heard| heard.message.clone()).collect();
-            assert!(matches!(&heard[0], Message::Hello(hello) if hello.name == "cellar" && hello.peer_port > 0));
+            let heard: Vec<_> =
+                heard.lock().unwrap().iter().filter_map(|heard| heard.message.clone()).collect();
+            assert!(
+                matches!(&heard[0], Message::Hello(hello) if hello.name == "cellar" && hello.peer_port > 0)
+            );
             assert!(heard.iter().any(|said| matches!(said, Message::State(state) if state.slots == 5)));
             let beats = heard.iter().filter(|said| matches!(said, Message::Beat(beat) if beat.now.is_some()));
             assert!(beats.count() >= 2, "{heard:?}");

@@ -195,7 +195,16 @@ fn command(builder: &NodeBuilder, directory: &Path) -> Command {
     let log = fs::File::create(directory.join("log")).unwrap();
     let mut command = Command::new(BINARY);
     command
-        .args(["serve", "--listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0", "--no-discovery", "--name", "testnode"])
+        .args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--peer-listen",
+            "127.0.0.1:0",
+            "--no-discovery",
+            "--name",
+            "testnode",
+        ])
         .arg("--data-dir")
         .arg(directory.join("data"))
         .arg("--runtime-dir")
