@@ -11,6 +11,7 @@ mod input;
 mod merkle;
 mod message;
 mod names;
+mod peers;
 mod stored;
 mod zstd;
 
@@ -19,6 +20,7 @@ pub use history::history_record;
 pub use merkle::{directory, tree};
 pub use message::{message, request_metadata, sandbox_wire};
 pub use names::{path, resource_name};
+pub use peers::peers;
 pub use stored::{index_record, pack_record};
 pub use zstd::zstd;
 
@@ -67,7 +69,7 @@ mod tests {
     }
 
     replay_each! {
-        config directory history_record index_record message pack_record path request_metadata resource_name sandbox_wire
+        config directory history_record index_record message pack_record path peers request_metadata resource_name sandbox_wire
         tree zstd
     }
 }

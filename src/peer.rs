@@ -31,12 +31,14 @@ mod calls;
 pub mod discovery;
 mod driver;
 pub mod id;
+mod keys;
 pub mod link;
 pub mod members;
 pub mod trust;
 
 pub use calls::{Calls, DemandEvent};
 pub use id::MachineId;
+pub use keys::KeyRefused;
 pub use members::FoundBy;
 pub use trust::Trust;
 
@@ -67,6 +69,7 @@ pub struct Peers(Arc<Shared>);
 /// What is known of them by all who ask.
 struct Shared {
     me: Me,
+    trust: Trust,
     /// What every other machine is told of this one.
     state: watch::Sender<Option<Arc<MachineState>>>,
     links: Arc<Board<LinkNews>>,
@@ -170,6 +173,7 @@ impl Peers {
             .map(|interfaces| Discovery::new(DiscoveryConfig { id: me.id, port: config.port, interfaces }));
         let peers = Self(Arc::new(Shared {
             me,
+            trust: trust.clone(),
             discovery,
             state: watch::Sender::new(None),
             links: Board::new(),
@@ -300,3 +304,6 @@ impl PeerEvents {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,10 @@
 //! `farmhand doctor`: what this machine gives a node, and what is done where it does not.
 //!
-//! A check is a function from [`Facts`] to a [`Check`]; [`CHECKS`] is the list. Checks only look,
+//! A check is a function from [`Facts`] to a [`Check`]; [`CHECKS`] is the list. What follows from the network
+//! and its machines is as long as there are of these. Checks only look,
 //! try and clean up: they change nothing.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -16,6 +18,7 @@ use crate::worker::sandbox::SandboxSupport;
 
 mod kernel;
 mod machine;
+mod network;
 
 /// Check what this machine gives a node, and what is done instead
 ///
@@ -51,7 +54,7 @@ pub(super) enum CheckState {
 /// The outcome of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Check {
-    name: &'static str,
+    name: Cow<'static, str>,
     state: CheckState,
     /// What was found.
     detail: String,
@@ -68,10 +71,12 @@ pub(super) struct Facts {
     running: bool,
     /// What of the sandbox works.
     sandbox: SandboxSupport,
+    /// Who else is there.
+    network: network::Network,
 }
 
 /// All checks, in the order in which they are told.
-const CHECKS: [fn(&Facts) -> Check; 12] = [
+const CHECKS: [fn(&Facts) -> Check; 13] = [
     kernel::release,
     kernel::namespaces,
     kernel::overlay,
@@ -83,6 +88,7 @@ const CHECKS: [fn(&Facts) -> Check; 12] = [
     machine::file_descriptors,
     machine::clock,
     machine::port,
+    machine::peer_port,
     machine::toolchain,
 ];
 
@@ -90,7 +96,9 @@ const CHECKS: [fn(&Facts) -> Check; 12] = [
 pub(super) async fn run(args: DoctorArgs) -> Result<(), CliError> {
     let mut facts = Facts::gather(serve::load(args.config, args.settings)?);
     facts.sandbox = kernel::try_sandbox(&facts.disk).await;
-    let checks: Vec<Check> = CHECKS.iter().map(|check| check(&facts)).collect();
+    facts.network = network::Network::look(&facts.config).await;
+    let checks = CHECKS.iter().map(|check| check(&facts)).chain(network::checks(&facts));
+    let checks: Vec<Check> = checks.collect();
     if args.json {
         print_json(&checks)?;
     } else {
@@ -112,28 +120,40 @@ impl Facts {
         let disk = disk.map_or_else(|| PathBuf::from("/"), ToOwned::to_owned);
         let socket = config.runtime_dir.join("control.sock");
         let running = std::os::unix::net::UnixStream::connect(socket).is_ok();
-        Self { config, disk, running, sandbox: kernel::unknown("no child was started") }
+        let sandbox = kernel::unknown("no child was started");
+        Self { config, disk, running, sandbox, network: network::Network::default() }
     }
 }
 
 // === impl Check ===
 
 impl Check {
-    fn ok(name: &'static str, detail: impl Into<String>) -> Self {
+    fn ok(name: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        let name = name.into();
         Self { name, state: CheckState::Ok, detail: detail.into(), instead: None }
     }
 
-    fn degraded(name: &'static str, detail: impl Into<String>, instead: impl Into<String>) -> Self {
+    fn degraded(
+        name: impl Into<Cow<'static, str>>,
+        detail: impl Into<String>,
+        instead: impl Into<String>,
+    ) -> Self {
+        let name = name.into();
         Self { name, state: CheckState::Degraded, detail: detail.into(), instead: Some(instead.into()) }
     }
 
-    fn failed(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+    fn failed(
+        name: impl Into<Cow<'static, str>>,
+        detail: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        let name = name.into();
         Self { name, state: CheckState::Failed, detail: detail.into(), instead: Some(remedy.into()) }
     }
 }
 
 fn to_text(checks: &[Check], paint: Paint) -> String {
-    let width = checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
+    let width = checks.iter().map(|check| check.name.chars().count()).max().unwrap_or(0);
     let mut text = String::new();
     for check in checks {
         let mark = match check.state {
@@ -160,6 +180,7 @@ mod tests {
             data_dir: Some(directory.join("data/deep")),
             runtime_dir: Some(directory.join("run")),
             listen: Some(Listen(([127, 0, 0, 1], 0).into())),
+            peer_listen: Some(Listen(([127, 0, 0, 1], 0).into())),
             ..RawConfig::default()
         };
         Facts::gather(Config::resolve(flags, RawConfig::default(), &Host::detect()).unwrap())
@@ -173,7 +194,7 @@ mod tests {
         let mut names = std::collections::HashSet::new();
         for check in CHECKS {
             let check = check(&facts);
-            assert!(!check.detail.is_empty() && names.insert(check.name), "{check:?}");
+            assert!(!check.detail.is_empty() && names.insert(check.name.clone()), "{check:?}");
             assert_eq!(check.instead.is_none(), check.state == CheckState::Ok, "{check:?}");
         }
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
@@ -186,8 +207,11 @@ mod tests {
         let mut facts = facts(directory.path());
         facts.config.listen = taken.local_addr().unwrap();
         assert_eq!(machine::port(&facts).state, CheckState::Failed);
+        facts.config.farm.listen = taken.local_addr().unwrap();
+        assert_eq!(machine::peer_port(&facts).state, CheckState::Failed);
         facts.running = true;
         assert_eq!(machine::port(&facts).state, CheckState::Ok);
+        assert_eq!(machine::peer_port(&facts).state, CheckState::Ok);
     }
 
     #[test]

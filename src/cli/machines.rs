@@ -1,22 +1,26 @@
 //! `farmhand machines`: the machines of the farm, what they may take on and what they do.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use farmhand_proto::control::machine::State;
 use farmhand_proto::control::{GetStatusRequest, Machine};
+use farmhand_proto::protobuf::Duration as WireDuration;
 use farmhand_proto::time::std_duration;
 use serde::Serialize;
 
 use super::error::CliError;
-use super::output::{Paint, bytes, print, print_json};
+use super::harmless::harmless;
+use super::output::{Paint, bytes, duration, print, print_json};
 use super::status::{bar, state_name};
 use super::target::TargetArgs;
 
 /// List the machines of the farm
 ///
-/// With --json keys are added, never renamed or removed. `state` is active, yielding, draining, paused
-/// or lost; `drained` says that nothing runs on one that drains. Sizes are bytes; what is not known is
-/// null.
+/// With --json keys are added, never renamed or removed. `state` is active, yielding, draining, paused,
+/// lost, connecting (looked for), refused (it has another farm key) or incompatible (its program is too
+/// old or too new); `reason` says more. `drained` says that nothing runs on one that drains, `linked` that
+/// the node can use it, `links_back` that it can use the node. Sizes are bytes; what is not known is null.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  farmhand machines\n  farmhand machines --json | jq '.[] | select(.drained).name'"
@@ -28,6 +32,9 @@ pub(super) struct MachinesArgs {
     #[command(flatten)]
     target: TargetArgs,
 }
+
+/// Width of the column of states.
+pub(super) const STATE: usize = 14;
 
 /// A machine as `--json` prints it.
 #[derive(Debug, Serialize)]
@@ -45,6 +52,22 @@ pub(super) struct MachineJson<'a> {
     arch: Option<&'a str>,
     cpus: Option<u32>,
     load: Option<LoadJson>,
+    #[serde(flatten)]
+    link: LinkJson<'a>,
+}
+
+/// How a machine is reached.
+#[derive(Debug, Serialize)]
+pub(super) struct LinkJson<'a> {
+    id: Option<&'a str>,
+    address: Option<&'a str>,
+    found_by: Option<&'a str>,
+    reason: Option<&'a str>,
+    linked: bool,
+    links_back: bool,
+    round_trip_seconds: Option<f64>,
+    clock_ahead_seconds: Option<f64>,
+    boot_epoch: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -87,7 +110,64 @@ pub(super) fn machine_json(machine: &Machine) -> MachineJson<'_> {
             memory_total: load.memory_total,
             memory_available: load.memory_available,
         }),
+        link: link_json(machine),
     }
+}
+
+/// How a machine is reached, for programs.
+pub(super) fn link_json(machine: &Machine) -> LinkJson<'_> {
+    let text = |text: &'_ str| !text.is_empty();
+    LinkJson {
+        id: Some(machine.id.as_str()).filter(|id| text(id)),
+        address: Some(machine.address.as_str()).filter(|address| text(address)),
+        found_by: Some(machine.found_by.as_str()).filter(|how| text(how)),
+        reason: Some(machine.reason.as_str()).filter(|reason| text(reason)),
+        linked: machine.linked,
+        links_back: machine.links_back,
+        round_trip_seconds: machine.round_trip.as_ref().map(seconds),
+        clock_ahead_seconds: machine.clock_ahead.as_ref().map(seconds),
+        boot_epoch: (machine.boot_epoch > 0).then_some(machine.boot_epoch),
+    }
+}
+
+/// A length of time that may be negative.
+pub(super) fn seconds(length: &WireDuration) -> f64 {
+    length.seconds as f64 + f64::from(length.nanos) / 1e9
+}
+
+/// What a person should know of a machine besides its state.
+pub(super) fn remark(machine: &Machine) -> Option<String> {
+    let reason = machine.reason.as_str();
+    let heard = machine.last_heard.as_ref().and_then(std_duration);
+    let clock = machine.clock_ahead.as_ref().map(seconds).filter(|ahead| ahead.abs() > CLOCK_OFF);
+    match (machine.state(), clock) {
+        (State::Lost, _) => Some(format!("last heard {} ago: {reason}", duration(heard.unwrap_or_default()))),
+        (State::Connecting, _) => {
+            let way = if machine.address.is_empty() { "nowhere" } else { &machine.address };
+            let tried = if reason.is_empty() { "not tried yet" } else { reason };
+            Some(format!("looked for at {way}: {tried}"))
+        }
+        (_, _) if !reason.is_empty() => Some(reason.to_owned()),
+        (_, Some(ahead)) => Some(format!("its clock is {}", off(ahead))),
+        (_, None) if machine.linked && !machine.links_back => {
+            Some("it has no link to this machine: it is used and cannot use this one".to_owned())
+        }
+        (_, None) => None,
+    }
+}
+
+/// Seconds by which a clock may be off before people are told.
+pub(super) const CLOCK_OFF: f64 = 5.0;
+
+/// How far a clock is off.
+pub(super) fn off(ahead: f64) -> String {
+    let length = duration(Duration::from_secs_f64(ahead.abs().min(1e9)));
+    format!("{length} {}", if ahead < 0.0 { "behind" } else { "ahead" })
+}
+
+/// Whether anything is known of its slots.
+pub(super) fn has_slots(machine: &Machine) -> bool {
+    machine.slots > 0
 }
 
 /// How it stands, in a word: one that drains and has nothing left is drained.
@@ -101,23 +181,19 @@ fn is_drained(machine: &Machine) -> bool {
 
 fn table(machines: &[Machine], paint: Paint) -> String {
     let width = machines.iter().map(|machine| machine.name.chars().count()).max().unwrap_or(0).max(7);
-    let slots: Vec<_> = machines
-        .iter()
-        .map(|machine| format!("{} {} of {}", bar(machine.busy, machine.slots), machine.busy, machine.slots))
-        .collect();
+    let slots = |machine: &Machine| match has_slots(machine) {
+        true => format!("{} {} of {}", bar(machine.busy, machine.slots), machine.busy, machine.slots),
+        false => "-".to_owned(),
+    };
+    let slots: Vec<_> = machines.iter().map(slots).collect();
     let slots_width = slots.iter().map(|text| text.chars().count()).max().unwrap_or(0).max(5);
     let header = format!(
-        "{:<width$}  {:<10}{:<slots_width$}  {:>5}  {:>21}  VERSION",
+        "{:<width$}  {:<STATE$}{:<slots_width$}  {:>5}  {:>21}  VERSION",
         "MACHINE", "STATE", "SLOTS", "CPU", "MEMORY FREE"
     );
     let mut text = format!("{}\n", paint.dim(&header));
     for (machine, slots) in machines.iter().zip(slots) {
-        let state = format!("{:<10}", standing(machine));
-        let state = match machine.state() {
-            State::Active => paint.green(&state),
-            State::Lost => paint.red(&state),
-            _ => paint.yellow(&state),
-        };
+        let state = paint_state(machine, paint);
         let (cpu, memory) = match &machine.load {
             Some(load) => (
                 format!("{:.0} %", load.cpu * 100.0),
@@ -130,8 +206,21 @@ fn table(machines: &[Machine], paint: Paint) -> String {
             "{:<width$}  {state}{slots:<slots_width$}  {cpu:>5}  {memory:>21}  {}",
             machine.name, machine.version
         );
+        if let Some(remark) = remark(machine) {
+            let _ = writeln!(text, "{:<width$}  {} {}", "", paint.cyan("→"), harmless(&remark));
+        }
     }
     text
+}
+
+/// How it stands, in its colour and as wide as the column.
+pub(super) fn paint_state(machine: &Machine, paint: Paint) -> String {
+    let state = format!("{:<STATE$}", standing(machine));
+    match machine.state() {
+        State::Active => paint.green(&state),
+        State::Lost | State::Refused | State::Incompatible => paint.red(&state),
+        _ => paint.yellow(&state),
+    }
 }
 
 #[cfg(test)]
@@ -166,17 +255,62 @@ mod tests {
             load: None,
             ..attic.clone()
         };
-        vec![attic, cellar]
+        let shed = Machine {
+            name: "shed".into(),
+            state: State::Refused.into(),
+            is_self: false,
+            slots: 0,
+            version: String::new(),
+            reason: "it has another\u{1b} farm key".into(),
+            load: None,
+            ..Default::default()
+        };
+        vec![attic, cellar, shed]
     }
 
     #[test]
     fn a_table_for_people() {
         let expected = "\
-MACHINE  STATE     SLOTS          CPU            MEMORY FREE  VERSION
-attic    active    ▮▯▯▯ 1 of 4   25 %     3.0 GiB of 8.0 GiB  0.1.0
-cellar   drained   ▯▯▯▯ 0 of 4      -                      -  0.1.0
+MACHINE  STATE         SLOTS          CPU            MEMORY FREE  VERSION
+attic    active        ▮▯▯▯ 1 of 4   25 %     3.0 GiB of 8.0 GiB  0.1.0
+cellar   drained       ▯▯▯▯ 0 of 4      -                      -  0.1.0
+shed     refused       -                -                      -  
+         → it has another␛ farm key
 ";
         assert_eq!(table(&machines(), Paint::plain()), expected);
+    }
+
+    #[test]
+    fn what_a_person_should_know_is_told() {
+        let clock =
+            |seconds: i64| Some(WireDuration { seconds, nanos: seconds.signum() as i32 * 500_000_000 });
+        let linked = Machine { linked: true, links_back: true, ..machines().remove(0) };
+        assert_eq!(remark(&linked), None);
+        assert_eq!(remark(&Machine { clock_ahead: clock(1), ..linked.clone() }), None);
+        let behind = remark(&Machine { clock_ahead: clock(-90), ..linked.clone() });
+        assert_eq!(behind.unwrap(), "its clock is 1m 30s behind");
+        let one_way = remark(&Machine { links_back: false, ..linked.clone() });
+        assert!(one_way.unwrap().contains("cannot use this one"));
+        let lost = Machine {
+            state: State::Lost.into(),
+            last_heard: Some(WireDuration { seconds: 61, nanos: 0 }),
+            reason: "it was silent for 3 s".into(),
+            ..linked
+        };
+        assert_eq!(remark(&lost).unwrap(), "last heard 1m 1s ago: it was silent for 3 s");
+    }
+
+    #[test]
+    fn how_a_machine_is_reached_is_told_to_programs() {
+        let round_trip = Some(WireDuration { seconds: 0, nanos: 500_000 });
+        let machine = Machine { round_trip, boot_epoch: 7, linked: true, ..machines().remove(2) };
+        let json = serde_json::to_value(machine_json(&machine)).unwrap();
+        assert_eq!((&json["state"], &json["linked"]), (&"refused".into(), &true.into()));
+        assert_eq!((&json["round_trip_seconds"], &json["boot_epoch"]), (&0.0005.into(), &7.into()));
+        assert_eq!(
+            (&json["address"], &json["clock_ahead_seconds"]),
+            (&serde_json::Value::Null, &serde_json::Value::Null)
+        );
     }
 
     #[test]

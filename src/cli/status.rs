@@ -10,15 +10,16 @@ use farmhand_proto::time::{std_duration, system_time};
 use serde::Serialize;
 
 use super::error::CliError;
+use super::harmless::harmless;
+use super::machines::{LinkJson, STATE, has_slots, link_json, paint_state, remark};
 use super::output::{Paint, bytes, count, duration, plural, print, print_json};
 use super::target::TargetArgs;
 
 /// Show what the node is doing
 ///
 /// With --json the schema is stable: keys are added, never renamed or removed, and `schema` grows
-/// when a meaning changes. `machines` names every machine of the farm with its `state` (active,
-/// yielding, draining, paused, lost). Sizes are bytes and times are seconds; what is not known is
-/// null.
+/// when a meaning changes. `machines` names every machine of the farm with its `state` and what else
+/// `farmhand machines --json` has. Sizes are bytes and times are seconds; what is not known is null.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  farmhand status\n  farmhand status --json | jq '.machines[].state'")]
 pub(super) struct StatusArgs {
@@ -55,6 +56,7 @@ struct NodeJson<'a> {
     data_dir: &'a str,
     sandbox: &'a str,
     endpoints: EndpointsJson<'a>,
+    farm: Option<&'a str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -80,6 +82,8 @@ struct MachineJson<'a> {
     cpus: u32,
     /// Null where it is not known.
     load: Option<LoadJson>,
+    #[serde(flatten)]
+    link: LinkJson<'a>,
 }
 
 #[derive(Debug, Serialize)]
@@ -186,6 +190,7 @@ fn node_json(status: &GetStatusResponse) -> NodeJson<'_> {
             peers: endpoints.and_then(|doors| set(&doors.peers)),
             control: endpoints.and_then(|doors| set(&doors.control)),
         },
+        farm: node.and_then(|node| set(&node.farm)),
     }
 }
 
@@ -210,6 +215,7 @@ fn machine_json(machine: &Machine) -> MachineJson<'_> {
             disk_free: load.disk_free,
             on_battery: load.on_battery,
         }),
+        link: link_json(machine),
     }
 }
 
@@ -282,7 +288,7 @@ fn to_text(status: &GetStatusResponse, paint: Paint) -> String {
     let mut text = String::new();
     let json = to_json(status);
     node_text(&mut text, &json.node, paint);
-    machines_text(&mut text, &json.machines, paint);
+    machines_text(&mut text, &status.machines, paint);
     execution_text(&mut text, &json.execution);
     storage_text(&mut text, &json.storage);
     for warning in &status.warnings {
@@ -308,6 +314,7 @@ fn node_text(text: &mut String, node: &NodeJson<'_>, paint: Paint) {
         ("REAPI", node.endpoints.reapi),
         ("socket", node.endpoints.reapi_socket),
         ("peers", node.endpoints.peers),
+        ("farm", node.farm),
         ("data", set(node.data_dir)),
         ("sandbox", set(node.sandbox)),
     ] {
@@ -321,27 +328,20 @@ fn node_text(text: &mut String, node: &NodeJson<'_>, paint: Paint) {
 /// Width of the bar of slots.
 const BAR: u32 = 20;
 
-fn machines_text(text: &mut String, machines: &[MachineJson<'_>], paint: Paint) {
+fn machines_text(text: &mut String, machines: &[Machine], paint: Paint) {
     let width = machines.iter().map(|machine| machine.name.chars().count()).max().unwrap_or(0).max(7);
-    let _ = writeln!(text, "{}", paint.dim(&format!("{:<width$}  {:<10}SLOTS", "MACHINE", "STATE")));
+    let _ = writeln!(text, "{}", paint.dim(&format!("{:<width$}  {:<STATE$}SLOTS", "MACHINE", "STATE")));
     for machine in machines {
-        let is_drained = machine.state == state_name(State::Draining) && machine.busy == 0;
-        let state = format!("{:<10}", if is_drained { "drained" } else { machine.state });
-        let state = match machine.state {
-            "active" => paint.green(&state),
-            "lost" => paint.red(&state),
-            _ => paint.yellow(&state),
+        let state = paint_state(machine, paint);
+        let (busy, slots) = (machine.busy, machine.slots);
+        let slots = match has_slots(machine) {
+            true => format!("{} {busy} of {slots} busy", bar(busy, slots)),
+            false => "-".to_owned(),
         };
-        let heard = machine.last_heard_seconds.map(|seconds| format!("  heard {seconds:.0} s ago"));
-        let _ = writeln!(
-            text,
-            "{:<width$}  {state}{} {} of {} busy{}",
-            machine.name,
-            bar(machine.busy, machine.slots),
-            machine.busy,
-            machine.slots,
-            heard.unwrap_or_default()
-        );
+        let _ = writeln!(text, "{:<width$}  {state}{slots}", machine.name);
+        if let Some(remark) = remark(machine) {
+            let _ = writeln!(text, "{:<width$}  {} {}", "", paint.cyan("→"), harmless(&remark));
+        }
     }
     text.push('\n');
 }
@@ -465,8 +465,8 @@ attic is serving · farmhand 0.1.0 · up 2h 5m · pid 42
   data     /data
   sandbox  namespaces and overlay
 
-MACHINE  STATE     SLOTS
-attic    active    ▮▯▯▯ 1 of 4 busy
+MACHINE  STATE         SLOTS
+attic    active        ▮▯▯▯ 1 of 4 busy
 
 Actions   0 queued · 1 running · 1,200 executed · 0 cached · 0 failed · 1 error
 Hit rate  75 % in the last minute (3 of 4 look-ups)

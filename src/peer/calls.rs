@@ -152,10 +152,13 @@ impl Calls {
                             Some(replaced(id))
                         }
                     },
-                    None => self.told.get(&id).copied().filter(is_old).and_then(|_| {
-                        self.told.remove(&id);
-                        Some(replaced(id))
-                    }),
+                    None => {
+                        let is_told = self.told.get(&id).is_some_and(is_old);
+                        is_told.then(|| {
+                            self.told.remove(&id);
+                            replaced(id)
+                        })
+                    }
                 }
             }
             CallNews::Down(reason) => {

@@ -176,16 +176,7 @@ impl Discovery {
     }
 
     fn heard_of(&self, service: &ResolvedService, tag: FarmTag) -> Option<Sighting> {
-        let text = |key| service.txt_properties.get_property_val_str(key);
-        let heard = Heard {
-            name: &service.fullname,
-            port: service.port,
-            protocol: text("v"),
-            farm: text("farm"),
-            addresses: service.addresses.iter().filter_map(scoped).collect(),
-        };
-        let interfaces = interfaces::list();
-        let announcement = Announcement::read(heard, SERVICE, &interfaces)?;
+        let announcement = read(service)?;
         if announcement.id == self.0.config.id {
             return None;
         }
@@ -219,6 +210,46 @@ impl Discovery {
     }
 }
 
+/// Listens for `time` to what is announced where `rules` allow it, this machine's own announcements
+/// included.
+///
+/// # Errors
+/// When the engine does not start, in words.
+pub async fn listen(rules: &Rules, time: Duration) -> Result<Vec<Announcement>, String> {
+    let heard = async {
+        let daemon = Engine::daemon(rules)?;
+        let events = daemon.browse(SERVICE)?;
+        let mut heard = BTreeMap::new();
+        let listen = async {
+            while let Ok(event) = events.recv_async().await {
+                if let ServiceEvent::ServiceResolved(service) = event
+                    && let Some(announcement) = read(&service)
+                    && heard.len() < MOST_HEARD
+                {
+                    heard.insert(announcement.id, announcement);
+                }
+            }
+        };
+        // It goes on until the time is over.
+        let _ = timeout(time, listen).await;
+        daemon.shutdown()?;
+        Ok::<_, mdns_sd::Error>(heard.into_values().collect())
+    };
+    heard.await.map_err(|error| error.to_string())
+}
+
+fn read(service: &ResolvedService) -> Option<Announcement> {
+    let text = |key| service.txt_properties.get_property_val_str(key);
+    let heard = Heard {
+        name: &service.fullname,
+        port: service.port,
+        protocol: text("v"),
+        farm: text("farm"),
+        addresses: service.addresses.iter().filter_map(scoped).collect(),
+    };
+    Announcement::read(heard, SERVICE, &interfaces::list())
+}
+
 /// An address with the numbers of the interfaces on which it was announced.
 fn scoped(ip: &ScopedIp) -> Option<(IpAddr, Vec<u32>)> {
     match ip {
@@ -233,12 +264,18 @@ fn scoped(ip: &ScopedIp) -> Option<(IpAddr, Vec<u32>)> {
 // === impl Engine ===
 
 impl Engine {
-    fn start(shared: &Shared, tag: FarmTag) -> Result<Self, mdns_sd::Error> {
+    /// The thread, where `rules` allow it.
+    fn daemon(rules: &Rules) -> Result<ServiceDaemon, mdns_sd::Error> {
         let daemon = ServiceDaemon::new()?;
-        let rules = shared.rules.clone();
+        let rules = rules.clone();
         let is_unused =
             move |interface: &if_addrs::Interface| rules.judge(&Interface::of(interface)).is_err();
         daemon.disable_interface(IfKind::Predicate(IfPredicate::new(is_unused)))?;
+        Ok(daemon)
+    }
+
+    fn start(shared: &Shared, tag: FarmTag) -> Result<Self, mdns_sd::Error> {
+        let daemon = Self::daemon(&shared.rules)?;
         let DiscoveryConfig { id, port, .. } = shared.config;
         let label = id.label();
         let (protocol, farm) = (announcement::PROTOCOL.to_string(), tag.to_string());

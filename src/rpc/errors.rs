@@ -25,6 +25,7 @@ use crate::execution::rerun::RerunError;
 use crate::execution::{ExecuteError, KillError, MachineError, Refusal};
 use crate::history::HistoryError;
 use crate::instance::InstanceNameError;
+use crate::peer::KeyRefused;
 use crate::worker::SlotsError;
 
 /// Seconds a client should wait before it tries again.
@@ -69,6 +70,15 @@ impl StatusOf for HistoryError {
     /// It is opened again, or begins anew, within seconds.
     fn code(&self) -> Code {
         Code::Unavailable
+    }
+}
+
+impl StatusOf for KeyRefused {
+    fn code(&self) -> Code {
+        match self {
+            Self::Malformed => Code::InvalidArgument,
+            Self::NotKept(_) => Code::Unavailable,
+        }
     }
 }
 

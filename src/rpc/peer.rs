@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use farmhand_proto::peer::peer_server::{self, PeerServer};
-use farmhand_proto::peer::{LinkMessage, RunRequest, RunResponse};
+use farmhand_proto::peer::{LinkMessage, RunRequest, RunResponse, TakeKeyRequest, TakeKeyResponse};
 use futures_util::future;
 use futures_util::stream::{BoxStream, StreamExt};
 use tokio_stream::Stream;
@@ -115,6 +115,13 @@ impl peer_server::Peer for PeerService {
         let requests = requests.filter_map(|request| future::ready(request.ok())).boxed();
         let told = self.guests.run(&caller, requests).await.map_err(|error| errors::status(&error))?;
         Ok(Response::new(Box::pin(told.map(Ok))))
+    }
+
+    async fn take_key(&self, request: Request<TakeKeyRequest>) -> Result<Response<TakeKeyResponse>, Status> {
+        let caller = caller(&request)?;
+        let key = request.into_inner().key;
+        self.peers.take_key(&caller, &key).await.map_err(|error| errors::status(&error))?;
+        Ok(Response::new(TakeKeyResponse {}))
     }
 }
 

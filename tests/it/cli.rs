@@ -236,7 +236,8 @@ fn a_reader_that_goes_away_is_no_failure() {
 fn the_ready_line_is_the_contract() {
     let node = Node::start();
     let control = node.runtime_dir().join("control.sock");
-    let expected = format!("ready: reapi={} peers=- control={}\n", node.address, control.display());
+    let (reapi, peers) = (node.address, node.peer_address);
+    let expected = format!("ready: reapi={reapi} peers={peers} control={}\n", control.display());
     assert_eq!(node.ready_line, expected);
 }
 

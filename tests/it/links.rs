@@ -32,7 +32,8 @@ impl Keys {
         let directory = TempDir::new().unwrap();
         for (number, words) in KEYS.iter().enumerate() {
             let path = directory.path().join(number.to_string());
-            let mut file = fs::OpenOptions::new().create(true).write(true).mode(0o600).open(path).unwrap();
+            let mut file =
+                fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path).unwrap();
             file.write_all(words.as_bytes()).unwrap();
         }
         Self(directory)

@@ -2,7 +2,7 @@
 /// One thing that is said over a link.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LinkMessage {
-    #[prost(oneof = "link_message::Message", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "link_message::Message", tags = "1, 2, 3, 4, 5, 7")]
     pub message: ::core::option::Option<link_message::Message>,
 }
 /// Nested message and enum types in `LinkMessage`.
@@ -25,9 +25,6 @@ pub mod link_message {
         /// What the caller may run there; replaces what was said before. From the machine that was dialled only.
         #[prost(message, tag = "5")]
         Grant(super::Grant),
-        /// The farm has another key from now on. From the machine that dialled only.
-        #[prost(message, tag = "6")]
-        NewKey(super::NewKey),
         /// The machine leaves the farm for now, in good order.
         #[prost(message, tag = "7")]
         Farewell(super::Farewell),
@@ -173,11 +170,14 @@ pub struct Share {
 }
 /// The farm has another key.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct NewKey {
+pub struct TakeKeyRequest {
     /// Its 16 bytes.
     #[prost(bytes = "vec", tag = "1")]
     pub key: ::prost::alloc::vec::Vec<u8>,
 }
+/// It is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TakeKeyResponse {}
 /// The machine leaves in good order.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Farewell {
@@ -488,6 +488,33 @@ pub mod peer_client {
             req.extensions_mut().insert(GrpcMethod::new("farmhand.peer.v1.Peer", "Run"));
             self.inner.streaming(req, path, codec).await
         }
+        /// The farm has another key from now on. Answers once the machine has kept it; all links and calls
+        /// under the old key end soon after. INVALID_ARGUMENT when it is no key, UNAVAILABLE when it cannot be
+        /// kept: the old one holds there.
+        pub async fn take_key(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TakeKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TakeKeyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/farmhand.peer.v1.Peer/TakeKey",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("farmhand.peer.v1.Peer", "TakeKey"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -530,6 +557,13 @@ pub mod peer_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::RunRequest>>,
         ) -> std::result::Result<tonic::Response<Self::RunStream>, tonic::Status>;
+        /// The farm has another key from now on. Answers once the machine has kept it; all links and calls
+        /// under the old key end soon after. INVALID_ARGUMENT when it is no key, UNAVAILABLE when it cannot be
+        /// kept: the old one holds there.
+        async fn take_key(
+            &self,
+            request: tonic::Request<super::TakeKeyRequest>,
+        ) -> std::result::Result<tonic::Response<super::TakeKeyResponse>, tonic::Status>;
     }
     /// What a member of the farm offers another.
     #[derive(Debug)]
@@ -692,6 +726,49 @@ pub mod peer_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/farmhand.peer.v1.Peer/TakeKey" => {
+                    #[allow(non_camel_case_types)]
+                    struct TakeKeySvc<T: Peer>(pub Arc<T>);
+                    impl<T: Peer> tonic::server::UnaryService<super::TakeKeyRequest>
+                    for TakeKeySvc<T> {
+                        type Response = super::TakeKeyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TakeKeyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Peer>::take_key(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TakeKeySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

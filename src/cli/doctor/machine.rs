@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -120,16 +120,21 @@ pub(super) fn clock(_: &Facts) -> Check {
 
 /// Whether the address of the API is free.
 pub(super) fn port(facts: &Facts) -> Check {
-    const NAME: &str = "port";
-    let address = facts.config.listen;
+    let remedy = "choose a free one with --listen 127.0.0.1:PORT, and tell the build tools";
+    is_free(facts, "port", facts.config.listen, remedy)
+}
+
+/// Whether the address for other machines is free.
+pub(super) fn peer_port(facts: &Facts) -> Check {
+    let remedy = "choose a free one with --peer-listen 0.0.0.0:PORT; others find it there";
+    is_free(facts, "peer port", facts.config.farm.listen, remedy)
+}
+
+fn is_free(facts: &Facts, name: &'static str, address: SocketAddr, remedy: &str) -> Check {
     match TcpListener::bind(address) {
-        Ok(_) => Check::ok(NAME, format!("{address} is free")),
-        Err(_) if facts.running => Check::ok(NAME, format!("{address}, in use by the running node")),
-        Err(error) => Check::failed(
-            NAME,
-            format!("{address}: {error}"),
-            "choose a free one with --listen 127.0.0.1:PORT, and tell the build tools",
-        ),
+        Ok(_) => Check::ok(name, format!("{address} is free")),
+        Err(_) if facts.running => Check::ok(name, format!("{address}, in use by the running node")),
+        Err(error) => Check::failed(name, format!("{address}: {error}"), remedy),
     }
 }
 

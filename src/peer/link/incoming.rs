@@ -8,7 +8,7 @@ use farmhand_proto::peer::link_message::Message;
 use farmhand_proto::peer::{Grant, LinkMessage, MachineState};
 use prost::Message as _;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
@@ -71,12 +71,13 @@ pub struct Rejection {
 // === impl Caller ===
 
 impl Caller {
-    /// Returns when the connection is to end: it was hung up, or the farm has another key.
+    /// Returns when the connection is to end: it was hung up, or the farm has another key. The answer that
+    /// this machine has taken that key is on its way then, and gets a moment.
     pub async fn hung_up(self) {
         let Self { hang_up, mut key, .. } = self;
         tokio::select! {
             () = hang_up.cancelled_owned() => {}
-            Ok(()) = key.changed() => {}
+            Ok(()) = key.changed() => sleep(PARTING).await,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use farmhand_proto::peer::link_message::Message;
 use farmhand_proto::peer::peer_client::PeerClient;
-use farmhand_proto::peer::{Demand, Grant, Hello, LinkMessage, MachineState};
+use farmhand_proto::peer::{Demand, Grant, Hello, LinkMessage, MachineState, TakeKeyRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prost::Message as _;
 use rustls::ClientConfig;
@@ -23,6 +23,7 @@ use super::voice::Voice;
 use super::{Closer, Closing, MOST_BYTES, Me, OPENING, closed, greeting, words};
 use crate::peer::MachineId;
 use crate::peer::members::{Failure, Greeting, Route};
+use crate::peer::trust::FarmKey;
 use crate::tasks::Tasks;
 
 /// Flow-control window of a call and of the connection, in bytes, as the other end has them.
@@ -104,6 +105,16 @@ impl Handle {
     /// What this machine may run there.
     pub fn grants(&self) -> watch::Receiver<Grant> {
         self.grants.clone()
+    }
+
+    /// Has it keep a new key of the farm.
+    ///
+    /// # Errors
+    /// When it does not, in words.
+    pub async fn give_key(&self, key: &FarmKey) -> Result<(), String> {
+        let request = TakeKeyRequest { key: key.bytes().to_vec() };
+        let taken = PeerClient::new(self.channel()).take_key(request).await;
+        taken.map(drop).map_err(|status| words::of_status(&status))
     }
 }
 

@@ -7,7 +7,9 @@ use farmhand::peer::trust::{SERVER_NAME, Trust};
 use farmhand::rpc::server::{self, Limits, Listener};
 use farmhand_proto::peer::link_message::Message;
 use farmhand_proto::peer::peer_server::{Peer, PeerServer};
-use farmhand_proto::peer::{Beat, Hello, LinkMessage, RunRequest, RunResponse};
+use farmhand_proto::peer::{
+    Beat, Hello, LinkMessage, RunRequest, RunResponse, TakeKeyRequest, TakeKeyResponse,
+};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tempfile::TempDir;
@@ -104,6 +106,10 @@ impl Peer for Answers {
     type RunStream = Replies<RunResponse>;
 
     async fn run(&self, _: Request<Streaming<RunRequest>>) -> Result<Response<Self::RunStream>, Status> {
+        Err(Status::unimplemented("a fake"))
+    }
+
+    async fn take_key(&self, _: Request<TakeKeyRequest>) -> Result<Response<TakeKeyResponse>, Status> {
         Err(Status::unimplemented("a fake"))
     }
 }

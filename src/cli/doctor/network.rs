@@ -1,0 +1,319 @@
+//! The way to the other machines of the farm: interfaces, who is announced on them, and how each machine
+//! stands that a running node knows.
+
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use farmhand_proto::control::machine::State;
+use farmhand_proto::control::{GetStatusRequest, GetStatusResponse, Machine};
+use tokio::time::timeout;
+
+use super::{Check, Facts};
+use crate::cli::machines::{CLOCK_OFF, off, remark, seconds};
+use crate::cli::output::{duration, plural};
+use crate::cli::target;
+use crate::config::Config;
+use crate::peer::discovery;
+use crate::peer::discovery::announcement::Announcement;
+use crate::peer::discovery::interfaces::{self, Interface, Rules};
+
+/// Time to listen to announcements.
+const LISTEN: Duration = Duration::from_secs(2);
+
+/// Time for a running node to say how it is.
+const ANSWER: Duration = Duration::from_secs(3);
+
+/// Time for a port to answer.
+const REACH: Duration = Duration::from_secs(1);
+
+/// What was seen of the network.
+#[derive(Debug, Default)]
+pub(super) struct Network {
+    /// What a running node tells.
+    status: Option<GetStatusResponse>,
+    interfaces: Vec<Interface>,
+    /// Machines that are announced; `None` where nobody listened.
+    heard: Option<Vec<Announcement>>,
+}
+
+// === impl Network ===
+
+impl Network {
+    /// Asks the node and listens to the network.
+    pub(super) async fn look(config: &Config) -> Self {
+        let rules = Rules::new(config.farm.interfaces.clone());
+        let socket = config.runtime_dir.join("control.sock");
+        let ask = async {
+            let mut control = target::connect(&socket).await.ok()?;
+            Some(control.get_status(GetStatusRequest {}).await.ok()?.into_inner())
+        };
+        let listen = async {
+            match config.farm.discovery {
+                true => discovery::listen(&rules, LISTEN).await.ok(),
+                false => None,
+            }
+        };
+        let (status, heard) = tokio::join!(timeout(ANSWER, ask), listen);
+        Self { status: status.ok().flatten(), interfaces: interfaces::list(), heard }
+    }
+
+    fn machines(&self) -> &[Machine] {
+        self.status.as_ref().map_or(&[], |status| &status.machines)
+    }
+
+    /// The machine of the running node.
+    fn own(&self) -> Option<&Machine> {
+        self.machines().iter().find(|machine| machine.is_self)
+    }
+
+    /// What others call an announced machine.
+    fn name_of(&self, announcement: &Announcement) -> String {
+        let id = announcement.id.to_string();
+        let known = self.machines().iter().find(|machine| machine.id == id);
+        known.map_or_else(|| id.clone(), |machine| machine.name.clone())
+    }
+
+    fn is_own(&self, announcement: &Announcement) -> bool {
+        self.own().is_some_and(|own| own.id == announcement.id.to_string())
+    }
+
+    /// Announced machines but that of the node.
+    fn others(&self) -> impl Iterator<Item = &Announcement> {
+        let heard = self.heard.iter().flatten();
+        heard.filter(|announcement| !self.is_own(announcement))
+    }
+}
+
+/// All that is found.
+pub(super) fn checks(facts: &Facts) -> Vec<Check> {
+    let network = &facts.network;
+    let mut checks = vec![discovery_check(facts)];
+    let rules = Rules::new(facts.config.farm.interfaces.clone());
+    if facts.config.farm.discovery {
+        checks.extend(interface_checks(network, &rules));
+        checks.extend(stranger_check(network));
+    }
+    let others = network.machines().iter().filter(|machine| !machine.is_self);
+    checks.extend(others.map(|machine| machine_check(network, machine)));
+    checks.extend(unlinked_checks(network));
+    checks
+}
+
+fn discovery_check(facts: &Facts) -> Check {
+    let name = "discovery";
+    let network = &facts.network;
+    if !facts.config.farm.discovery {
+        let peers = facts.config.farm.peers.len() as u64;
+        return Check::ok(name, format!("switched off; {} named by the settings", plural(peers, "machine")));
+    }
+    let rules = Rules::new(facts.config.farm.interfaces.clone());
+    let is_used = |interface: &&Interface| !interface.is_loopback && rules.judge(interface).is_ok();
+    match (network.interfaces.iter().any(|interface| is_used(&interface)), &network.heard) {
+        (_, None) => Check::degraded(
+            name,
+            "nobody can be listened to by multicast DNS here",
+            "name the other machines with --peer",
+        ),
+        (false, _) => Check::degraded(
+            name,
+            "no interface leads to other machines",
+            "name one in `interfaces`, or the machines with --peer",
+        ),
+        (true, Some(_)) => Check::ok(
+            name,
+            format!("{} announced on the network", plural(network.others().count() as u64, "machine")),
+        ),
+    }
+}
+
+fn interface_checks(network: &Network, rules: &Rules) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let mut unused = Vec::new();
+    for interface in &network.interfaces {
+        match rules.judge(interface) {
+            Ok(()) => {
+                let addresses: Vec<_> = interface.addresses.iter().map(ToString::to_string).collect();
+                let heard = network.others().filter(|other| other.interfaces.contains(&interface.name));
+                let heard: Vec<_> = heard.map(|other| network.name_of(other)).collect();
+                let heard = if heard.is_empty() { "nobody".to_owned() } else { heard.join(", ") };
+                let detail = format!("{} · heard {heard}", addresses.join(", "));
+                checks.push(Check::ok(format!("on {}", interface.name), detail));
+            }
+            Err(reason) => unused.push(format!("{} ({reason})", interface.name)),
+        }
+    }
+    if !unused.is_empty() {
+        checks.push(Check::ok("not used", unused.join(", ")));
+    }
+    checks
+}
+
+/// Machines of other farms: nothing is wrong with them.
+fn stranger_check(network: &Network) -> Option<Check> {
+    let own = network.heard.iter().flatten().find(|heard| network.is_own(heard))?;
+    let strangers: Vec<_> =
+        network.others().filter(|other| other.farm != own.farm).map(|other| other.id.to_string()).collect();
+    (!strangers.is_empty())
+        .then(|| Check::ok("other farms", format!("{} have another farm key", strangers.join(", "))))
+}
+
+/// How a machine stands to the running node.
+fn machine_check(network: &Network, machine: &Machine) -> Check {
+    let name = format!("machine {}", machine.name);
+    let mut facts = vec![machine.address.clone()];
+    if let Some(round_trip) = machine.round_trip.as_ref().map(seconds) {
+        facts.push(format!("answers in {}", duration(Duration::from_secs_f64(round_trip.max(0.0)))));
+    }
+    let ahead = machine.clock_ahead.as_ref().map(seconds);
+    if let Some(ahead) = ahead {
+        facts.push(format!("clock {}", off(ahead)));
+    }
+    let version = network.own().map(|own| own.version.as_str());
+    let other_version = version.filter(|own| !machine.version.is_empty() && **own != machine.version);
+    if !machine.version.is_empty() {
+        facts.push(format!("farmhand {}", machine.version));
+    }
+    facts.retain(|fact| !fact.is_empty());
+    let detail = facts.join(" · ");
+    let told = remark(machine);
+    match (machine.state(), told) {
+        (State::Lost | State::Connecting, Some(remark)) => {
+            Check::degraded(name, remark, reach(&machine.address))
+        }
+        (State::Refused, Some(remark)) => {
+            Check::degraded(name, remark, "let it join this farm: farmhand invite here, farmhand join there")
+        }
+        (State::Incompatible, Some(remark)) => Check::degraded(name, remark, "let both run the same version"),
+        (_, _) if ahead.is_some_and(|ahead| ahead.abs() > CLOCK_OFF) => {
+            Check::degraded(name, detail, "set the clocks: times of actions are told wrong")
+        }
+        (_, _) if other_version.is_some() => {
+            Check::degraded(name, detail, format!("this machine runs {}", other_version.unwrap_or_default()))
+        }
+        (_, Some(remark)) if !machine.links_back => {
+            Check::degraded(name, remark, "let its firewall pass the peer port of this machine")
+        }
+        _ => Check::ok(name, detail),
+    }
+}
+
+/// Members that are announced, and that the node knows nothing of.
+fn unlinked_checks(network: &Network) -> Vec<Check> {
+    let Some(own) = network.heard.iter().flatten().find(|heard| network.is_own(heard)) else {
+        return Vec::new();
+    };
+    let is_known = |other: &Announcement| {
+        let id = other.id.to_string();
+        network.machines().iter().any(|machine| machine.id == id)
+    };
+    let unknown = network.others().filter(|other| other.farm == own.farm && !is_known(other));
+    unknown
+        .map(|other| {
+            let address = other.addresses.first().map(ToString::to_string).unwrap_or_default();
+            let remedy = reach(&address);
+            Check::degraded(format!("machine {}", other.id), "announced, and not linked with", remedy)
+        })
+        .collect()
+}
+
+/// Tries the port there; what to do about what is found.
+fn reach(address: &str) -> String {
+    let Ok(address) = address.parse::<SocketAddr>() else {
+        return "see that it runs, and that its name is known here".to_owned();
+    };
+    match TcpStream::connect_timeout(&address, REACH) {
+        Ok(_) => format!("port {address} answers; see the log there"),
+        Err(error) => {
+            format!("port {address} does not answer ({error}): see that it runs, and its firewall")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::super::CheckState;
+    use super::*;
+    use crate::peer::MachineId;
+
+    fn announced(number: u8, farm: &str) -> Announcement {
+        Announcement {
+            id: MachineId::new([number; 32]),
+            farm: farm.repeat(8).parse().unwrap(),
+            addresses: vec!["127.0.0.1:1".parse().unwrap()],
+            interfaces: vec!["eth0".to_owned()],
+        }
+    }
+
+    fn machine(number: u8, name: &str, state: State) -> Machine {
+        Machine {
+            name: name.into(),
+            state: state.into(),
+            id: MachineId::new([number; 32]).to_string(),
+            version: "1".into(),
+            linked: true,
+            links_back: true,
+            ..Default::default()
+        }
+    }
+
+    fn network() -> Network {
+        let own = Machine { is_self: true, ..machine(1, "attic", State::Active) };
+        let lost = Machine {
+            address: "127.0.0.1:1".into(),
+            reason: "gone".into(),
+            ..machine(3, "shed", State::Lost)
+        };
+        let machines = vec![own, machine(2, "cellar", State::Active), lost];
+        let eth0 = Interface {
+            name: "eth0".into(),
+            index: 2,
+            addresses: vec![IpAddr::from([10, 0, 0, 1])],
+            is_up: true,
+            has_multicast: true,
+            ..Default::default()
+        };
+        Network {
+            status: Some(GetStatusResponse { machines, ..Default::default() }),
+            interfaces: vec![Interface { name: "wg0".into(), ..eth0.clone() }, eth0],
+            heard: Some(vec![announced(1, "aa"), announced(2, "aa"), announced(4, "aa"), announced(5, "bb")]),
+        }
+    }
+
+    #[test]
+    fn interfaces_tell_who_was_heard_on_them_and_why_not() {
+        let checks = interface_checks(&network(), &Rules::default());
+        assert_eq!((checks.len(), &*checks[0].name, &*checks[1].name), (2, "on eth0", "not used"));
+        assert!(checks[0].detail.contains("10.0.0.1 · heard cellar, 0404"), "{}", checks[0].detail);
+        assert!(checks[1].detail.contains("wg0 (it is a tunnel"), "{}", checks[1].detail);
+        let strangers = stranger_check(&network()).unwrap();
+        assert!(strangers.detail.starts_with("0505"), "{}", strangers.detail);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_machine_has_a_remedy() {
+        let network = network();
+        let check = |machine: &Machine| machine_check(&network, machine);
+        let cellar = &network.machines()[1];
+        assert_eq!(check(cellar).state, CheckState::Ok);
+        let lost = check(&network.machines()[2]);
+        assert!(lost.instead.unwrap().contains("does not answer"));
+        for wrong in [
+            Machine { version: "2".into(), ..cellar.clone() },
+            Machine { links_back: false, ..cellar.clone() },
+            Machine { reason: "r".into(), ..machine(2, "cellar", State::Refused) },
+            Machine { reason: "r".into(), ..machine(2, "cellar", State::Incompatible) },
+            Machine {
+                clock_ahead: Some(farmhand_proto::protobuf::Duration { seconds: -100, nanos: 0 }),
+                ..cellar.clone()
+            },
+        ] {
+            let check = check(&wrong);
+            assert!(check.state == CheckState::Degraded && check.instead.is_some(), "{check:?}");
+        }
+        let unlinked = unlinked_checks(&network);
+        assert_eq!(unlinked.len(), 1);
+        assert!(unlinked[0].name.starts_with("machine 0404"));
+    }
+}

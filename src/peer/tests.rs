@@ -1,0 +1,192 @@
+//! Machines of a farm in one process, over the loopback, with the real peer port.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use farmhand_proto::peer::{Share, Want};
+use futures_util::FutureExt;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tonic::service::Routes;
+
+use super::trust::FarmKey;
+use super::*;
+use crate::rpc::peer::{NoGuests, PeerService};
+use crate::rpc::server::{self, Limits, Listener};
+
+/// A machine: its part of the farm, and the door to it.
+struct Machine {
+    peers: Peers,
+    trust: Trust,
+    address: SocketAddr,
+    tasks: Tasks,
+    _directory: TempDir,
+}
+
+impl Machine {
+    async fn start(name: &str, boot_epoch: u64, others: &[&Machine]) -> Self {
+        let trust = Trust::new(FarmKey::new([7; 16]), name.as_bytes().to_vec()).unwrap();
+        Self::with(trust, name, boot_epoch, others).await
+    }
+
+    async fn with(trust: Trust, name: &str, boot_epoch: u64, others: &[&Machine]) -> Self {
+        let (tasks, directory) = (Tasks::default(), TempDir::new().unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let config = PeersConfig {
+            name: name.to_owned(),
+            boot_epoch,
+            port: address.port(),
+            configured: others.iter().map(|other| other.address.to_string().parse().unwrap()).collect(),
+            remembered: directory.path().join("peers"),
+            interfaces: None,
+        };
+        let peers = Peers::start(config, trust.clone(), &tasks).await;
+        let service = PeerService::new(peers.clone(), Arc::new(NoGuests));
+        let listener = Listener::Members(listener, trust.clone());
+        let token = tasks.token().clone();
+        tasks.spawn("port", async move {
+            server::serve(vec![listener], Routes::new(service.into_server()), Limits::default(), token).await;
+        });
+        Self { peers, trust, address, tasks, _directory: directory }
+    }
+
+    fn id(&self) -> MachineId {
+        self.trust.me()
+    }
+}
+
+/// The next event, which comes soon.
+async fn next(events: &mut PeerEvents) -> PeerEvent {
+    timeout(Duration::from_secs(30), events.next()).await.expect("something happens")
+}
+
+async fn linked(events: &mut PeerEvents) -> Peer {
+    match next(events).await {
+        PeerEvent::Linked(peer) => peer,
+        PeerEvent::Lost { reason, .. } => panic!("lost: {reason}"),
+    }
+}
+
+async fn demanded(calls: &mut Calls) -> DemandEvent {
+    timeout(Duration::from_secs(30), calls.next()).await.expect("something is demanded")
+}
+
+#[tokio::test]
+async fn links_carry_states_demands_and_grants() {
+    let attic = Machine::start("attic", 1, &[]).await;
+    attic.peers.publish(MachineState { slots: 4, ..Default::default() });
+    let cellar = Machine::start("cellar", 1, &[&attic]).await;
+    let peer = linked(&mut cellar.peers.events()).await;
+    assert_eq!((peer.id, &*peer.name, peer.boot_epoch), (attic.id(), "attic", 1));
+    let mut state = peer.state();
+    let told = state.wait_for(|state| state.as_ref().is_some_and(|state| state.slots == 4)).await;
+    drop(told.unwrap());
+
+    let want = |waiting| Want { person: "ada".into(), build: "b".into(), waiting, priority: 0 };
+    let mut calls = attic.peers.calls();
+    for waiting in 1..=3 {
+        peer.demand(Demand { wants: vec![want(waiting)] });
+    }
+    let mut last = 0;
+    while last != 3 {
+        let DemandEvent::Demand { id, name, demand, .. } = demanded(&mut calls).await else { panic!("gone") };
+        assert_eq!((id, &*name), (cellar.id(), "cellar"));
+        assert!(demand.wants[0].waiting > last);
+        last = demand.wants[0].waiting;
+    }
+    // A second listener is told the latest.
+    let again = demanded(&mut attic.peers.calls()).await;
+    assert!(matches!(again, DemandEvent::Demand { demand, .. } if demand.wants[0].waiting == 3));
+
+    let mut grants = peer.grants();
+    let share = Share { person: "ada".into(), build: "b".into(), slots: 2 };
+    attic.peers.grant(cellar.id(), Grant { shares: vec![share], number: 9 });
+    drop(grants.wait_for(|grant| grant.number == 9).await.unwrap());
+    // Nobody is there.
+    attic.peers.grant(MachineId::new([9; 32]), Grant::default());
+
+    cellar.tasks.stop().await;
+    let DemandEvent::Gone { id, reason } = demanded(&mut calls).await else { panic!("still there") };
+    assert_eq!(id, cellar.id());
+    assert!(reason.contains("ending"), "{reason}");
+    attic.tasks.stop().await;
+}
+
+#[tokio::test]
+async fn who_listens_late_is_told_of_what_is_there_and_a_new_start_in_order() {
+    let attic = Machine::start("attic", 1, &[]).await;
+    let cellar = Machine::start("cellar", 1, &[&attic]).await;
+    let mut events = attic.peers.events();
+    linked(&mut events).await;
+    cellar.tasks.stop().await;
+    let cellar = Machine::start("cellar", 2, &[&attic]).await;
+    // What is told in between is the loss of the first, however late this listens.
+    let PeerEvent::Lost { id, boot_epoch, reason } = next(&mut events).await else { panic!("two links") };
+    assert_eq!((id, boot_epoch), (cellar.id(), 1));
+    assert!(!reason.is_empty());
+    assert_eq!(linked(&mut events).await.boot_epoch, 2);
+    assert!(events.next().now_or_never().is_none());
+    let list = attic.peers.list();
+    assert_eq!((list.len(), &list[0].standing, list[0].calls), (1, &Standing::Linked, true));
+    assert_eq!((&*list[0].name, list[0].boot_epoch), ("cellar", Some(2)));
+    attic.tasks.stop().await;
+    cellar.tasks.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_key_is_handed_on_and_who_does_not_get_it_is_out() {
+    let attic = Machine::start("attic", 1, &[]).await;
+    let cellar = Machine::start("cellar", 1, &[&attic]).await;
+    let shed = Machine::start("shed", 1, &[&attic]).await;
+    let mut events = attic.peers.events();
+    let mut there = vec![linked(&mut events).await.id, linked(&mut events).await.id];
+    there.sort();
+    let mut both = vec![cellar.id(), shed.id()];
+    both.sort();
+    assert_eq!(there, both);
+
+    let key = FarmKey::new([8; 16]);
+    let nobody = MachineId::new([9; 32]);
+    assert_eq!(attic.peers.hand_on(&key, &[cellar.id(), nobody]).await, [cellar.id()]);
+    assert_eq!(cellar.trust.tag(), key.tag());
+    attic.trust.replace(key).unwrap();
+    let mut shed_events = shed.peers.events();
+    loop {
+        let is_linked = |peer: &PeerInfo| peer.standing == Standing::Linked;
+        let (at_attic, at_shed) = (attic.peers.list(), shed.peers.list());
+        let refused = at_shed.iter().any(|peer| matches!(peer.standing, Standing::Refused(_)));
+        let names: Vec<_> = at_attic.iter().filter(|peer| is_linked(peer)).map(|peer| peer.id).collect();
+        if refused && names == [Some(cellar.id())] {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // What it was told of the links it had ends, and no other begins.
+    while let Some(event) = shed_events.next().now_or_never() {
+        assert!(matches!(event, PeerEvent::Lost { .. }), "{event:?}");
+    }
+    for machine in [attic, cellar, shed] {
+        machine.tasks.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_copy_of_a_machine_is_told_so() {
+    let attic = Machine::start("attic", 1, &[]).await;
+    let twin = Machine::start("attic", 2, &[&attic]).await;
+    loop {
+        let list = twin.peers.list();
+        if list
+            .iter()
+            .any(|peer| matches!(&peer.standing, Standing::Refused(reason) if reason.contains("copy")))
+        {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(attic.peers.list().is_empty());
+    attic.tasks.stop().await;
+    twin.tasks.stop().await;
+}
