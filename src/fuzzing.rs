@@ -12,6 +12,7 @@ mod merkle;
 mod message;
 mod names;
 mod stored;
+mod trust;
 mod zstd;
 
 pub use config::config;
@@ -20,6 +21,7 @@ pub use merkle::{directory, tree};
 pub use message::{message, request_metadata, sandbox_wire};
 pub use names::{path, resource_name};
 pub use stored::{index_record, pack_record};
+pub use trust::{farm_key, join_messages};
 pub use zstd::zstd;
 
 #[cfg(test)]
@@ -67,7 +69,7 @@ mod tests {
     }
 
     replay_each! {
-        config directory history_record index_record message pack_record path request_metadata resource_name sandbox_wire
-        tree zstd
+        config directory farm_key history_record index_record join_messages message pack_record path request_metadata
+        resource_name sandbox_wire tree zstd
     }
 }

@@ -25,12 +25,16 @@ use crate::cas::disk::{DiskCas, OpenError, RebuildProgress};
 use crate::config::{Config, SandboxMode};
 use crate::execution::{Scheduler, Sequence};
 use crate::history::{Explainer, History};
+use crate::peer::Trust;
+use crate::peer::trust::TrustError;
+use crate::peer::trust::join::{Joining, Unannounced};
+use crate::peer::trust::rotation::Alone;
 use crate::platform::MachineFacts;
 use crate::rpc::action_cache::ActionCacheService;
 use crate::rpc::byte_stream::ByteStreamService;
 use crate::rpc::capabilities::{CacheCapabilitiesProvider, CapabilitiesService};
 use crate::rpc::cas::CasService;
-use crate::rpc::control::{ControlParts, ControlService, SocketFile, bind_private};
+use crate::rpc::control::{ControlParts, ControlService, FarmParts, SocketFile, bind_private};
 use crate::rpc::execution::{ExecutionCapabilitiesProvider, ExecutionService};
 use crate::rpc::operations::OperationsService;
 use crate::rpc::server::Limits;
@@ -103,6 +107,9 @@ pub enum NodeError {
     /// The processes that start actions do not.
     #[error("cannot start the spawner processes: {0}")]
     Spawners(#[from] RunError),
+    /// The secrets of this machine and its farm are no secrets, or damaged.
+    #[error("cannot be a member of a farm: {0}")]
+    Trust(#[from] TrustError),
     /// The operating system failed.
     #[error("{}: {source}", path.display())]
     Io {
@@ -145,6 +152,7 @@ impl Node {
         let open_files = open_files::raise();
         let doors = Doors::open(&config).await?;
         let store = open_store(&config, progress, &tasks).await?;
+        let farm = open_farm(&config, &tasks).await?;
         let cas: Arc<dyn ContentAddressableStorage> = Arc::new(store.clone());
         let (pins, fates) = action_cache(&config, &store, Arc::clone(&cas), &tasks);
         let results: Arc<dyn ActionCache> = pins.clone();
@@ -200,6 +208,7 @@ impl Node {
             instances,
             config: settled,
             log: telemetry::recent(),
+            farm,
         });
         let endpoints = doors.endpoints.clone();
         let sockets = doors.serve(routes, limits, control, &tasks);
@@ -306,6 +315,18 @@ async fn open_store(
 /// A thread that worked on the data directory panicked.
 fn lost(config: &Config, panic: &JoinError) -> NodeError {
     NodeError::Io { path: config.data_dir.clone(), source: io::Error::other(panic.to_string()) }
+}
+
+/// This machine as a member of its farm, and the ways in. Nobody is told of invitations, and nobody else
+/// is known: people carry addresses.
+async fn open_farm(config: &Config, tasks: &Tasks) -> Result<FarmParts, NodeError> {
+    let (directory, key_file) = (config.data_dir.join("farm"), config.farm.key_file.clone());
+    let opened = tasks.spawn_blocking(move || Trust::open(&directory, key_file.as_deref())).await;
+    let trust = opened.map_err(|panic| lost(config, &panic))??;
+    tracing::info!(farm = trust.farm(), tag = %trust.tag(), machine = %trust.me(), "member of a farm");
+    let joining =
+        Joining::new(trust.clone(), settings::joining(config), Arc::new(Unannounced), tasks.clone());
+    Ok(FarmParts { trust, joining, fellows: Arc::new(Alone), tasks: tasks.clone() })
 }
 
 /// Opens the history while other parts start. It is in the data directory, so the store comes first,

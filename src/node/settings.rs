@@ -8,6 +8,7 @@ use crate::cas::disk::DiskConfig;
 use crate::config::{Config, InputRootMode};
 use crate::execution::action::PlatformRules;
 use crate::execution::{Retention, Settings};
+use crate::peer::trust::join::JoinSettings;
 use crate::platform::{self, MachineFacts};
 use crate::rpc::byte_stream::ByteStreamSettings;
 use crate::rpc::server::Limits;
@@ -108,6 +109,16 @@ pub(super) fn limits(config: &Config, open_files: Option<u64>) -> Limits {
         per_address: config.max_connections_per_address,
         handshake: config.handshake_timeout,
         message_memory: config.message_memory,
+    }
+}
+
+/// What newcomers and members are told of this machine, and where invitations listen: where other
+/// machines may call at all.
+pub(super) fn joining(config: &Config) -> JoinSettings {
+    JoinSettings {
+        name: config.name.clone(),
+        program: env!("CARGO_PKG_VERSION").to_owned(),
+        bind: config.farm.listen.ip(),
     }
 }
 
