@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ServerConfig};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use super::MachineId;
 
@@ -55,6 +55,8 @@ struct Inner {
     /// Held while a key is replaced, over the writing too, so that the last one written is the one in
     /// force. Nobody who only asks takes it.
     replacing: Mutex<()>,
+    /// One new key for the whole farm at a time.
+    rotating: Semaphore,
     #[cfg(test)]
     _temporary: Option<tempfile::TempDir>,
 }
@@ -166,6 +168,7 @@ impl Trust {
             current: RwLock::new(Arc::new(current)),
             changes,
             replacing: Mutex::new(()),
+            rotating: Semaphore::new(1),
             #[cfg(test)]
             _temporary: None,
         })))
@@ -230,14 +233,14 @@ impl Trust {
         self.write_mark(&now.key)
     }
 
-    /// Puts the machine into the farm of `key`, which other machines have, or will have: first on the
-    /// disk, then in force. Blocks for the disk.
+    /// Puts the machine into the farm of `key`, which another machine has: first on the disk, then in force.
+    /// Blocks for the disk.
     ///
     /// # Errors
     /// [`TrustError::Fixed`] when a file sets the key, others when it cannot be written: the old one holds
     /// then.
     pub fn replace(&self, key: FarmKey) -> Result<(), TrustError> {
-        self.stage(key)?.commit()
+        self.stage(key)?.commit(true)
     }
 
     /// The first half of [`replace`](Self::replace): the key lies on the disk, and does not hold.
@@ -248,11 +251,16 @@ impl Trust {
         if let Some(path) = &self.0.key_file {
             return Err(TrustError::Fixed { path: path.clone() });
         }
-        let next = Current::new(key, &self.0.machine, true)?;
+        let next = Current::new(key, &self.0.machine, false)?;
         let path = self.0.directory.join(KEY_FILE);
         let file = Staged::write(&path, next.key.file().as_bytes());
         let file = file.map_err(|source| io_error(&path, source))?;
         Ok(StagedKey { trust: self.clone(), file, next })
+    }
+
+    /// To be held while the whole farm gets a new key; `None` while another one holds it.
+    fn begin_rotation(&self) -> Option<SemaphorePermit<'_>> {
+        self.0.rotating.try_acquire().ok()
     }
 
     fn write_mark(&self, key: &FarmKey) -> Result<(), TrustError> {
@@ -274,17 +282,20 @@ impl Trust {
 // === impl StagedKey ===
 
 impl StagedKey {
-    /// Puts the key in force. Blocks for the disk.
+    /// Puts the key in force; `shared` says whether another machine has it. Blocks for the disk.
     ///
     /// # Errors
     /// When the old one cannot be replaced on the disk; it holds then.
-    pub(crate) fn commit(self) -> Result<(), TrustError> {
-        let Self { trust, file, next } = self;
+    pub(crate) fn commit(self, shared: bool) -> Result<(), TrustError> {
+        let Self { trust, file, mut next } = self;
+        next.shared = shared;
         let _replacing = trust.0.replacing.lock().unwrap_or_else(PoisonError::into_inner);
         file.commit().map_err(|source| io_error(&trust.0.directory.join(KEY_FILE), source))?;
-        let marked = trust.write_mark(&next.key);
+        if shared && let Err(error) = trust.write_mark(&next.key) {
+            tracing::error!(%error, "cannot write down that the farm has other members");
+        }
         trust.install(next);
-        marked
+        Ok(())
     }
 }
 

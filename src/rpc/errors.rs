@@ -263,6 +263,7 @@ impl StatusOf for RotateError {
         match self {
             Self::Unknown(_) => Code::NotFound,
             Self::Ambiguous(_) => Code::InvalidArgument,
+            Self::Busy => Code::Aborted,
             Self::Trust(error) => error.code(),
             Self::Panicked(_) => Code::Internal,
         }

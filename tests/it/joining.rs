@@ -151,25 +151,19 @@ fn a_wrong_code_is_told_on_both_sides_and_the_right_one_still_holds() {
 
 #[tokio::test]
 async fn a_person_is_asked_where_that_is_wanted() {
-    let (host, newcomer) = (start("attic"), start("cellar"));
+    let host = start("attic");
     for accept in [false, true] {
+        let newcomer = start("cellar");
         let mut invitation = Invitation::of(&host, &["--ask"]);
         let (code, address) = (invitation.code.clone(), invitation.address);
-        std::thread::scope(|scope| {
-            let joining = scope.spawn(|| join(&newcomer, &code, address, &[]));
-            let pending = invitation.event();
-            assert_eq!((&pending["event"], &pending["name"]), (&"pending".into(), &"cellar".into()));
-            let number = pending["number"].as_u64().unwrap();
-            let handle = tokio::runtime::Handle::current();
-            let answered = scope.spawn(move || {
-                handle.block_on(async {
-                    let answer = AnswerNewcomerRequest { number, accept };
-                    host_control(&host).await.answer_newcomer(answer).await
-                })
-            });
-            answered.join().unwrap().unwrap();
-            assert_eq!(joining.join().unwrap().status.success(), accept);
-        });
+        let joining = tokio::task::spawn_blocking(move || (join(&newcomer, &code, address, &[]), newcomer));
+        let pending = invitation.event();
+        assert_eq!((&pending["event"], &pending["name"]), (&"pending".into(), &"cellar".into()));
+        let number = pending["number"].as_u64().unwrap();
+        let answer = AnswerNewcomerRequest { number, accept };
+        host.control().await.answer_newcomer(answer).await.unwrap();
+        let (joined, newcomer) = joining.await.unwrap();
+        assert_eq!(joined.status.success(), accept, "{}", stderr(&joined));
         let (end, success) = invitation.end();
         assert_eq!(success, accept);
         assert_eq!(end["reason"], if accept { "joined" } else { "refused" });
@@ -177,14 +171,8 @@ async fn a_person_is_asked_where_that_is_wanted() {
     }
 }
 
-async fn host_control(
-    host: &Node,
-) -> farmhand_proto::control::control_client::ControlClient<tonic::transport::Channel> {
-    host.control().await
-}
-
-#[test]
-fn an_invitation_lasts_as_long_as_its_command() {
+#[tokio::test]
+async fn an_invitation_lasts_as_long_as_its_command() {
     let host = start("attic");
     let invitation = Invitation::of(&host, &[]);
     let second = host.cli(&["invite"]);
@@ -193,7 +181,7 @@ fn an_invitation_lasts_as_long_as_its_command() {
     let address = invitation.address;
     assert!(TcpStream::connect(address).is_ok());
     drop(invitation);
-    eventually("the port is closed", || TcpStream::connect(address).is_err());
+    eventually("the port is closed", || TcpStream::connect(address).is_err()).await;
     drop(Invitation::of(&host, &[]));
 }
 

@@ -54,6 +54,9 @@ pub enum RotateError {
     /// Several are.
     #[error("several machines of the farm are called {0:?}; name one by its id")]
     Ambiguous(String),
+    /// Another new key is on its way.
+    #[error("the farm gets a new key already; see what came of that first")]
+    Busy,
     /// The new one cannot be kept.
     #[error(transparent)]
     Trust(#[from] TrustError),
@@ -85,6 +88,7 @@ pub async fn rotate(
     without: &[String],
     tasks: &Tasks,
 ) -> Result<Rotation, RotateError> {
+    let _permit = trust.begin_rotation().ok_or(RotateError::Busy)?;
     let all = fellows.list();
     let without = without.iter().map(|text| named(&all, text)).collect::<Result<Vec<_>, _>>()?;
     let is_out = |fellow: &Fellow| without.iter().any(|out| out.id == fellow.id);
@@ -95,7 +99,8 @@ pub async fn rotate(
     let staged = blocking(tasks, move || owned.stage(staged)).await?;
     let to: Vec<_> = stay.iter().map(|fellow| fellow.id).collect();
     let told = fellows.hand_on(&key, &to).await;
-    blocking(tasks, move || staged.commit()).await?;
+    let shared = !told.is_empty();
+    blocking(tasks, move || staged.commit(shared)).await?;
 
     let (have, missed): (Vec<_>, Vec<_>) = stay.into_iter().partition(|fellow| told.contains(&fellow.id));
     let tag = key.tag();
@@ -171,6 +176,7 @@ mod tests {
         assert_eq!(rotation.without, [fellow(2, "cellar"), fellow(3, "twin")]);
         assert_ne!(trust.key(), old);
         assert_eq!(rotation.tag, trust.tag());
+        assert!(trust.is_shared());
         assert_eq!(*fellows.given.lock().unwrap(), [(MachineId::new([1; 32]), trust.key())]);
     }
 
@@ -198,10 +204,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_new_key_at_a_time() {
+        let trust = trust(&FarmKey::generate());
+        let permit = trust.begin_rotation();
+        let refused = rotate(&trust, &Alone, &[], &Tasks::default()).await;
+        assert!(matches!(refused, Err(RotateError::Busy)));
+        drop(permit);
+        assert!(rotate(&trust, &Alone, &[], &Tasks::default()).await.is_ok());
+    }
+
+    #[tokio::test]
     async fn alone_everybody_else_must_join_again() {
         let trust = trust(&FarmKey::generate());
         let rotation = rotate(&trust, &Alone, &[], &Tasks::default()).await.unwrap();
         assert_eq!(rotation.tag, trust.tag());
         assert!(rotation.have.is_empty() && rotation.missed.is_empty());
+        assert!(!trust.is_shared());
     }
 }

@@ -14,7 +14,7 @@ use farmhand_proto::peer::join_message::Message;
 use farmhand_proto::peer::join_refusal::Reason;
 use farmhand_proto::peer::{
     JoinAnswer, JoinHello, JoinKept, JoinNewcomer, JoinOpening, JoinPending, JoinProof, JoinRefusal,
-    JoinRefused, JoinWelcome, join_answer,
+    JoinRefused, JoinSealed, JoinWelcome, join_answer,
 };
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -23,6 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroize as _;
 
 use super::frame::{self, FrameError};
 use super::invitation::{COST, Invitation, Verdict, Visitor};
@@ -55,14 +56,10 @@ pub(super) struct Host {
     rules: Mutex<Invitation>,
 }
 
-/// Why a visit ends without a newcomer.
+/// A visit ends without a newcomer: the connection is broken, what came is no part of an exchange, or
+/// the visitor was refused.
 #[derive(Debug)]
-pub(super) enum Left {
-    /// The connection is broken, or what came is no part of an exchange.
-    Broken,
-    /// The invitation ended, in this way.
-    Ended(End),
-}
+pub(super) struct Left;
 
 // === impl Host ===
 
@@ -147,13 +144,11 @@ impl Host {
         let _ = stream.set_nodelay(true);
         let received = tokio::select! {
             received = self.receive(stream, from.ip(), visitor) => received,
-            () = gone.cancelled() => Err(Left::Broken),
+            () = gone.cancelled() => Err(Left),
         };
-        self.rules().leave(visitor);
-        match received {
-            Ok(end) | Err(Left::Ended(end)) => (visitor, Some(end)),
-            Err(Left::Broken) => (visitor, None),
-        }
+        let mut rules = self.rules();
+        rules.leave(visitor);
+        (visitor, received.ok().or(rules.is_worn_out().then_some(End::Tries)))
     }
 
     /// The whole exchange with one visitor.
@@ -164,7 +159,7 @@ impl Host {
         visitor: Visitor,
     ) -> Result<End, Left> {
         let met = timeout(LIMIT, self.meet(&mut stream, from, visitor)).await;
-        let (mut session, newcomer) = met.map_err(|_| Left::Broken)??;
+        let (mut session, newcomer) = met.map_err(|_| Left)??;
         if self.ask && !self.is_wanted(&mut stream, &mut session, &newcomer).await? {
             let refused = join_answer::Answer::Refused(JoinRefused {});
             let _ = timeout(LIMIT, answer(&mut stream, &mut session, refused)).await;
@@ -182,13 +177,13 @@ impl Host {
     ) -> Result<(Session, Newcomer), Left> {
         let mut session = self.open(stream).await?;
         let Message::Proof(JoinProof { mac }) = frame::read(stream).await?.message else {
-            return Err(Left::Broken);
+            return Err(Left);
         };
         self.judge(stream, &session, &mac, from, visitor).await?;
         frame::write(stream, Message::Proof(JoinProof { mac: session.proof() })).await?;
-        let Message::Sealed(sealed) = frame::read(stream).await?.message else { return Err(Left::Broken) };
+        let Message::Sealed(sealed) = frame::read(stream).await?.message else { return Err(Left) };
         let told: JoinNewcomer = session.open(sealed)?;
-        let machine = MachineId::read(&told.machine).ok_or(Left::Broken)?;
+        let machine = MachineId::read(&told.machine).ok_or(Left)?;
         let check_words = session.check_words().to_owned();
         let newcomer =
             Newcomer { number: self.waiting.number(), name: readable(&told.name), machine, check_words };
@@ -199,7 +194,7 @@ impl Host {
     async fn open(&self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<Session, Left> {
         let hello = frame::read(stream).await?;
         let Message::Hello(JoinHello { least_version, most_version, element }) = hello.message else {
-            return Err(Left::Broken);
+            return Err(Left);
         };
         if !(least_version..=most_version).contains(&VERSION) {
             return Err(refuse(stream, Reason::Version).await);
@@ -230,8 +225,7 @@ impl Host {
                     tracing::warn!(%from, left, "somebody tried a wrong code to join");
                     let _ = self.tell.try_send(News::WrongCode { from, left });
                     sleep(COST).await;
-                    let refused = refuse(stream, Reason::Code).await;
-                    return Err(if left == 0 { Left::Ended(End::Tries) } else { refused });
+                    return Err(refuse(stream, Reason::Code).await);
                 }
             }
         }
@@ -245,7 +239,7 @@ impl Host {
         newcomer: &Newcomer,
     ) -> Result<bool, Left> {
         let pending = join_answer::Answer::Pending(JoinPending {});
-        timeout(LIMIT, answer(stream, session, pending)).await.map_err(|_| Left::Broken)??;
+        timeout(LIMIT, answer(stream, session, pending)).await.map_err(|_| Left)??;
         let answered = self.waiting.ask(newcomer.number);
         let _ = self.tell.try_send(News::Pending(newcomer.clone()));
         tokio::select! {
@@ -253,7 +247,7 @@ impl Host {
             // It has nothing to say before it is answered: whatever comes is its end.
             _ = frame::read(stream) => {
                 let _ = self.tell.try_send(News::Gone(newcomer.clone()));
-                Err(Left::Broken)
+                Err(Left)
             }
         }
     }
@@ -272,14 +266,13 @@ impl Host {
             tracing::error!(%error, "cannot write down that the farm has another member");
         }
         if !self.rules().give(Instant::now(), visitor) {
-            return Err(Left::Broken);
+            return Err(Left);
         }
-        let key = self.trust.key().bytes().to_vec();
-        let welcome = join_answer::Answer::Welcome(JoinWelcome { key });
+        let sealed = self.sealed_key(&mut session);
         let kept = timeout(LIMIT, async {
-            answer(&mut stream, &mut session, welcome).await?;
+            frame::write(&mut stream, Message::Sealed(sealed)).await?;
             let Message::Sealed(sealed) = frame::read(&mut stream).await?.message else {
-                return Err(Left::Broken);
+                return Err(Left);
             };
             Ok(session.open::<JoinKept>(sealed)?)
         });
@@ -287,6 +280,16 @@ impl Host {
             Ok(Ok(JoinKept {})) => End::Joined(newcomer),
             _ => End::Unsure(newcomer),
         })
+    }
+
+    fn sealed_key(&self, session: &mut Session) -> JoinSealed {
+        let welcome = JoinWelcome { key: self.trust.key().bytes().to_vec() };
+        let answer = JoinAnswer { answer: Some(join_answer::Answer::Welcome(welcome)) };
+        let sealed = session.seal(&answer);
+        if let Some(join_answer::Answer::Welcome(mut welcome)) = answer.answer {
+            welcome.key.zeroize();
+        }
+        sealed
     }
 
     pub(super) fn rules(&self) -> MutexGuard<'_, Invitation> {
@@ -307,7 +310,7 @@ async fn answer(
 async fn refuse(stream: &mut (impl AsyncWrite + Unpin), reason: Reason) -> Left {
     let refusal = JoinRefusal { reason: reason.into() };
     let _ = frame::write(stream, Message::Refusal(refusal)).await;
-    Left::Broken
+    Left
 }
 
 /// A name as it may be shown: whoever has the code chose it.
@@ -334,19 +337,19 @@ fn log(end: &End) {
 
 impl From<FrameError> for Left {
     fn from(_: FrameError) -> Self {
-        Self::Broken
+        Self
     }
 }
 
 impl From<io::Error> for Left {
     fn from(_: io::Error) -> Self {
-        Self::Broken
+        Self
     }
 }
 
 impl From<Garbled> for Left {
     fn from(_: Garbled) -> Self {
-        Self::Broken
+        Self
     }
 }
 

@@ -117,6 +117,11 @@ impl Invitation {
         }
     }
 
+    /// Whether too many wrong codes have ended it.
+    pub(super) fn is_worn_out(&self) -> bool {
+        self.failed >= MOST_TRIES
+    }
+
     /// Whether the key is on its way.
     pub(super) fn is_given(&self) -> bool {
         matches!(self.state, State::Given(_))
@@ -176,6 +181,7 @@ mod tests {
             now += COST;
         }
         assert_eq!(invitation.judge(now, 2, || panic!("nor is this")), Verdict::Over);
+        assert!(invitation.is_worn_out());
     }
 
     #[test]

@@ -174,6 +174,26 @@ async fn a_newcomer_comes_through_a_crowd() {
     }
 }
 
+/// Also when the last guesser does not wait to hear that he was wrong.
+#[tokio::test]
+async fn five_wrong_codes_end_an_invitation_that_nobody_listens_to() {
+    let host = Machine::new("attic");
+    let mut invited = host.joining.invite(false).await.unwrap();
+    let wrong = other(&invited.code);
+    for left in (0..5).rev() {
+        let stream = TcpStream::connect(invited.addresses[0]).await.unwrap();
+        let introduction = introduction();
+        let guessing = converse(stream, &wrong, &introduction, &|_| ());
+        tokio::select! {
+            joined = guessing => assert!(joined.is_err()),
+            news = invited.news.recv() => assert_eq!(news, Some(News::WrongCode { from: LOOPBACK, left })),
+        }
+    }
+    assert_eq!(end(&mut invited).await, End::Tries);
+    let (_, error) = Machine::new("late").join(request(&invited)).await;
+    assert!(matches!(error, Some(JoinError::Unreachable(..))), "{error:?}");
+}
+
 /// What a newcomer once sent is worth nothing when somebody sends it again.
 #[tokio::test(start_paused = true)]
 async fn a_recorded_newcomer_is_no_newcomer() {
