@@ -20,6 +20,9 @@ mod doctor;
 mod error;
 mod fetch;
 mod harmless;
+mod invite;
+mod join;
+mod key;
 mod logs;
 mod machines;
 mod output;
@@ -70,6 +73,9 @@ enum Command {
     Drain(steer::DrainArgs),
     Resume(steer::ResumeArgs),
     Slots(steer::SlotsArgs),
+    Invite(invite::InviteArgs),
+    Join(join::JoinArgs),
+    Key(key::KeyArgs),
     Actions(actions::ActionsArgs),
     Action(action::ActionArgs),
     Logs(logs::LogsArgs),
@@ -157,6 +163,9 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Drain(args) => wait(steer::drain(args)),
         Command::Resume(args) => wait(steer::resume(args)),
         Command::Slots(args) => wait(steer::slots(args)),
+        Command::Invite(args) => wait(invite::run(args)),
+        Command::Join(args) => wait(join::run(args)),
+        Command::Key(args) => wait(key::run(args)),
         Command::Actions(args) => wait(actions::list(args)),
         Command::Action(args) => wait(action::run(args)),
         Command::Logs(args) => wait(logs::run(args)),

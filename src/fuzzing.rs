@@ -13,6 +13,7 @@ mod message;
 mod names;
 mod peers;
 mod stored;
+mod trust;
 mod zstd;
 
 pub use config::config;
@@ -22,6 +23,7 @@ pub use message::{message, request_metadata, sandbox_wire};
 pub use names::{path, resource_name};
 pub use peers::peers;
 pub use stored::{index_record, pack_record};
+pub use trust::{farm_key, join_messages};
 pub use zstd::zstd;
 
 #[cfg(test)]
@@ -69,7 +71,7 @@ mod tests {
     }
 
     replay_each! {
-        config directory history_record index_record message pack_record path peers request_metadata resource_name sandbox_wire
-        tree zstd
+        config directory farm_key history_record index_record join_messages message pack_record path peers
+        request_metadata resource_name sandbox_wire tree zstd
     }
 }

@@ -25,14 +25,16 @@ use crate::cas::disk::{DiskCas, OpenError, RebuildProgress};
 use crate::config::{Config, SandboxMode};
 use crate::execution::{Scheduler, Sequence};
 use crate::history::{Explainer, History};
-use crate::peer::Peers;
-use crate::peer::trust::{Trust, TrustError};
+use crate::peer::trust::TrustError;
+use crate::peer::discovery::Invitations;
+use crate::peer::trust::join::{Joining, Notices, Unannounced};
+use crate::peer::{Peers, Trust};
 use crate::platform::MachineFacts;
 use crate::rpc::action_cache::ActionCacheService;
 use crate::rpc::byte_stream::ByteStreamService;
 use crate::rpc::capabilities::{CacheCapabilitiesProvider, CapabilitiesService};
 use crate::rpc::cas::CasService;
-use crate::rpc::control::{ControlParts, ControlService, SocketFile, bind_private};
+use crate::rpc::control::{ControlParts, ControlService, FarmParts, SocketFile, bind_private};
 use crate::rpc::execution::{ExecutionCapabilitiesProvider, ExecutionService};
 use crate::rpc::operations::OperationsService;
 use crate::rpc::peer::{NoGuests, PeerService};
@@ -105,12 +107,12 @@ pub enum NodeError {
         /// What may help, most likely first.
         remedies: Vec<String>,
     },
-    /// The farm key, or the key of this machine, cannot be had.
-    #[error("no key of the farm: {0}")]
-    Trust(#[from] TrustError),
     /// The processes that start actions do not.
     #[error("cannot start the spawner processes: {0}")]
     Spawners(#[from] RunError),
+    /// The secrets of this machine and its farm are no secrets, or damaged.
+    #[error("cannot be a member of a farm: {0}")]
+    Trust(#[from] TrustError),
     /// The operating system failed.
     #[error("{}: {source}", path.display())]
     Io {
@@ -196,7 +198,7 @@ impl Node {
         let limits = settings::limits(&config, open_files.now);
         let peer_config = settings::peers(&config, activity.epoch(), doors.endpoints.peers);
         let peers = Peers::start(peer_config, trust.clone(), &tasks).await;
-        let farm = FarmDoor {
+        let door = FarmDoor {
             routes: peer_routes(&config, &peers, &store, &tasks),
             limits: settings::peer_limits(&config, open_files.now),
             trust: trust.clone(),
@@ -220,9 +222,10 @@ impl Node {
             activity: Arc::clone(&activity),
             config,
             scheduler: scheduler.clone(),
-            peers,
-            trust,
+            peers: peers.clone(),
+            trust: trust.clone(),
         };
+        let farm = farm_parts(&source.config, trust, peers, &tasks);
         let control = ControlService::new(ControlParts {
             source: Arc::new(source),
             activity,
@@ -235,9 +238,10 @@ impl Node {
             instances,
             config: settled,
             log: telemetry::recent(),
+            farm,
         });
         let endpoints = doors.endpoints.clone();
-        let sockets = doors.serve(routes, limits, farm, control, &tasks);
+        let sockets = doors.serve(routes, limits, door, control, &tasks);
         Ok(Self { endpoints, tasks, spawners, store, history, _sockets: sockets })
     }
 
@@ -354,10 +358,21 @@ fn lost(config: &Config, panic: &JoinError) -> NodeError {
 /// The key of the farm and that of this machine, which are made where there is none.
 async fn open_trust(config: &Config, tasks: &Tasks) -> Result<Trust, NodeError> {
     let (directory, key_file) = (settings::farm_directory(config), config.farm.key_file.clone());
-    match tasks.spawn_blocking(move || Trust::open(&directory, key_file.as_deref())).await {
-        Ok(opened) => Ok(opened?),
-        Err(panic) => Err(lost(config, &panic)),
-    }
+    let opened = tasks.spawn_blocking(move || Trust::open(&directory, key_file.as_deref())).await;
+    let trust = opened.map_err(|panic| lost(config, &panic))??;
+    tracing::info!(farm = trust.farm(), tag = %trust.tag(), machine = %trust.me(), "member of a farm");
+    Ok(trust)
+}
+
+/// The farm as people see it, and the ways in. Where nothing is announced, people carry addresses.
+fn farm_parts(config: &Config, trust: Trust, peers: Peers, tasks: &Tasks) -> FarmParts {
+    let notices: Arc<dyn Notices> = if config.farm.discovery {
+        Arc::new(Invitations::new(config.farm.interfaces.clone()))
+    } else {
+        Arc::new(Unannounced)
+    };
+    let joining = Joining::new(trust.clone(), settings::joining(config), notices, tasks.clone());
+    FarmParts { trust, joining, fellows: Arc::new(peers), tasks: tasks.clone() }
 }
 
 /// Opens the history while other parts start. It is in the data directory, so the store comes first,

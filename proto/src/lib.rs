@@ -17,7 +17,8 @@ pub mod control {
     include!("generated/farmhand.v1.rs");
 }
 
-/// What machines of a farm say to each other, `farmhand.peer.v1`: see `farmhand/peer/v1/peer.proto`.
+/// What machines of a farm say to each other, `farmhand.peer.v1`: see `farmhand/peer/v1/peer.proto` and
+/// `join.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
 pub mod peer {
     include!("generated/farmhand.peer.v1.rs");

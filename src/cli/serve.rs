@@ -8,11 +8,12 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::error::{CliError, Explain, chain};
-use super::output::print;
+use super::output::{print, shell_word};
 use super::signals::Signals;
 use crate::cas::disk::OpenError;
 use crate::config::{Config, Host, RawConfig};
 use crate::node::{Endpoints, Node, NodeError, StartProgress};
+use crate::peer::trust::TrustError;
 use crate::tasks::{self, Heartbeat};
 use crate::telemetry;
 use crate::worker::RunError;
@@ -166,6 +167,7 @@ fn remedy(error: &NodeError) -> Option<String> {
         NodeError::Listen { door, source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             Some(format!("ports below 1024 need rights; choose a higher one with {}", flag(door)))
         }
+        NodeError::Trust(error) => trust_remedy(error),
         NodeError::Store(error) => store_remedy(error).map(ToOwned::to_owned),
         NodeError::Sandbox { remedies, .. } => {
             let first = remedies.first().map_or("farmhand doctor says more", String::as_str);
@@ -191,6 +193,29 @@ fn flag(door: &str) -> &'static str {
 fn is_want(error: &io::Error) -> bool {
     let wants = [libc::EMFILE, libc::ENFILE, libc::EAGAIN, libc::ENOMEM];
     error.raw_os_error().is_some_and(|code| wants.contains(&code))
+}
+
+fn trust_remedy(error: &TrustError) -> Option<String> {
+    let named = |path: &Path| shell_word(&path.display().to_string());
+    Some(match error {
+        TrustError::Exposed { path, .. } => format!("chmod 600 {}", named(path)),
+        TrustError::Foreign { path, .. } => {
+            format!("chown {} {}", rustix::process::geteuid().as_raw(), named(path))
+        }
+        TrustError::Key { .. } | TrustError::Odd { .. } => {
+            "it holds the twelve words that farmhand key show prints on a member; put them back, or remove \
+             the file to begin a farm anew"
+                .to_owned()
+        }
+        TrustError::Machine { path } => {
+            format!("put it back, or remove {} to be a new machine, and join the farm again", named(path))
+        }
+        TrustError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            "farmhand key new -o FILE makes one; --farm-key-file names it".to_owned()
+        }
+        TrustError::Io { .. } => "give this user the file, or name another with --farm-key-file".to_owned(),
+        TrustError::Fixed { .. } | TrustError::Certificate(_) => return None,
+    })
 }
 
 fn store_remedy(error: &OpenError) -> Option<&'static str> {

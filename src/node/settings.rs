@@ -11,6 +11,7 @@ use crate::config::{Config, InputRootMode};
 use crate::execution::action::PlatformRules;
 use crate::execution::{Retention, Settings};
 use crate::peer::PeersConfig;
+use crate::peer::trust::join::JoinSettings;
 use crate::platform::{self, MachineFacts};
 use crate::rpc::byte_stream::ByteStreamSettings;
 use crate::rpc::server::Limits;
@@ -135,6 +136,16 @@ pub(super) fn peer_limits(config: &Config, open_files: Option<u64>) -> Limits {
 /// Where keys and what is known of the farm are kept.
 pub(super) fn farm_directory(config: &Config) -> PathBuf {
     config.data_dir.join("farm")
+}
+
+/// What newcomers and members are told of this machine, and where invitations listen: where other
+/// machines may call at all.
+pub(super) fn joining(config: &Config) -> JoinSettings {
+    JoinSettings {
+        name: config.name.clone(),
+        program: env!("CARGO_PKG_VERSION").to_owned(),
+        bind: config.farm.listen.ip(),
+    }
 }
 
 /// The other machines, in the start of the node with this number; links are taken at `door`.

@@ -23,6 +23,9 @@ use interfaces::{Interface, Rules};
 
 pub mod announcement;
 pub mod interfaces;
+mod invitations;
+
+pub use invitations::Invitations;
 
 /// What machines are announced as.
 const SERVICE: &str = "_farmhand._tcp.local.";

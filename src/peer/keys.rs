@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use super::link::incoming::Caller;
 use super::trust::FarmKey;
+use super::trust::rotation::{Fellow, Fellows};
 use super::{LinkNews, MachineId, Peer, Peers};
 
 /// Time for another machine to keep a key.
@@ -24,22 +26,6 @@ pub enum KeyRefused {
 }
 
 impl Peers {
-    /// Hands a new key to those of `to` that this machine is linked to; those that have it now.
-    pub async fn hand_on(&self, key: &FarmKey, to: &[MachineId]) -> Vec<MachineId> {
-        let peers = to.iter().filter_map(|id| self.linked(*id));
-        let told = join_all(peers.map(|peer| async move {
-            match timeout(KEEPING, peer.handle.give_key(key)).await {
-                Ok(Ok(())) => return Some(peer.id),
-                Ok(Err(reason)) => {
-                    tracing::warn!(machine = %peer.name, reason, "a machine has not taken the new key")
-                }
-                Err(_) => tracing::warn!(machine = %peer.name, "a machine has not taken the new key in time"),
-            }
-            None
-        }));
-        told.await.into_iter().flatten().collect()
-    }
-
     /// Takes the key that `caller` hands on, and keeps it.
     ///
     /// # Errors
@@ -61,5 +47,28 @@ impl Peers {
             LinkNews::Up(peer, _) => Some(peer),
             LinkNews::Down(_) => None,
         }
+    }
+}
+
+#[async_trait]
+impl Fellows for Peers {
+    fn list(&self) -> Vec<Fellow> {
+        let named = |peer: super::PeerInfo| Some(Fellow { id: peer.id?, name: peer.name.to_string() });
+        Self::list(self).into_iter().filter_map(named).collect()
+    }
+
+    async fn hand_on(&self, key: &FarmKey, to: &[MachineId]) -> Vec<MachineId> {
+        let peers = to.iter().filter_map(|id| self.linked(*id));
+        let told = join_all(peers.map(|peer| async move {
+            match timeout(KEEPING, peer.handle.give_key(key)).await {
+                Ok(Ok(())) => return Some(peer.id),
+                Ok(Err(reason)) => {
+                    tracing::warn!(machine = %peer.name, reason, "a machine has not taken the new key")
+                }
+                Err(_) => tracing::warn!(machine = %peer.name, "a machine has not taken the new key in time"),
+            }
+            None
+        }));
+        told.await.into_iter().flatten().collect()
     }
 }

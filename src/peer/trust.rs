@@ -16,13 +16,15 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ServerConfig};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use super::MachineId;
 
 mod certificate;
 mod files;
+pub mod join;
 mod key;
+pub mod rotation;
 mod tls;
 mod words;
 
@@ -30,7 +32,7 @@ pub use key::{FarmKey, FarmTag, KeyError, TagError};
 pub use tls::SERVER_NAME;
 
 use certificate::MachineKey;
-use files::FileError;
+use files::{FileError, Staged};
 use tls::Configs;
 
 /// Files in the directory of the farm.
@@ -53,6 +55,8 @@ struct Inner {
     /// Held while a key is replaced, over the writing too, so that the last one written is the one in
     /// force. Nobody who only asks takes it.
     replacing: Mutex<()>,
+    /// One new key for the whole farm at a time.
+    rotating: Semaphore,
     #[cfg(test)]
     _temporary: Option<tempfile::TempDir>,
 }
@@ -62,6 +66,13 @@ struct Current {
     key: FarmKey,
     configs: Configs,
     shared: bool,
+}
+
+/// A key that is written down, and not yet in force. Dropped, it never was.
+pub(crate) struct StagedKey {
+    trust: Trust,
+    file: Staged,
+    next: Current,
 }
 
 /// Why there is no trust, or no new key.
@@ -140,6 +151,7 @@ impl Trust {
     /// [`TrustError`], when a secret is damaged, or not a secret.
     pub fn open(directory: &Path, key_file: Option<&Path>) -> Result<Self, TrustError> {
         files::make_directory(directory).map_err(|source| io_error(directory, source))?;
+        files::clean(directory).map_err(|source| io_error(directory, source))?;
         let machine = open_machine(&directory.join(MACHINE_FILE))?;
         let key = match key_file {
             Some(path) => read_key(path)?.ok_or_else(|| io_error(path, io::ErrorKind::NotFound.into()))?,
@@ -156,6 +168,7 @@ impl Trust {
             current: RwLock::new(Arc::new(current)),
             changes,
             replacing: Mutex::new(()),
+            rotating: Semaphore::new(1),
             #[cfg(test)]
             _temporary: None,
         })))
@@ -220,23 +233,34 @@ impl Trust {
         self.write_mark(&now.key)
     }
 
-    /// Puts the machine into the farm of `key`, which other machines have, or will have: first on the
-    /// disk, then in force. Blocks for the disk.
+    /// Puts the machine into the farm of `key`, which another machine has: first on the disk, then in force.
+    /// Blocks for the disk.
     ///
     /// # Errors
     /// [`TrustError::Fixed`] when a file sets the key, others when it cannot be written: the old one holds
     /// then.
     pub fn replace(&self, key: FarmKey) -> Result<(), TrustError> {
+        self.stage(key)?.commit(true)
+    }
+
+    /// The first half of [`replace`](Self::replace): the key lies on the disk, and does not hold.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn stage(&self, key: FarmKey) -> Result<StagedKey, TrustError> {
         if let Some(path) = &self.0.key_file {
             return Err(TrustError::Fixed { path: path.clone() });
         }
-        let _replacing = self.0.replacing.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = Current::new(key, &self.0.machine, true)?;
+        let next = Current::new(key, &self.0.machine, false)?;
         let path = self.0.directory.join(KEY_FILE);
-        files::write(&path, next.key.file().as_bytes()).map_err(|source| io_error(&path, source))?;
-        let marked = self.write_mark(&next.key);
-        self.install(next);
-        marked
+        let file = Staged::write(&path, next.key.file().as_bytes());
+        let file = file.map_err(|source| io_error(&path, source))?;
+        Ok(StagedKey { trust: self.clone(), file, next })
+    }
+
+    /// To be held while the whole farm gets a new key; `None` while another one holds it.
+    fn begin_rotation(&self) -> Option<SemaphorePermit<'_>> {
+        self.0.rotating.try_acquire().ok()
     }
 
     fn write_mark(&self, key: &FarmKey) -> Result<(), TrustError> {
@@ -252,6 +276,26 @@ impl Trust {
 
     fn current(&self) -> Arc<Current> {
         Arc::clone(&self.0.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+// === impl StagedKey ===
+
+impl StagedKey {
+    /// Puts the key in force; `shared` says whether another machine has it. Blocks for the disk.
+    ///
+    /// # Errors
+    /// When the old one cannot be replaced on the disk; it holds then.
+    pub(crate) fn commit(self, shared: bool) -> Result<(), TrustError> {
+        let Self { trust, file, mut next } = self;
+        next.shared = shared;
+        let _replacing = trust.0.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        file.commit().map_err(|source| io_error(&trust.0.directory.join(KEY_FILE), source))?;
+        if shared && let Err(error) = trust.write_mark(&next.key) {
+            tracing::error!(%error, "cannot write down that the farm has other members");
+        }
+        trust.install(next);
+        Ok(())
     }
 }
 
@@ -334,16 +378,19 @@ fn io_error(path: &Path, source: io::Error) -> TrustError {
 /// Trust for tests of those above.
 #[cfg(test)]
 pub(crate) mod testing {
-    use super::{FarmKey, Trust};
+    use std::sync::Arc;
 
-    /// A new machine in the farm of `key`, with a directory that goes when it does.
+    use super::{FarmKey, KEY_FILE, Trust, files};
+
+    /// A new machine in the farm of `key`, with a directory that goes when it does. Nobody else is known
+    /// to be in that farm.
     pub(crate) fn trust(key: &FarmKey) -> Trust {
         let directory = tempfile::tempdir().unwrap();
+        files::write(&directory.path().join(KEY_FILE), key.file().as_bytes()).unwrap();
         let trust = Trust::open(directory.path(), None).unwrap();
-        trust.replace(key.clone()).unwrap();
-        let mut inner = std::sync::Arc::into_inner(trust.0).unwrap();
+        let mut inner = Arc::into_inner(trust.0).unwrap();
         inner._temporary = Some(directory);
-        Trust(std::sync::Arc::new(inner))
+        Trust(Arc::new(inner))
     }
 }
 

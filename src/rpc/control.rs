@@ -14,12 +14,14 @@ use async_trait::async_trait;
 use farmhand_proto::client::MAX_MESSAGE_BYTES;
 use farmhand_proto::control::control_server::{Control, ControlServer};
 use farmhand_proto::control::{
-    ExplainMissRequest, GetActionRequest, GetActionResponse, GetSettingsRequest, GetSettingsResponse,
-    GetStatusRequest, GetStatusResponse, KillActionRequest, KillActionResponse, ListActionsRequest,
-    ListActionsResponse, ListDirectoryRequest, ListDirectoryResponse, Miss, Operation, PinActionRequest,
-    PinActionResponse, ReadBlobRequest, ReadBlobResponse, ReadOutputRequest, ReadOutputResponse,
-    RerunActionRequest, RerunActionResponse, SetMachineRequest, SetMachineResponse, WatchLogRequest,
-    WatchLogResponse, WatchRequest, WatchResponse,
+    AnswerNewcomerRequest, AnswerNewcomerResponse, ExplainMissRequest, GetActionRequest, GetActionResponse,
+    GetFarmRequest, GetFarmResponse, GetSettingsRequest, GetSettingsResponse, GetStatusRequest,
+    GetStatusResponse, InviteRequest, InviteResponse, JoinRequest, JoinResponse, KillActionRequest,
+    KillActionResponse, ListActionsRequest, ListActionsResponse, ListDirectoryRequest, ListDirectoryResponse,
+    Miss, Operation, PinActionRequest, PinActionResponse, ReadBlobRequest, ReadBlobResponse,
+    ReadOutputRequest, ReadOutputResponse, RerunActionRequest, RerunActionResponse, RotateKeyRequest,
+    RotateKeyResponse, SetMachineRequest, SetMachineResponse, ShowKeyRequest, ShowKeyResponse,
+    WatchLogRequest, WatchLogResponse, WatchRequest, WatchResponse,
 };
 use tokio::net::UnixListener;
 use tokio_stream::Stream;
@@ -35,11 +37,17 @@ use crate::cas::ContentAddressableStorage;
 use crate::config::Config;
 use crate::execution::Scheduler;
 use crate::history::{Explainer, History};
+use crate::peer::Trust;
+use crate::peer::trust::join::Joining;
+use crate::peer::trust::rotation::Fellows;
+use crate::tasks::Tasks;
 use crate::telemetry::Recent;
 
 pub use socket::{SocketFile, bind_private};
 
 mod actions;
+mod farm;
+mod join;
 mod log;
 mod miss;
 mod output;
@@ -108,6 +116,21 @@ pub struct ControlParts {
     pub config: Arc<Config>,
     /// The last lines of its log.
     pub log: Arc<Recent>,
+    /// Who belongs to its farm.
+    pub farm: FarmParts,
+}
+
+/// What the service knows of the farm, and may do to it.
+#[derive(Clone)]
+pub struct FarmParts {
+    /// This machine in it.
+    pub trust: Trust,
+    /// Inviting and joining.
+    pub joining: Joining,
+    /// The others.
+    pub fellows: Arc<dyn Fellows>,
+    /// Where work for the disk is done.
+    pub tasks: Tasks,
 }
 
 /// The service.
@@ -123,6 +146,7 @@ pub struct ControlService {
     instances: Instances,
     config: Arc<Config>,
     log: Arc<Recent>,
+    farm: FarmParts,
     /// Fires when streams are to end.
     stopping: CancellationToken,
 }
@@ -133,7 +157,7 @@ impl ControlService {
     /// A service over these.
     pub fn new(parts: ControlParts) -> Self {
         let ControlParts { source, activity, history, explainer, cas, results, .. } = parts;
-        let ControlParts { pins, scheduler, instances, config, log, .. } = parts;
+        let ControlParts { pins, scheduler, instances, config, log, farm, .. } = parts;
         Self {
             source,
             activity,
@@ -146,6 +170,7 @@ impl ControlService {
             instances,
             config,
             log,
+            farm,
             stopping: CancellationToken::new(),
         }
     }
@@ -288,5 +313,39 @@ impl Control for ControlService {
         request: Request<WatchLogRequest>,
     ) -> Result<Response<Self::WatchLogStream>, Status> {
         self.watch_log(request).await
+    }
+
+    async fn get_farm(&self, _: Request<GetFarmRequest>) -> Result<Response<GetFarmResponse>, Status> {
+        Ok(Response::new(self.get_farm()))
+    }
+
+    type InviteStream = Replies<InviteResponse>;
+
+    async fn invite(&self, request: Request<InviteRequest>) -> Result<Response<Self::InviteStream>, Status> {
+        self.invite(request).await
+    }
+
+    async fn answer_newcomer(
+        &self,
+        request: Request<AnswerNewcomerRequest>,
+    ) -> Result<Response<AnswerNewcomerResponse>, Status> {
+        self.answer_newcomer(&request)
+    }
+
+    type JoinStream = Replies<JoinResponse>;
+
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<Self::JoinStream>, Status> {
+        self.join(request)
+    }
+
+    async fn show_key(&self, request: Request<ShowKeyRequest>) -> Result<Response<ShowKeyResponse>, Status> {
+        self.show_key(&request)
+    }
+
+    async fn rotate_key(
+        &self,
+        request: Request<RotateKeyRequest>,
+    ) -> Result<Response<RotateKeyResponse>, Status> {
+        self.rotate_key(request).await
     }
 }

@@ -26,6 +26,9 @@ use crate::execution::{ExecuteError, KillError, MachineError, Refusal};
 use crate::history::HistoryError;
 use crate::instance::InstanceNameError;
 use crate::peer::KeyRefused;
+use crate::peer::trust::TrustError;
+use crate::peer::trust::join::{CodeError, InviteError, JoinError, NotWaiting};
+use crate::peer::trust::rotation::RotateError;
 use crate::worker::SlotsError;
 
 /// Seconds a client should wait before it tries again.
@@ -262,6 +265,68 @@ impl StatusOf for RerunError {
     }
 }
 
+impl StatusOf for TrustError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Fixed { .. } => Code::FailedPrecondition,
+            Self::Exposed { .. }
+            | Self::Foreign { .. }
+            | Self::Key { .. }
+            | Self::Odd { .. }
+            | Self::Machine { .. }
+            | Self::Certificate(_)
+            | Self::Io { .. } => Code::Internal,
+        }
+    }
+}
+
+impl StatusOf for RotateError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Unknown(_) => Code::NotFound,
+            Self::Ambiguous(_) => Code::InvalidArgument,
+            Self::Busy => Code::Aborted,
+            Self::Trust(error) => error.code(),
+            Self::Panicked(_) => Code::Internal,
+        }
+    }
+}
+
+impl StatusOf for CodeError {
+    fn code(&self) -> Code {
+        Code::InvalidArgument
+    }
+}
+
+impl StatusOf for InviteError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Open => Code::FailedPrecondition,
+            Self::Listen { .. } => Code::Unavailable,
+        }
+    }
+}
+
+impl StatusOf for NotWaiting {
+    fn code(&self) -> Code {
+        Code::NotFound
+    }
+}
+
+impl StatusOf for JoinError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Fixed(_) | Self::InFarm(_) | Self::Version => Code::FailedPrecondition,
+            Self::Address(..) => Code::InvalidArgument,
+            Self::NotFound | Self::Over => Code::NotFound,
+            Self::Code | Self::Refused | Self::Impostor => Code::PermissionDenied,
+            Self::Unreachable(..) | Self::Taken | Self::Silent | Self::Lost => Code::Unavailable,
+            Self::Trust(error) => error.code(),
+            Self::Panicked(_) => Code::Internal,
+        }
+    }
+}
+
 /// Lets handlers use `?` on these.
 macro_rules! into_status {
     ($($error:ty),+ $(,)?) => {$(
@@ -278,18 +343,23 @@ into_status!(
     BatchError,
     HistoryError,
     CasError,
+    CodeError,
     CompressionError,
     ExecuteError,
     DigestError,
     Full,
     InstanceError,
     InstanceNameError,
+    InviteError,
+    JoinError,
     KillError,
     MachineError,
+    NotWaiting,
     PinError,
     ReadError,
     RerunError,
     ResourceNameError,
+    RotateError,
     TreeError,
     UpdateError,
     WriteError,

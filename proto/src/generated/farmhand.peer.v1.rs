@@ -813,3 +813,170 @@ pub mod peer_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// One message, either way.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinMessage {
+    #[prost(oneof = "join_message::Message", tags = "1, 2, 3, 4, 5")]
+    pub message: ::core::option::Option<join_message::Message>,
+}
+/// Nested message and enum types in `JoinMessage`.
+pub mod join_message {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Message {
+        #[prost(message, tag = "1")]
+        Hello(super::JoinHello),
+        #[prost(message, tag = "2")]
+        Opening(super::JoinOpening),
+        #[prost(message, tag = "3")]
+        Proof(super::JoinProof),
+        #[prost(message, tag = "4")]
+        Sealed(super::JoinSealed),
+        #[prost(message, tag = "5")]
+        Refusal(super::JoinRefusal),
+    }
+}
+/// The newcomer begins.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinHello {
+    /// Versions of this exchange that it speaks.
+    #[prost(uint32, tag = "1")]
+    pub least_version: u32,
+    #[prost(uint32, tag = "2")]
+    pub most_version: u32,
+    /// Its element of SPAKE2.
+    #[prost(bytes = "vec", tag = "3")]
+    pub element: ::prost::alloc::vec::Vec<u8>,
+}
+/// The member goes on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinOpening {
+    /// The version that holds.
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// Its element of SPAKE2.
+    #[prost(bytes = "vec", tag = "2")]
+    pub element: ::prost::alloc::vec::Vec<u8>,
+}
+/// Who sends it knows the key that came of both elements.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinProof {
+    /// HMAC-SHA256 over both messages before, under a key of the sender's direction.
+    #[prost(bytes = "vec", tag = "1")]
+    pub mac: ::prost::alloc::vec::Vec<u8>,
+}
+/// Something for the other side alone.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinSealed {
+    /// ChaCha20-Poly1305, under a key of the sender's direction; the nonce counts messages of it.
+    #[prost(bytes = "vec", tag = "1")]
+    pub sealed: ::prost::alloc::vec::Vec<u8>,
+}
+/// Why the member ends it, before anything is sealed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinRefusal {
+    #[prost(enumeration = "join_refusal::Reason", tag = "1")]
+    pub reason: i32,
+}
+/// Nested message and enum types in `JoinRefusal`.
+pub mod join_refusal {
+    /// Reasons.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Reason {
+        Unspecified = 0,
+        /// The code is not that of the invitation.
+        Code = 1,
+        /// The invitation is used, withdrawn, or over.
+        Over = 2,
+        /// Another newcomer has shown the code already.
+        Taken = 3,
+        /// No version is common to both.
+        Version = 4,
+    }
+    impl Reason {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "REASON_UNSPECIFIED",
+                Self::Code => "REASON_CODE",
+                Self::Over => "REASON_OVER",
+                Self::Taken => "REASON_TAKEN",
+                Self::Version => "REASON_VERSION",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "REASON_UNSPECIFIED" => Some(Self::Unspecified),
+                "REASON_CODE" => Some(Self::Code),
+                "REASON_OVER" => Some(Self::Over),
+                "REASON_TAKEN" => Some(Self::Taken),
+                "REASON_VERSION" => Some(Self::Version),
+                _ => None,
+            }
+        }
+    }
+}
+/// Sealed, from the newcomer: who it is.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinNewcomer {
+    /// Its id: 32 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub machine: ::prost::alloc::vec::Vec<u8>,
+    /// Its name, for people.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// Version of its program.
+    #[prost(string, tag = "3")]
+    pub program: ::prost::alloc::string::String,
+}
+/// Sealed, from the member: what becomes of it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinAnswer {
+    #[prost(oneof = "join_answer::Answer", tags = "1, 2, 3")]
+    pub answer: ::core::option::Option<join_answer::Answer>,
+}
+/// Nested message and enum types in `JoinAnswer`.
+pub mod join_answer {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Answer {
+        /// A person is asked.
+        #[prost(message, tag = "1")]
+        Pending(super::JoinPending),
+        /// It is let in.
+        #[prost(message, tag = "2")]
+        Welcome(super::JoinWelcome),
+        /// A person said no.
+        #[prost(message, tag = "3")]
+        Refused(super::JoinRefused),
+    }
+}
+/// A person is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinPending {}
+/// It is let in.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinWelcome {
+    /// The key of the farm: 16 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub key: ::prost::alloc::vec::Vec<u8>,
+}
+/// A person said no, or nobody answered in time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinRefused {}
+/// Sealed, from the newcomer: it has written the key down.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinKept {}

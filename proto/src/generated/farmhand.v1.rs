@@ -1537,6 +1537,284 @@ pub struct WatchLogResponse {
     #[prost(message, repeated, tag = "1")]
     pub lines: ::prost::alloc::vec::Vec<LogLine>,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetFarmRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetFarmResponse {
+    /// Its name: two words, for people.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// What its machines recognise each other by: 16 hexadecimal digits. Says nothing of the key.
+    #[prost(string, tag = "2")]
+    pub tag: ::prost::alloc::string::String,
+    /// This machine: 64 hexadecimal digits.
+    #[prost(string, tag = "3")]
+    pub machine_id: ::prost::alloc::string::String,
+    /// Machines of the farm that this one knows, without itself.
+    #[prost(message, repeated, tag = "4")]
+    pub members: ::prost::alloc::vec::Vec<FarmMember>,
+    /// Whether another machine has, or had, the key of this farm.
+    #[prost(bool, tag = "5")]
+    pub is_shared: bool,
+    /// The file that sets the key; empty when none does.
+    #[prost(string, tag = "6")]
+    pub key_file: ::prost::alloc::string::String,
+}
+/// Another machine of the farm.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FarmMember {
+    /// 64 hexadecimal digits.
+    #[prost(string, tag = "1")]
+    pub machine_id: ::prost::alloc::string::String,
+    /// Its name; what it says of itself.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InviteRequest {
+    /// Whether a newcomer that knows the code waits until a person lets it in.
+    #[prost(bool, tag = "1")]
+    pub ask: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InviteResponse {
+    #[prost(oneof = "invite_response::News", tags = "1, 2, 3, 4, 5")]
+    pub news: ::core::option::Option<invite_response::News>,
+}
+/// Nested message and enum types in `InviteResponse`.
+pub mod invite_response {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum News {
+        /// The first message, and no other.
+        #[prost(message, tag = "1")]
+        Invitation(super::Invitation),
+        /// Somebody tried a wrong code.
+        #[prost(message, tag = "2")]
+        WrongCode(super::WrongCode),
+        /// A newcomer knows the code and waits for a person; see AnswerNewcomer.
+        #[prost(message, tag = "3")]
+        Pending(super::Newcomer),
+        /// One that waited is gone; the invitation still holds.
+        #[prost(message, tag = "4")]
+        Gone(super::Newcomer),
+        /// It is over. The last message.
+        #[prost(message, tag = "5")]
+        End(super::InvitationEnd),
+    }
+}
+/// What to type on the other machine.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Invitation {
+    /// The code: three digits and two words.
+    #[prost(string, tag = "1")]
+    pub code: ::prost::alloc::string::String,
+    /// Where it can be used, for networks on which it is not found by itself: HOST:PORT, the likeliest
+    /// first.
+    #[prost(string, repeated, tag = "2")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Name of the farm.
+    #[prost(string, tag = "3")]
+    pub farm: ::prost::alloc::string::String,
+    /// When it is over.
+    #[prost(message, optional, tag = "4")]
+    pub expires: ::core::option::Option<crate::protobuf::Timestamp>,
+}
+/// A try with a wrong code.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WrongCode {
+    /// Address it came from.
+    #[prost(string, tag = "1")]
+    pub from: ::prost::alloc::string::String,
+    /// Tries that are left.
+    #[prost(uint32, tag = "2")]
+    pub left: u32,
+}
+/// A machine that has shown the code.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Newcomer {
+    /// Counts newcomers of this node.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// What it says of itself: its name, and its id as 64 hexadecimal digits.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub machine_id: ::prost::alloc::string::String,
+    /// Three words that both screens show. They differ when somebody sits in between.
+    #[prost(string, tag = "4")]
+    pub check_words: ::prost::alloc::string::String,
+}
+/// How an invitation ended.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InvitationEnd {
+    #[prost(enumeration = "invitation_end::Reason", tag = "1")]
+    pub reason: i32,
+    /// Of whom the reason speaks.
+    #[prost(message, optional, tag = "2")]
+    pub newcomer: ::core::option::Option<Newcomer>,
+}
+/// Nested message and enum types in `InvitationEnd`.
+pub mod invitation_end {
+    /// Ways to end.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Reason {
+        Unspecified = 0,
+        /// The newcomer has the key.
+        Joined = 1,
+        /// The key was sent, and the newcomer did not say that it has kept it.
+        Unsure = 2,
+        /// A person turned the newcomer away.
+        Refused = 3,
+        /// Nobody came in time.
+        Expired = 4,
+        /// Too many wrong codes.
+        Tries = 5,
+        /// The node ends, or cannot listen any more.
+        Stopped = 6,
+    }
+    impl Reason {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "REASON_UNSPECIFIED",
+                Self::Joined => "REASON_JOINED",
+                Self::Unsure => "REASON_UNSURE",
+                Self::Refused => "REASON_REFUSED",
+                Self::Expired => "REASON_EXPIRED",
+                Self::Tries => "REASON_TRIES",
+                Self::Stopped => "REASON_STOPPED",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "REASON_UNSPECIFIED" => Some(Self::Unspecified),
+                "REASON_JOINED" => Some(Self::Joined),
+                "REASON_UNSURE" => Some(Self::Unsure),
+                "REASON_REFUSED" => Some(Self::Refused),
+                "REASON_EXPIRED" => Some(Self::Expired),
+                "REASON_TRIES" => Some(Self::Tries),
+                "REASON_STOPPED" => Some(Self::Stopped),
+                _ => None,
+            }
+        }
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AnswerNewcomerRequest {
+    /// Newcomer.number.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// Whether it is let in.
+    #[prost(bool, tag = "2")]
+    pub accept: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AnswerNewcomerResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinRequest {
+    /// The code, however it was typed.
+    #[prost(string, tag = "1")]
+    pub code: ::prost::alloc::string::String,
+    /// HOST:PORT of the invitation; empty to look for it on the network.
+    #[prost(string, tag = "2")]
+    pub from: ::prost::alloc::string::String,
+    /// Leaves the farm this machine is in, although others are in it.
+    #[prost(bool, tag = "3")]
+    pub leave: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinResponse {
+    #[prost(oneof = "join_response::News", tags = "1, 2, 3, 4")]
+    pub news: ::core::option::Option<join_response::News>,
+}
+/// Nested message and enum types in `JoinResponse`.
+pub mod join_response {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum News {
+        /// An invitation is tried.
+        #[prost(message, tag = "1")]
+        Trying(super::JoinTrying),
+        /// The other side knows the code too: the three words that both screens show.
+        #[prost(string, tag = "2")]
+        CheckWords(::prost::alloc::string::String),
+        /// A person over there is asked.
+        #[prost(message, tag = "3")]
+        Pending(super::JoinPending),
+        /// It is done. The last message.
+        #[prost(message, tag = "4")]
+        Joined(super::Joined),
+    }
+}
+/// An invitation that is tried.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinTrying {
+    /// Its address.
+    #[prost(string, tag = "1")]
+    pub address: ::prost::alloc::string::String,
+}
+/// A person is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinPending {}
+/// This machine is in another farm now.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Joined {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub farm: ::prost::alloc::string::String,
+    /// As GetFarmResponse.tag.
+    #[prost(string, tag = "2")]
+    pub tag: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShowKeyRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShowKeyResponse {
+    /// Twelve words. Who has them is a member.
+    #[prost(string, tag = "1")]
+    pub words: ::prost::alloc::string::String,
+    /// Name of the farm.
+    #[prost(string, tag = "2")]
+    pub farm: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateKeyRequest {
+    /// Names or ids (their beginnings do, where they are told apart by them) of members that are not to get the new key.
+    #[prost(string, repeated, tag = "1")]
+    pub without: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RotateKeyResponse {
+    /// Name of the farm, now; it follows from the key.
+    #[prost(string, tag = "1")]
+    pub farm: ::prost::alloc::string::String,
+    /// As GetFarmResponse.tag.
+    #[prost(string, tag = "2")]
+    pub tag: ::prost::alloc::string::String,
+    /// Members that have the new key.
+    #[prost(message, repeated, tag = "3")]
+    pub have: ::prost::alloc::vec::Vec<FarmMember>,
+    /// Members that must join again, since they could not be reached.
+    #[prost(message, repeated, tag = "4")]
+    pub missed: ::prost::alloc::vec::Vec<FarmMember>,
+    /// Members that were left out.
+    #[prost(message, repeated, tag = "5")]
+    pub without: ::prost::alloc::vec::Vec<FarmMember>,
+}
 /// Generated client implementations.
 pub mod control_client {
     #![allow(
@@ -1976,6 +2254,160 @@ pub mod control_client {
                 .insert(GrpcMethod::new("farmhand.v1.Control", "WatchLog"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Which farm this machine is in.
+        pub async fn get_farm(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetFarmRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetFarmResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/farmhand.v1.Control/GetFarm",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("farmhand.v1.Control", "GetFarm"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lets one machine into the farm by a code, until it came, the code was tried too often, or five
+        /// minutes are over. Leaving the stream withdraws the invitation. FAILED_PRECONDITION while another
+        /// one is open.
+        pub async fn invite(
+            &mut self,
+            request: impl tonic::IntoRequest<super::InviteRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::InviteResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/farmhand.v1.Control/Invite",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("farmhand.v1.Control", "Invite"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Lets a newcomer in that waits for a person, or turns it away, which ends the invitation.
+        /// NOT_FOUND when that one does not wait.
+        pub async fn answer_newcomer(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AnswerNewcomerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AnswerNewcomerResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/farmhand.v1.Control/AnswerNewcomer",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("farmhand.v1.Control", "AnswerNewcomer"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Takes this machine into the farm of whoever gave out a code. Leaving the stream gives up.
+        /// INVALID_ARGUMENT when the code or the address is none, FAILED_PRECONDITION when this machine is in
+        /// a farm with others (see `leave`) or its key is set by a file, NOT_FOUND when there is no such
+        /// invitation, PERMISSION_DENIED when the other side says no, UNAVAILABLE when it does not answer.
+        pub async fn join(
+            &mut self,
+            request: impl tonic::IntoRequest<super::JoinRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::JoinResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/farmhand.v1.Control/Join");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("farmhand.v1.Control", "Join"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// The key of the farm. PERMISSION_DENIED for callers that are not the user of the node, nor root.
+        pub async fn show_key(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ShowKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ShowKeyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/farmhand.v1.Control/ShowKey",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("farmhand.v1.Control", "ShowKey"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Gives the farm a new key, for this machine and all that are linked to it; who has not got it must join
+        /// again. FAILED_PRECONDITION when the key is set by a file; PERMISSION_DENIED as for ShowKey.
+        pub async fn rotate_key(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RotateKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RotateKeyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/farmhand.v1.Control/RotateKey",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("farmhand.v1.Control", "RotateKey"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2130,6 +2562,61 @@ pub mod control_server {
             &self,
             request: tonic::Request<super::WatchLogRequest>,
         ) -> std::result::Result<tonic::Response<Self::WatchLogStream>, tonic::Status>;
+        /// Which farm this machine is in.
+        async fn get_farm(
+            &self,
+            request: tonic::Request<super::GetFarmRequest>,
+        ) -> std::result::Result<tonic::Response<super::GetFarmResponse>, tonic::Status>;
+        /// Server streaming response type for the Invite method.
+        type InviteStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::InviteResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Lets one machine into the farm by a code, until it came, the code was tried too often, or five
+        /// minutes are over. Leaving the stream withdraws the invitation. FAILED_PRECONDITION while another
+        /// one is open.
+        async fn invite(
+            &self,
+            request: tonic::Request<super::InviteRequest>,
+        ) -> std::result::Result<tonic::Response<Self::InviteStream>, tonic::Status>;
+        /// Lets a newcomer in that waits for a person, or turns it away, which ends the invitation.
+        /// NOT_FOUND when that one does not wait.
+        async fn answer_newcomer(
+            &self,
+            request: tonic::Request<super::AnswerNewcomerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AnswerNewcomerResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the Join method.
+        type JoinStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::JoinResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Takes this machine into the farm of whoever gave out a code. Leaving the stream gives up.
+        /// INVALID_ARGUMENT when the code or the address is none, FAILED_PRECONDITION when this machine is in
+        /// a farm with others (see `leave`) or its key is set by a file, NOT_FOUND when there is no such
+        /// invitation, PERMISSION_DENIED when the other side says no, UNAVAILABLE when it does not answer.
+        async fn join(
+            &self,
+            request: tonic::Request<super::JoinRequest>,
+        ) -> std::result::Result<tonic::Response<Self::JoinStream>, tonic::Status>;
+        /// The key of the farm. PERMISSION_DENIED for callers that are not the user of the node, nor root.
+        async fn show_key(
+            &self,
+            request: tonic::Request<super::ShowKeyRequest>,
+        ) -> std::result::Result<tonic::Response<super::ShowKeyResponse>, tonic::Status>;
+        /// Gives the farm a new key, for this machine and all that are linked to it; who has not got it must join
+        /// again. FAILED_PRECONDITION when the key is set by a file; PERMISSION_DENIED as for ShowKey.
+        async fn rotate_key(
+            &self,
+            request: tonic::Request<super::RotateKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RotateKeyResponse>,
+            tonic::Status,
+        >;
     }
     /// What a person may ask of a node.
     #[derive(Debug)]
@@ -2833,6 +3320,272 @@ pub mod control_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/farmhand.v1.Control/GetFarm" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetFarmSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::GetFarmRequest>
+                    for GetFarmSvc<T> {
+                        type Response = super::GetFarmResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetFarmRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::get_farm(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetFarmSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/farmhand.v1.Control/Invite" => {
+                    #[allow(non_camel_case_types)]
+                    struct InviteSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::ServerStreamingService<super::InviteRequest>
+                    for InviteSvc<T> {
+                        type Response = super::InviteResponse;
+                        type ResponseStream = T::InviteStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::InviteRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::invite(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = InviteSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/farmhand.v1.Control/AnswerNewcomer" => {
+                    #[allow(non_camel_case_types)]
+                    struct AnswerNewcomerSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::AnswerNewcomerRequest>
+                    for AnswerNewcomerSvc<T> {
+                        type Response = super::AnswerNewcomerResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AnswerNewcomerRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::answer_newcomer(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AnswerNewcomerSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/farmhand.v1.Control/Join" => {
+                    #[allow(non_camel_case_types)]
+                    struct JoinSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::ServerStreamingService<super::JoinRequest>
+                    for JoinSvc<T> {
+                        type Response = super::JoinResponse;
+                        type ResponseStream = T::JoinStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::JoinRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::join(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = JoinSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/farmhand.v1.Control/ShowKey" => {
+                    #[allow(non_camel_case_types)]
+                    struct ShowKeySvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::ShowKeyRequest>
+                    for ShowKeySvc<T> {
+                        type Response = super::ShowKeyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ShowKeyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::show_key(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ShowKeySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/farmhand.v1.Control/RotateKey" => {
+                    #[allow(non_camel_case_types)]
+                    struct RotateKeySvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::RotateKeyRequest>
+                    for RotateKeySvc<T> {
+                        type Response = super::RotateKeyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RotateKeyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::rotate_key(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RotateKeySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

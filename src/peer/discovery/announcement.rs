@@ -47,21 +47,7 @@ impl Announcement {
         if heard.port == 0 || heard.protocol?.parse() != Ok(PROTOCOL) {
             return None;
         }
-        let mut ranked = Vec::new();
-        let mut names = Vec::new();
-        for (ip, numbers) in &heard.addresses {
-            let heard_on: Vec<_> =
-                interfaces.iter().filter(|interface| numbers.contains(&interface.index)).collect();
-            if let Some(found) = usable(*ip, heard.port, &heard_on) {
-                ranked.push((rank(*ip, &heard_on), found));
-                names.extend(heard_on.iter().map(|interface| interface.name.clone()));
-            }
-        }
-        ranked.sort();
-        ranked.dedup();
-        names.sort();
-        names.dedup();
-        let addresses: Vec<_> = ranked.into_iter().map(|(_, address)| address).take(MOST_ADDRESSES).collect();
+        let (addresses, names) = places(&heard, interfaces);
         (!addresses.is_empty()).then_some(Self { id, farm, addresses, interfaces: names })
     }
 }
@@ -71,6 +57,25 @@ pub fn id_of(name: &str, service: &str) -> Option<MachineId> {
     let label = name.get(..name.len().checked_sub(service.len())?)?.strip_suffix('.')?;
     let is_service = name.get(label.len() + 1..)?.eq_ignore_ascii_case(service);
     MachineId::from_label(label).filter(|_| is_service)
+}
+
+/// Where to dial, the likeliest first, and the names of the interfaces on which that was heard.
+pub(super) fn places(heard: &Heard<'_>, interfaces: &[Interface]) -> (Vec<SocketAddr>, Vec<String>) {
+    let mut ranked = Vec::new();
+    let mut names = Vec::new();
+    for (ip, numbers) in &heard.addresses {
+        let heard_on: Vec<_> =
+            interfaces.iter().filter(|interface| numbers.contains(&interface.index)).collect();
+        if let Some(found) = usable(*ip, heard.port, &heard_on) {
+            ranked.push((rank(*ip, &heard_on), found));
+            names.extend(heard_on.iter().map(|interface| interface.name.clone()));
+        }
+    }
+    ranked.sort();
+    ranked.dedup();
+    names.sort();
+    names.dedup();
+    (ranked.into_iter().map(|(_, address)| address).take(MOST_ADDRESSES).collect(), names)
 }
 
 /// The address to dial, if there is one.

@@ -3,12 +3,15 @@
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
 /// Largest file that is read.
 const MOST_BYTES: u64 = 4096;
+
+/// What the names of files end with that are to replace others.
+const NEW: &str = "new";
 
 /// Why a file is not taken for a secret.
 #[derive(Debug, thiserror::Error)]
@@ -60,20 +63,52 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
 /// Writes a file that only this user may read, in place of what is there: after a crash the old one is
 /// there or the new one, whole.
 pub(super) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    let new = path.with_extension("new");
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    Staged::write(path, content)?.commit()
+}
+
+/// A file that lies beside the one it is to replace, on the disk already. Dropping it removes it.
+pub(super) struct Staged {
+    new: PathBuf,
+    path: PathBuf,
+}
+
+// === impl Staged ===
+
+impl Staged {
+    /// Writes what is to replace `path`.
+    pub(super) fn write(path: &Path, content: &[u8]) -> io::Result<Self> {
+        let unique = const_hex::encode(*super::key::random::<8>());
+        let new = path.with_extension(format!("{unique}.{NEW}"));
+        let staged = Self { new, path: path.to_owned() };
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&staged.new)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        Ok(staged)
     }
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
-    let written = file.write_all(content).and_then(|()| file.sync_all());
-    let replaced = written.and_then(|()| fs::rename(&new, path));
-    if replaced.is_err() {
-        let _ = fs::remove_file(&new);
+
+    /// Replaces it.
+    pub(super) fn commit(self) -> io::Result<()> {
+        fs::rename(&self.new, &self.path)?;
+        File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
     }
-    replaced?;
-    File::open(directory)?.sync_all()
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // Gone already where it was committed.
+        let _ = fs::remove_file(&self.new);
+    }
+}
+
+/// Removes what a crash left beside the files of `directory`.
+pub(super) fn clean(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == NEW) {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -91,13 +126,15 @@ mod tests {
         make_directory(&farm).unwrap();
         assert_eq!(fs::metadata(&farm).unwrap().mode() & 0o777, 0o700);
         let path = farm.join("secret.key");
-        // A leftover of a crash, which others may read.
-        fs::write(farm.join("secret.new"), "half").unwrap();
+        fs::write(farm.join("secret.0011.new"), "half, and then the power went").unwrap();
+        clean(&farm).unwrap();
         for content in ["one", "two"] {
             write(&path, content.as_bytes()).unwrap();
             assert_eq!(read(&path).unwrap().as_slice(), content.as_bytes());
             assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         }
+        drop(Staged::write(&path, b"three").unwrap());
+        assert_eq!(read(&path).unwrap().as_slice(), b"two");
         assert_eq!(fs::read_dir(&farm).unwrap().count(), 1);
     }
 

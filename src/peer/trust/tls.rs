@@ -172,3 +172,6 @@ impl ClientCertVerifier for Members {
         self.algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests;

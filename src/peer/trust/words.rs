@@ -22,6 +22,11 @@ pub(super) fn of(bytes: &[u8], count: usize) -> String {
     (0..count).map(word).collect::<Vec<_>>().join(" ")
 }
 
+/// Whether it is a word of the list, in lower case.
+pub(super) fn is_word(text: &str) -> bool {
+    Language::English.find_word(text).is_some()
+}
+
 /// What a person typed as words: in lower case, parted by one space, whatever stood between them.
 pub(super) fn normal(text: &str) -> zeroize::Zeroizing<String> {
     let mut normal = zeroize::Zeroizing::new(String::with_capacity(text.len()));
@@ -49,6 +54,7 @@ mod tests {
         assert_eq!(of(&[0; 3], 2), "abandon abandon");
         assert_eq!(of(&[0xff; 3], 2), "zoo zoo");
         assert_eq!(of(&[0, 0b0010_0000, 0, 0], 2), "ability abandon");
+        assert!(is_word("zoo") && !is_word("Zoo") && !is_word("482"));
     }
 
     #[test]

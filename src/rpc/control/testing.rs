@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
-use super::{ControlParts, ControlSource};
+use super::{ControlParts, ControlSource, FarmParts};
 use crate::activity::Activity;
 use crate::cas::memory::MemoryCas;
 use crate::execution::testing::Farm;
 use crate::execution::{Sequence, Settings};
 use crate::history::{Explainer, History};
+use crate::peer::trust::join::{JoinSettings, Joining, Unannounced};
+use crate::peer::trust::rotation::Alone;
+use crate::peer::trust::{self, FarmKey};
 use crate::rpc::Instances;
+use crate::tasks::Tasks;
 
 /// A farm of its own without workers, with its stores, and `source`.
 pub(super) fn parts(source: impl ControlSource) -> ControlParts {
@@ -36,5 +40,15 @@ pub(super) fn of_farm(source: impl ControlSource, farm: &Farm) -> ControlParts {
         instances: Instances::default(),
         config: Arc::default(),
         log: Arc::default(),
+        farm: farm_of_one(),
     }
+}
+
+/// A machine alone in a farm.
+fn farm_of_one() -> FarmParts {
+    let (trust, tasks) = (trust::testing::trust(&FarmKey::generate()), Tasks::default());
+    let bind = std::net::Ipv4Addr::LOCALHOST.into();
+    let settings = JoinSettings { name: "test".to_owned(), program: "0".to_owned(), bind };
+    let joining = Joining::new(trust.clone(), settings, Arc::new(Unannounced), tasks.clone());
+    FarmParts { trust, joining, fellows: Arc::new(Alone), tasks }
 }

@@ -70,6 +70,8 @@ impl Control for Service {
     type ReadOutputStream = Answers<ReadOutputResponse>;
     type RerunActionStream = Answers<RerunActionResponse>;
     type WatchLogStream = Answers<WatchLogResponse>;
+    type InviteStream = Answers<InviteResponse>;
+    type JoinStream = Answers<JoinResponse>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         self.watched.lock().unwrap().push(request.into_inner());
@@ -167,6 +169,33 @@ impl Control for Service {
     }
 
     async fn watch_log(&self, _: Request<WatchLogRequest>) -> Result<Response<Self::WatchLogStream>, Status> {
+        none()
+    }
+
+    async fn get_farm(&self, _: Request<GetFarmRequest>) -> Result<Response<GetFarmResponse>, Status> {
+        none()
+    }
+
+    async fn invite(&self, _: Request<InviteRequest>) -> Result<Response<Self::InviteStream>, Status> {
+        none()
+    }
+
+    async fn answer_newcomer(
+        &self,
+        _: Request<AnswerNewcomerRequest>,
+    ) -> Result<Response<AnswerNewcomerResponse>, Status> {
+        none()
+    }
+
+    async fn join(&self, _: Request<JoinRequest>) -> Result<Response<Self::JoinStream>, Status> {
+        none()
+    }
+
+    async fn show_key(&self, _: Request<ShowKeyRequest>) -> Result<Response<ShowKeyResponse>, Status> {
+        none()
+    }
+
+    async fn rotate_key(&self, _: Request<RotateKeyRequest>) -> Result<Response<RotateKeyResponse>, Status> {
         none()
     }
 }

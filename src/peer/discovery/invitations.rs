@@ -1,0 +1,111 @@
+//! Invitations on the local networks: announced while they are open, and heard by who wants in.
+//!
+//! An invitation is announced as `_farmhand-join._tcp.local.` under a random name, with one fact: what
+//! the farm is called. What is heard is a hint where to try a code, and whoever answers there must know it.
+
+use std::any::Any;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use mdns_sd::{ServiceDaemon, ServiceEvent, ServiceInfo};
+use tokio::time::{Instant, timeout_at};
+
+use super::announcement::{self, Heard};
+use super::interfaces::{self, Rules};
+use super::{Engine, scoped};
+use crate::config::InterfacePattern;
+use crate::peer::trust::join::Notices;
+
+/// What invitations are announced as.
+const SERVICE: &str = "_farmhand-join._tcp.local.";
+
+/// How long is listened for the first invitation.
+const FIRST: Duration = Duration::from_secs(5);
+
+/// How long is listened for others after that.
+const MORE: Duration = Duration::from_millis(500);
+
+/// Addresses that are tried at most.
+const MOST_ADDRESSES: usize = 8;
+
+/// Announces invitations where the settings allow it, and hears those of others there.
+pub struct Invitations(Rules);
+
+/// An announcement; withdrawn when it is dropped.
+struct Announced {
+    daemon: ServiceDaemon,
+    name: String,
+}
+
+// === impl Invitations ===
+
+impl Invitations {
+    /// On the interfaces that these patterns name.
+    pub fn new(interfaces: Vec<InterfacePattern>) -> Self {
+        Self(Rules::new(interfaces))
+    }
+
+    fn tell(&self, farm: &str, port: u16) -> Result<Announced, mdns_sd::Error> {
+        let daemon = Engine::daemon(&self.0)?;
+        let label = const_hex::encode(rand::random::<[u8; 8]>());
+        let info = ServiceInfo::new(SERVICE, &label, &format!("{label}.local."), "", port, &[("farm", farm)][..])?;
+        daemon.register(info.enable_addr_auto())?;
+        Ok(Announced { daemon, name: format!("{label}.{SERVICE}") })
+    }
+
+    async fn hear(&self) -> Result<Vec<SocketAddr>, mdns_sd::Error> {
+        let daemon = Engine::daemon(&self.0)?;
+        let events = daemon.browse(SERVICE)?;
+        let mut found = Vec::new();
+        let mut until = Instant::now() + FIRST;
+        while let Ok(Ok(event)) = timeout_at(until, events.recv_async()).await {
+            let ServiceEvent::ServiceResolved(service) = event else { continue };
+            let addresses = service.addresses.iter().filter_map(scoped).collect();
+            let heard =
+                Heard { name: &service.fullname, port: service.port, protocol: None, farm: None, addresses };
+            if service.port == 0 || found.len() >= MOST_ADDRESSES {
+                continue;
+            }
+            let (places, _) = announcement::places(&heard, &interfaces::list());
+            let new: Vec<_> = places.into_iter().filter(|place| !found.contains(place)).collect();
+            if found.is_empty() && !new.is_empty() {
+                until = Instant::now() + MORE;
+            }
+            found.extend(new);
+        }
+        daemon.shutdown()?;
+        found.truncate(MOST_ADDRESSES);
+        Ok(found)
+    }
+}
+
+#[async_trait]
+impl Notices for Invitations {
+    fn announce(&self, farm: &str, port: u16) -> Box<dyn Any + Send> {
+        match self.tell(farm, port) {
+            Ok(announced) => Box::new(announced),
+            Err(error) => {
+                tracing::warn!(%error, "the invitation is not announced on the network; give its address");
+                Box::new(())
+            }
+        }
+    }
+
+    async fn find(&self) -> Vec<SocketAddr> {
+        self.hear().await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "invitations are not heard of on the network");
+            Vec::new()
+        })
+    }
+}
+
+// === impl Announced ===
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        // The thread ends whether that was told or not.
+        let _ = self.daemon.unregister(&self.name);
+        let _ = self.daemon.shutdown();
+    }
+}
