@@ -43,7 +43,9 @@ impl Bench {
             operation: id(number),
             action: action.clone(),
             priority: 0,
-            share: "".into(),
+            person: "ann".into(),
+            build: "".into(),
+            like: Like::default(),
             looked_up_at: Some(self.now.instant),
         }
     }
@@ -382,7 +384,7 @@ fn builds_take_turns() {
         bench.submit(number, &action(&number.to_string(), None, false));
     }
     let mut late = bench.submission(5000, &action("late", None, false));
-    late.share = "another build".into();
+    late.build = "another build".into();
     bench.apply(Event::Submitted(late));
     let effects = bench.join("m", 2);
     let operations: Vec<_> = effects
