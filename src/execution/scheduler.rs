@@ -24,7 +24,7 @@ use super::inline::InlineHints;
 use super::live_logs::{LiveLogs, LogFiles};
 use super::observer::{Observer, Sequence};
 use super::operations::{Call, Kind, Operation, OperationId, OperationState, Operations, Stage};
-use super::placement::Site;
+use super::placement::{Holdings, Site};
 use super::queue::{Event, Now, Queue, Refusal, Submission};
 use super::run_times::Like;
 use super::{ExecuteError, PRIORITIES, Settings, response};
@@ -120,6 +120,7 @@ enum Message {
     AddWorker(Arc<dyn Worker>),
     Question(Question),
     WatchDemand,
+    Holdings(Arc<dyn Holdings>),
 }
 
 /// The time, on both clocks.
@@ -174,6 +175,11 @@ impl Scheduler {
     /// Takes note of where a worker is.
     pub fn site(&self, worker: &str, site: Site) {
         self.send(Message::Event(Event::Sited { worker: worker.into(), site }));
+    }
+
+    /// Asks `holdings` from now on what machines hold of an action's inputs.
+    pub fn set_holdings(&self, holdings: Arc<dyn Holdings>) {
+        self.send(Message::Holdings(holdings));
     }
 
     /// Follows what is wanted of each machine. What changes while nobody looks is told as one.

@@ -72,11 +72,11 @@ impl Grants {
     pub(super) fn share_out(&mut self) {
         let is_alone =
             self.tenants.iter().all(|(owner, tenant)| *owner == Owner::Own || !tenant.is_present());
-        while !is_alone {
+        if !is_alone {
             self.deal();
-            // What is handed back is not wanted any more.
-            if !self.settle_ahead() {
-                break;
+            while self.settle_ahead() {
+                // What was handed back is not wanted any more.
+                self.deal();
             }
         }
         self.tell(is_alone);

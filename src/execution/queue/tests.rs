@@ -7,6 +7,8 @@ use crate::digest::{Digest, DigestFunction};
 use crate::instance::InstanceName;
 use crate::platform::Requirements;
 
+mod farm;
+
 /// A queue with a clock that only the test moves.
 pub(super) struct Bench {
     pub(super) queue: Queue,

@@ -76,6 +76,7 @@ impl Driver {
             Message::AddWorker(worker) => self.add_worker(worker),
             Message::Question(question) => self.answer(question),
             Message::WatchDemand => self.tell_demand(),
+            Message::Holdings(holdings) => self.queue.set_holdings(holdings),
         }
         self.patience -= u32::from(self.has_new_demand);
     }
