@@ -7,7 +7,7 @@
 //! - `book` is the pure part: all of what is remembered, and the rules of counting;
 //! - `journal` has the operations in the order of their last change, `entry` one of them;
 //! - `builds`, `mnemonics`, `samples` have what is told by build, by kind of action and by second;
-//! - `runs`, `run_times`, `misses`, `needs`, `pace` and `traffic` help the book;
+//! - `runs`, `misses`, `needs`, `pace` and `traffic` help the book;
 //! - `follow` is how a watcher reads: a snapshot, then what changed.
 //!
 //! Nothing of this outlives the process; a history on disk is for others.
@@ -39,7 +39,6 @@ mod misses;
 mod mnemonics;
 mod needs;
 mod pace;
-mod run_times;
 mod runs;
 mod samples;
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! - [`missing`] finds every absent input of an action in one pass;
 //! - [`own_root`] tells input roots that are whole file systems;
 //! - [`queue`] is the pure state machine that decides who runs what, where and when;
+//! - [`placement`] knows what it costs to run something somewhere, [`run_times`] how long it will take;
 //! - [`grants`] decides which machine of the farm may use the slots of this one, and for whom;
 //! - [`observer`] is told what becomes of operations, [`about`] is what they remember of their actions;
 //! - [`operations`] remembers the operations, live and finished, that clients ask about by name;
@@ -21,6 +22,7 @@
 //! The action cache is asked before an operation exists, without passing through the queue: a
 //! cached result costs no hop to the scheduler's task, and stage `CACHE_CHECK` is never reported.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use farmhand_proto::reapi;
@@ -38,9 +40,11 @@ pub mod missing;
 pub mod observer;
 pub mod operations;
 pub mod own_root;
+pub mod placement;
 pub mod queue;
 pub mod rerun;
 pub mod response;
+pub mod run_times;
 pub mod scheduler;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -74,6 +78,10 @@ pub struct Settings {
     /// How long a run keeps its slot after its last caller went away, if another needs it that has
     /// a caller.
     pub orphan_yield: Duration,
+    /// Whose builds these are: slots are shared fairly between people, on this machine and on others.
+    pub person: Arc<str>,
+    /// Whether what takes much longer than its like gets a second attempt on an idle machine.
+    pub second_attempts: bool,
     /// How long an action waits for a machine that has gone and could run it.
     pub absent_worker_wait: Duration,
     /// How often an unchanged state is repeated to a waiting client.
@@ -123,6 +131,8 @@ impl Default for Settings {
             queue_limit: 100_000,
             grace: Duration::from_secs(300),
             orphan_yield: Duration::from_secs(5),
+            person: Arc::default(),
+            second_attempts: true,
             absent_worker_wait: Duration::from_secs(60),
             update_interval: Duration::from_secs(30),
             retention: Retention {

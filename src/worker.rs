@@ -91,6 +91,17 @@ pub struct WorkerLost {
     pub reason: String,
 }
 
+/// Why a worker gave no response; the action may run elsewhere.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum NoResponse {
+    /// It went away.
+    #[error(transparent)]
+    Lost(#[from] WorkerLost),
+    /// It had no slot for the action after all, and has begun nothing of it.
+    #[error("the worker had no slot for it")]
+    Busy,
+}
+
 /// Why a worker keeps the slots it has.
 #[derive(Debug, thiserror::Error)]
 pub enum SlotsError {
@@ -131,14 +142,14 @@ pub trait Worker: Send + Sync + 'static {
 
     /// Runs the action to its end. The response carries its own status: a failed, timed out or
     /// refused action is a response, and logs and partial metadata survive in it. When `cancel`
-    /// fires, the processes are killed and the response has status CANCELLED. Only a lost worker
-    /// is an error.
+    /// fires, the processes are killed and the response has status CANCELLED. Only a worker that was
+    /// lost, or that had no slot for it, is an error.
     async fn execute(
         &self,
         lease: Lease,
         progress: tokio::sync::mpsc::UnboundedSender<Progress>,
         cancel: CancellationToken,
-    ) -> Result<reapi::ExecuteResponse, WorkerLost>;
+    ) -> Result<reapi::ExecuteResponse, NoResponse>;
 }
 
 /// A command ready to run: inputs staged, places for its output open.

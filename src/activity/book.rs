@@ -23,7 +23,6 @@ use super::misses::Misses;
 use super::mnemonics::{Mnemonic, Mnemonics};
 use super::needs::Vocabulary;
 use super::pace::Pace;
-use super::run_times::RunTimes;
 use super::runs::Runs;
 use super::samples::{Gauges, Sample, Samples};
 use super::traffic::{Bytes, Traffic};
@@ -31,6 +30,7 @@ use crate::action_cache::ActionKey;
 use crate::execution::action::PreparedAction;
 use crate::execution::operations::{Outcome, Timeline};
 use crate::execution::queue::{Now, RunId};
+use crate::execution::run_times::{Like, RunTimes};
 use crate::execution::{Operation, OperationId, OperationState, Sequence, Stage};
 use crate::request_metadata::RequestMetadata;
 
@@ -195,7 +195,7 @@ impl Book {
         self.journal.change(change, id, |entry| {
             if entry.stage == Stage::Queued && state.stage == Stage::Executing {
                 // Others of its like may have ended while it waited.
-                let expected = run_times.expected(&entry.target, &entry.mnemonic);
+                let expected = run_times.expected(Like::new(&entry.target, &entry.mnemonic));
                 entry.expected = expected.or(entry.expected);
             }
             entry.stage = state.stage;
@@ -257,7 +257,7 @@ impl Book {
             first_output: shortened(first_output).into(),
             needs: action.map(|action| self.vocabulary.needs(&action.requirements)).unwrap_or_default(),
             priority: operation.priority,
-            expected: action.and_then(|_| self.run_times.expected(target, mnemonic)),
+            expected: action.and_then(|_| self.run_times.expected(Like::new(target, mnemonic))),
             stage: state.stage,
             run: None,
             callers: 1,
@@ -306,7 +306,7 @@ impl Book {
         kind.failed += is_failed;
         kind.run_time += time.unwrap_or_default();
         if let Some(time) = time.filter(|_| outcome == Outcome::Succeeded) {
-            self.run_times.learn(target, mnemonic, time);
+            self.run_times.learn(Like::new(target, mnemonic), time);
         }
     }
 

@@ -99,8 +99,9 @@ impl Entry {
             Some(Outcome::Error(code)) => (code, 0),
         };
         let at = |time: Option<SystemTime>| time.map(timestamp);
-        let Timeline { queued_at, worker, assigned_at, running_at, collecting_at, ended_at, attempts } =
-            &self.timeline;
+        let Timeline {
+            queued_at, worker, assigned_at, running_at, collecting_at, ended_at, attempts, ..
+        } = &self.timeline;
         control::Operation {
             name: self.id.to_string(),
             action_digest: self.action.to_string(),

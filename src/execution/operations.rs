@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::action::PreparedAction;
 use super::inline::InlineHints;
 use super::observer::{Observer, Sequence};
-use super::queue::RunId;
+use super::queue::{AttemptId, RunId};
 use super::{About, Retention};
 use crate::digest::Digest;
 use crate::instance::InstanceName;
@@ -121,8 +121,10 @@ pub struct Timeline {
     pub collecting_at: Option<SystemTime>,
     /// Over.
     pub ended_at: Option<SystemTime>,
-    /// Times it was given to a worker.
+    /// Times it was given to a worker, but for those that had no slot for it.
     pub attempts: u32,
+    /// The number of the attempt that this tells of; 0 before the first.
+    pub attempt: u32,
 }
 
 /// How a finished operation ended.
@@ -246,6 +248,11 @@ impl OperationState {
     pub fn completed(now: SystemTime, response: Arc<reapi::ExecuteResponse>) -> Self {
         let timeline = Timeline { queued_at: Some(now), ended_at: Some(now), ..Default::default() };
         Self { stage: Stage::Completed, run: None, timeline, response: Some(response) }
+    }
+
+    /// The attempt that it tells of.
+    pub fn attempt(&self) -> Option<AttemptId> {
+        self.run.map(|run| AttemptId { run, number: self.timeline.attempt })
     }
 
     /// Whether this is the last state.

@@ -5,8 +5,14 @@
 //! whatever the order of events:
 //!
 //! - every operation gets exactly one completed state, and nothing after it;
-//! - a run is on one worker at a time, and a worker never has more runs than slots;
-//! - a run whose worker is lost goes back to the queue, up to [`MAX_LOSSES`] times;
+//! - a worker never has more runs than slots, nor more of a person's than it granted that person, but for
+//!   those that it lets be sent ahead;
+//! - a run is with one worker, or with two where a second attempt is worth a slot that nobody else
+//!   wants, and never with two that both may be told of: one attempt is the present one, the first
+//!   response wins, and the other attempt is stopped;
+//! - each attempt holds its slot until its worker has told its end, whatever became of the run;
+//! - a run whose worker is lost goes back to the queue, up to [`MAX_LOSSES`] times; one whose worker was
+//!   busy goes back as if it had not been given to it; neither does while another attempt goes on;
 //! - cancelling an operation, or nobody waiting for it, ends a run only if no other operation
 //!   shares it; killing ends it for all of them, who get what the worker has of it by then;
 //! - an operation that left its run early is told what the worker says of it in the end;
@@ -17,8 +23,9 @@
 //!   cached results never joins a run whose result others may have read already.
 //!
 //! `event` has what goes in and comes out, `ready` the order of what waits, `pool` the machines and
-//! what fits them, `orphans` what becomes of runs that nobody waits for, `explain` why a run waits,
-//! `kill` what a person ends.
+//! what fits them, `attempts` what becomes of runs that are with a worker, `second` who gets a second
+//! attempt, `demand` what is wanted of each machine, `orphans` what becomes of runs that nobody waits for,
+//! `explain` why a run waits, `kill` what a person ends.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -29,9 +36,13 @@ use tokio::time::Instant;
 
 use super::action::PreparedAction;
 use super::operations::{OperationId, OperationState, Stage, Timeline};
+use super::placement::{Holdings, Placement};
+use super::run_times::Like;
 use super::{Settings, response};
 use crate::action_cache::ActionKey;
 
+mod attempts;
+mod demand;
 mod event;
 mod explain;
 mod kill;
@@ -40,8 +51,11 @@ mod model;
 mod orphans;
 mod pool;
 mod ready;
+mod second;
 #[cfg(test)]
 mod tests;
+
+use attempts::Attempt;
 
 pub use event::{
     Assignment, AttemptId, Duty, Effect, Event, Loss, Mismatch, Now, Refusal, RunId, Step, Submission, Target,
@@ -67,11 +81,18 @@ pub struct Queue {
     queue_limit: usize,
     grace: Duration,
     orphan_yield: Duration,
+    second_attempts: bool,
+    made_at: Instant,
     now: Now,
     pool: Pool,
+    placement: Placement,
     runs: BTreeMap<RunId, Run>,
-    /// Runs that hold a slot.
-    on_worker: BTreeSet<RunId>,
+    /// What holds slots.
+    attempts: BTreeMap<AttemptId, Attempt>,
+    /// Those that were sent ahead of their slots, and have not begun.
+    ahead: BTreeSet<AttemptId>,
+    /// Those that take too long, as of the last tick.
+    stragglers: BTreeSet<AttemptId>,
     joinable: HashMap<ActionKey, RunId>,
     tickets: HashMap<OperationId, Ticket>,
     /// Operations that lost their last waiter, in that order.
@@ -80,29 +101,36 @@ pub struct Queue {
     recent_order: VecDeque<(Instant, ActionKey)>,
     queued: usize,
     next_run: u64,
+    /// Whether somebody is to be told when the demand for a machine has changed.
+    is_watched: bool,
     effects: Vec<Effect>,
 }
 
 #[derive(Debug)]
 struct Run {
     action: Arc<PreparedAction>,
+    like: Like,
     class: ClassId,
     operations: BTreeSet<OperationId>,
     /// Operations that ended while the present attempt was with its worker.
     left: Vec<OperationId>,
     phase: Phase,
+    /// Of the present attempt, or the last one.
     timeline: Timeline,
+    /// Attempts so far, busy ones included.
+    numbers: u32,
     losses: Vec<Loss>,
 }
 
 #[derive(Debug)]
 enum Phase {
     Queued,
-    Executing(Arc<str>),
+    /// The present attempt goes on.
+    Executing,
     /// Nobody wants it any more; the worker is stopping it.
-    Cancelling(Arc<str>),
+    Cancelling,
     /// A person ended it; the worker is stopping it, and its operations get what it answers.
-    Killing(Arc<str>),
+    Killing,
     Storing(Arc<ExecuteResponse>),
 }
 
@@ -125,10 +153,15 @@ impl Queue {
             queue_limit: settings.queue_limit,
             grace: settings.grace,
             orphan_yield: settings.orphan_yield,
+            second_attempts: settings.second_attempts,
+            made_at: now.instant,
             now,
             pool: Pool::new(settings.absent_worker_wait),
+            placement: Placement::new(),
             runs: BTreeMap::new(),
-            on_worker: BTreeSet::new(),
+            attempts: BTreeMap::new(),
+            ahead: BTreeSet::new(),
+            stragglers: BTreeSet::new(),
             joinable: HashMap::new(),
             tickets: HashMap::new(),
             alone: VecDeque::new(),
@@ -136,8 +169,14 @@ impl Queue {
             recent_order: VecDeque::new(),
             queued: 0,
             next_run: 0,
+            is_watched: false,
             effects: Vec::new(),
         }
+    }
+
+    /// Asks `holdings` from now on what machines hold already.
+    pub fn set_holdings(&mut self, holdings: Arc<dyn Holdings>) {
+        self.placement.set_holdings(holdings);
     }
 
     /// Takes in what happened at `now`, and says what is to be done, in this order.
@@ -145,11 +184,16 @@ impl Queue {
         self.now = now;
         match event {
             Event::Submitted(submission) => self.submitted(submission),
-            Event::WorkerJoined { worker, slots, matcher } => self.pool.join(worker, slots, matcher),
+            Event::WorkerJoined { worker, slots, matcher } => {
+                self.pool.join(now.instant, worker, slots, matcher);
+            }
+            Event::Granted { worker, grant } => self.pool.grant(&worker, grant),
+            Event::Sited { worker, site } => self.pool.site(&worker, site),
             Event::WorkerLeft { worker, reason } => self.worker_left(&worker, &reason),
             Event::Progress(attempt, step) => self.progress(attempt, step),
             Event::Ended(attempt, response) => self.ended(attempt, response),
             Event::Lost(attempt, reason) => self.lost(attempt, reason),
+            Event::Busy(attempt) => self.busy(attempt),
             Event::Stored(run, outcome) => self.stored(run, outcome),
             Event::WaiterJoined(operation) => self.waiter_joined(operation),
             Event::WaiterGone(operation) => self.waiter_gone(operation),
@@ -159,7 +203,9 @@ impl Queue {
             Event::Tick => self.tick(),
         }
         self.dispatch();
+        self.use_spare_slots();
         self.make_way();
+        self.note_demand();
         std::mem::take(&mut self.effects)
     }
 
@@ -215,11 +261,13 @@ impl Queue {
         }
         let run = Run {
             action: action.clone(),
+            like: submission.like,
             class,
             operations: BTreeSet::new(),
             left: Vec::new(),
             phase: Phase::Queued,
             timeline: Timeline { queued_at: Some(self.now.wall), ..Default::default() },
+            numbers: 0,
             losses: Vec::new(),
         };
         self.runs.insert(id, run);
@@ -229,7 +277,7 @@ impl Queue {
     fn attach(&mut self, id: RunId, submission: Submission) {
         let Some(run) = self.runs.get_mut(&id) else { return };
         let rank = Rank { alone: false, priority: submission.priority };
-        let place = Place { rank, share: submission.share };
+        let place = Place { rank, person: submission.person, build: submission.build };
         run.operations.insert(submission.operation);
         if matches!(run.phase, Phase::Queued) {
             self.pool.enqueue(run.class, &place, id);
@@ -238,115 +286,7 @@ impl Queue {
         self.tickets.insert(submission.operation, Ticket { run: id, place, waiters: 1, alone_since: None });
     }
 
-    // --- running ---
-
-    fn dispatch(&mut self) {
-        loop {
-            let runs = &self.runs;
-            let was_lost_on =
-                |run: RunId, name: &str| runs.get(&run).is_some_and(|run| run.was_lost_on(name));
-            let Some((id, worker)) = self.pool.assign(was_lost_on) else { return };
-            self.assign(id, worker);
-        }
-    }
-
-    fn assign(&mut self, id: RunId, worker: Arc<str>) {
-        self.queued -= 1;
-        self.leave_line(id);
-        let Some(run) = self.runs.get_mut(&id) else { return };
-        run.phase = Phase::Executing(worker.clone());
-        self.on_worker.insert(id);
-        run.timeline = Timeline {
-            queued_at: run.timeline.queued_at,
-            worker: Some(worker.clone()),
-            assigned_at: Some(self.now.wall),
-            attempts: run.timeline.attempts + 1,
-            ..Default::default()
-        };
-        let Some(operation) = run.operations.first().copied() else { return };
-        self.effects.push(Effect::Assign(Assignment {
-            attempt: run.attempt(id),
-            worker,
-            operation,
-            action: run.action.clone(),
-            queued_at: run.timeline.queued_at.unwrap_or(self.now.wall),
-        }));
-        self.notify(id);
-    }
-
-    fn progress(&mut self, attempt: AttemptId, step: Step) {
-        let wall = Some(self.now.wall);
-        let Some(run) = self.current(attempt) else { return };
-        match step {
-            Step::Running => run.timeline.running_at = wall,
-            Step::Collecting => run.timeline.collecting_at = wall,
-        }
-        self.notify(attempt.run);
-    }
-
-    fn ended(&mut self, attempt: AttemptId, response: Arc<ExecuteResponse>) {
-        if self.vacate(attempt).is_none() {
-            return;
-        }
-        let Some(run) = self.runs.get_mut(&attempt.run) else { return };
-        for operation in std::mem::take(&mut run.left) {
-            self.effects.push(Effect::Amend(operation, response.clone()));
-        }
-        if run.operations.is_empty() {
-            self.remove(attempt.run);
-        } else if run.is_being_killed() {
-            self.finish(attempt.run, Arc::new(response::killed(Some(&response))));
-        } else if !run.action.do_not_cache && response::is_success(&response) {
-            run.phase = Phase::Storing(response.clone());
-            self.effects.push(Effect::Store(attempt.run, run.action.key.clone(), response));
-        } else {
-            self.finish(attempt.run, response);
-        }
-    }
-
-    fn lost(&mut self, attempt: AttemptId, reason: String) {
-        let Some(worker) = self.vacate(attempt) else { return };
-        let Some(run) = self.runs.get_mut(&attempt.run) else { return };
-        run.losses.push(Loss { worker, reason });
-        run.left.clear();
-        if run.operations.is_empty() {
-            self.remove(attempt.run);
-        } else if run.is_being_killed() {
-            self.finish(attempt.run, Arc::new(response::killed(None)));
-        } else if run.losses.len() > MAX_LOSSES {
-            let response = response::lost(&run.losses);
-            self.finish(attempt.run, Arc::new(response));
-        } else {
-            self.requeue(attempt.run);
-        }
-    }
-
-    fn requeue(&mut self, id: RunId) {
-        let Some(run) = self.runs.get_mut(&id) else { return };
-        run.phase = Phase::Queued;
-        self.queued += 1;
-        for operation in &run.operations {
-            if let Some(ticket) = self.tickets.get(operation) {
-                self.pool.enqueue(run.class, &ticket.place, id);
-            }
-        }
-        self.notify(id);
-    }
-
-    fn worker_left(&mut self, worker: &str, reason: &str) {
-        let attempts: Vec<_> = self
-            .on_worker
-            .iter()
-            .map(|id| (*id, &self.runs[id]))
-            .filter(|(_, run)| run.worker().is_some_and(|name| &**name == worker))
-            .map(|(id, run)| run.attempt(id))
-            .collect();
-        for attempt in attempts {
-            self.effects.push(Effect::CancelRun(attempt));
-            self.lost(attempt, reason.to_owned());
-        }
-        self.pool.leave(self.now.instant, worker);
-    }
+    // --- results ---
 
     fn stored(&mut self, id: RunId, outcome: Result<(), String>) {
         let Some(run) = self.runs.get(&id) else { return };
@@ -386,6 +326,7 @@ impl Queue {
     fn tick(&mut self) {
         let now = self.now.instant;
         self.end_orphans();
+        self.find_stragglers();
         for (run, reason) in self.pool.expire(now) {
             self.queued -= 1;
             self.leave_line(run);
@@ -416,7 +357,7 @@ impl Queue {
         let response = Arc::new(response::cancelled(reason));
         self.effects.push(Effect::Notify(operation, run.completed(id, self.now, response)));
         match &run.phase {
-            Phase::Executing(_) | Phase::Cancelling(_) if run.left.len() < MOST_LEFT => {
+            Phase::Executing | Phase::Cancelling if run.left.len() < MOST_LEFT => {
                 run.left.push(operation);
             }
             Phase::Storing(response) => self.effects.push(Effect::Amend(operation, response.clone())),
@@ -432,18 +373,17 @@ impl Queue {
     /// Ends a run that nobody wants any more.
     fn abandon(&mut self, id: RunId) {
         let Some(run) = self.runs.get_mut(&id) else { return };
-        let attempt = run.attempt(id);
         match &run.phase {
             Phase::Queued => {
                 self.queued -= 1;
                 self.remove(id);
             }
-            Phase::Executing(worker) => {
-                run.phase = Phase::Cancelling(worker.clone());
+            Phase::Executing => {
+                run.phase = Phase::Cancelling;
                 self.no_longer_joinable(id);
-                self.effects.push(Effect::CancelRun(attempt));
+                self.stop_attempts(id);
             }
-            Phase::Cancelling(_) | Phase::Killing(_) | Phase::Storing(_) => {}
+            Phase::Cancelling | Phase::Killing | Phase::Storing(_) => {}
         }
     }
 
@@ -453,22 +393,6 @@ impl Queue {
     }
 
     // --- small things ---
-
-    /// The run of an attempt, if that is its present one and somebody wants it.
-    fn current(&mut self, attempt: AttemptId) -> Option<&mut Run> {
-        let run = self.runs.get_mut(&attempt.run)?;
-        let is_current = matches!(run.phase, Phase::Executing(_)) && run.attempt(attempt.run) == attempt;
-        is_current.then_some(run)
-    }
-
-    /// Takes an attempt off its worker, which is returned, if it still is the present one.
-    fn vacate(&mut self, attempt: AttemptId) -> Option<Arc<str>> {
-        let run = self.runs.get(&attempt.run)?;
-        let worker = run.worker().filter(|_| run.attempt(attempt.run) == attempt)?;
-        self.pool.free(worker);
-        self.on_worker.remove(&attempt.run);
-        Some(worker.clone())
-    }
 
     fn notify(&mut self, id: RunId) {
         let Some(run) = self.runs.get(&id) else { return };
@@ -512,21 +436,6 @@ impl Queue {
 // === impl Run ===
 
 impl Run {
-    fn worker(&self) -> Option<&Arc<str>> {
-        match &self.phase {
-            Phase::Executing(worker) | Phase::Cancelling(worker) | Phase::Killing(worker) => Some(worker),
-            Phase::Queued | Phase::Storing(_) => None,
-        }
-    }
-
-    fn is_being_killed(&self) -> bool {
-        matches!(self.phase, Phase::Killing(_))
-    }
-
-    fn attempt(&self, id: RunId) -> AttemptId {
-        AttemptId { run: id, number: self.timeline.attempts }
-    }
-
     fn was_lost_on(&self, worker: &str) -> bool {
         self.losses.iter().any(|loss| &*loss.worker == worker)
     }

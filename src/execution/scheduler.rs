@@ -19,11 +19,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::about::About;
 use super::action::{Action, Loaded, PlatformRules, PreparedAction};
+use super::grants::{Demand, Grant};
 use super::inline::InlineHints;
 use super::live_logs::{LiveLogs, LogFiles};
 use super::observer::{Observer, Sequence};
 use super::operations::{Call, Kind, Operation, OperationId, OperationState, Operations, Stage};
-use super::queue::{AttemptId, Event, Now, Queue, Refusal, Submission};
+use super::placement::{Holdings, Site};
+use super::queue::{Event, Now, Queue, Refusal, Submission};
+use super::run_times::Like;
 use super::{ExecuteError, PRIORITIES, Settings, response};
 use crate::action_cache::{ActionCache, ActionKey};
 use crate::cas::ContentAddressableStorage;
@@ -102,9 +105,13 @@ struct Shared {
     observer: Arc<dyn Observer>,
     logs: LiveLogs,
     settings: Settings,
+    demand: watch::Sender<DemandByMachine>,
     events: mpsc::UnboundedSender<Message>,
     tasks: Tasks,
 }
+
+/// What is wanted of each machine that is there, or was.
+pub type DemandByMachine = BTreeMap<Arc<str>, Demand>;
 
 /// What the driver is told.
 enum Message {
@@ -112,6 +119,8 @@ enum Message {
     Submit { operation: Arc<Operation>, submission: Submission, reply: oneshot::Sender<Result<(), Refusal>> },
     AddWorker(Arc<dyn Worker>),
     Question(Question),
+    WatchDemand,
+    Holdings(Arc<dyn Holdings>),
 }
 
 /// The time, on both clocks.
@@ -138,6 +147,7 @@ impl Scheduler {
             operations: Operations::new(settings.retention, sequence, Arc::clone(&observer)),
             observer,
             logs: LiveLogs::default(),
+            demand: watch::Sender::default(),
             events,
             tasks: tasks.clone(),
             settings,
@@ -155,6 +165,27 @@ impl Scheduler {
     /// Takes a worker out. What it has runs elsewhere, or waits for it to come back.
     pub fn remove_worker(&self, name: &str, reason: &str) {
         self.send(Message::Event(Event::WorkerLeft { worker: name.into(), reason: reason.to_owned() }));
+    }
+
+    /// Takes note of what a worker says of who may use its slots.
+    pub fn grant(&self, worker: &str, grant: Grant) {
+        self.send(Message::Event(Event::Granted { worker: worker.into(), grant }));
+    }
+
+    /// Takes note of where a worker is.
+    pub fn site(&self, worker: &str, site: Site) {
+        self.send(Message::Event(Event::Sited { worker: worker.into(), site }));
+    }
+
+    /// Asks `holdings` from now on what machines hold of an action's inputs.
+    pub fn set_holdings(&self, holdings: Arc<dyn Holdings>) {
+        self.send(Message::Holdings(holdings));
+    }
+
+    /// Follows what is wanted of each machine. What changes while nobody looks is told as one.
+    pub fn demand(&self) -> watch::Receiver<DemandByMachine> {
+        self.send(Message::WatchDemand);
+        self.shared.demand.subscribe()
     }
 
     /// Starts an action, or finds its result. The operation returned may be over already: a hit, or
@@ -227,7 +258,7 @@ impl Scheduler {
     /// its command has not begun, and when the attempt is over. What came of it is told to the operation
     /// before its files are forgotten.
     pub fn live_logs(&self, state: &OperationState) -> Option<watch::Receiver<LogFiles>> {
-        self.shared.logs.follow(AttemptId { run: state.run?, number: state.timeline.attempts })
+        self.shared.logs.follow(state.attempt()?)
     }
 
     /// What waits and runs.
@@ -300,12 +331,14 @@ impl Scheduler {
         action: Arc<PreparedAction>,
         looked_up_at: Option<Instant>,
     ) -> (OperationWatch, oneshot::Receiver<Result<(), Refusal>>) {
-        let share = request.invocation.share();
+        let (person, build) = (self.shared.settings.person.clone(), request.invocation.share());
+        let like = Like::new(&request.invocation.target_id, &request.invocation.action_mnemonic);
         let about = About::new(&action, request.skip_cache_lookup);
         let operation = new_operation(request, OperationState::queued(SystemTime::now())).with(about);
         let operation = Arc::new(operation);
         let priority = operation.priority;
-        let submission = Submission { operation: operation.id, action, priority, share, looked_up_at };
+        let submission =
+            Submission { operation: operation.id, action, priority, person, build, like, looked_up_at };
         // Made before the queue knows the operation: should this call be dropped while it waits for
         // the answer, the notice of that is in the channel behind the submission.
         let watch = self.watch(operation.clone());

@@ -1,7 +1,8 @@
 //! Fakes for tests of everything above the queue: a worker that follows a script, and a farm of one.
 //!
 //! What the worker does is told by the first argument of the command: `true`, `false`, `wait` (until
-//! released or cancelled), `quick` (all steps at once), `lose` (the worker is lost), `panic`.
+//! released or cancelled), `quick` (all steps at once), `lose` (the worker is lost), `busy` (it
+//! has no slot), `panic`.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -23,7 +24,7 @@ use crate::execution::action::PlatformRules;
 use crate::instance::InstanceName;
 use crate::platform::Requirements;
 use crate::tasks::Tasks;
-use crate::worker::{Lease, Progress, SlotsError, Worker, WorkerLost};
+use crate::worker::{Lease, NoResponse, Progress, SlotsError, Worker, WorkerLost};
 
 /// Property that only workers of that name have.
 pub(crate) const NEEDS: &str = "needs";
@@ -110,11 +111,12 @@ impl Worker for ScriptedWorker {
         lease: Lease,
         progress: mpsc::UnboundedSender<Progress>,
         cancel: CancellationToken,
-    ) -> Result<reapi::ExecuteResponse, WorkerLost> {
+    ) -> Result<reapi::ExecuteResponse, NoResponse> {
         self.leases.lock().unwrap().push(lease.clone());
         progress.send(Progress::Staging).unwrap();
         match lease.command.arguments[0].as_str() {
-            "lose" => Err(WorkerLost { worker: self.name.clone(), reason: "unplugged".into() }),
+            "lose" => Err(WorkerLost { worker: self.name.clone(), reason: "unplugged".into() }.into()),
+            "busy" => Err(NoResponse::Busy),
             "panic" => panic!("scripted"),
             "wait" => {
                 let running = Progress::Running { stdout: "out".into(), stderr: "err".into() };

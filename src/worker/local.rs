@@ -30,8 +30,8 @@ use super::outputs::{self, Collected, Collection, LinkRoot, MergedRoot, OutputRe
 use super::scratch::Sweeper;
 use super::slots::Slots;
 use super::{
-    Exit, InputRoot, Lease, Limits, Network, Outcome, Overlay, PreparedCommand, Progress, RunError, Runner,
-    Seat, SlotsError, Worker, WorkerLost,
+    Exit, InputRoot, Lease, Limits, Network, NoResponse, Outcome, Overlay, PreparedCommand, Progress,
+    RunError, Runner, Seat, SlotsError, Worker, WorkerLost,
 };
 use crate::cas::{ContentAddressableStorage, LocalBlobs, Pins};
 use crate::digest::Digest;
@@ -245,7 +245,7 @@ impl Worker for LocalWorker {
         lease: Lease,
         progress: mpsc::UnboundedSender<Progress>,
         cancel: CancellationToken,
-    ) -> Result<reapi::ExecuteResponse, WorkerLost> {
+    ) -> Result<reapi::ExecuteResponse, NoResponse> {
         let mut timeline = Timeline::start(&self.config.name, lease.queued_at);
         let slot = tokio::select! {
             biased;

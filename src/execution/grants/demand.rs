@@ -147,7 +147,7 @@ impl Slots {
     pub fn is_none(&self) -> bool {
         match self {
             Self::Open(slots) => *slots == 0,
-            Self::Shared(shares) => shares.is_empty(),
+            Self::Shared(shares) => shares.iter().all(|share| share.slots == 0),
         }
     }
 

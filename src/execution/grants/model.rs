@@ -64,11 +64,13 @@ impl World {
             }
             Happening::Arrive { owner: number, person, build } => {
                 let person = PEOPLE[usize::from(person)];
-                let (stay, answer) = self.machine.arrive(owner(number), person, &build.to_string());
-                self.perform(vec![answer.clone()]);
-                assert!(
-                    matches!(answer, Effect::Start(id) | Effect::Ahead(id) | Effect::Busy(id) if id == stay)
-                );
+                let (stay, effects) = self.machine.come(owner(number), person, &build.to_string());
+                let (Effect::Start(answered) | Effect::Ahead(answered) | Effect::Busy(answered)) = effects[0]
+                else {
+                    panic!("{effects:?}");
+                };
+                assert_eq!(answered, stay);
+                self.perform(effects);
             }
             Happening::End { which } => {
                 let stays: Vec<_> = self.stays.keys().copied().collect();

@@ -74,7 +74,10 @@ impl Grants {
             self.tenants.iter().all(|(owner, tenant)| *owner == Owner::Own || !tenant.is_present());
         if !is_alone {
             self.deal();
-            self.settle_ahead();
+            while self.settle_ahead() {
+                // What was handed back is not wanted any more.
+                self.deal();
+            }
         }
         self.tell(is_alone);
     }
@@ -114,7 +117,8 @@ impl Grants {
     }
 
     /// Starts runs that were sent ahead and have a slot now, and hands back those that are too many.
-    fn settle_ahead(&mut self) {
+    /// Returns whether there were any of these.
+    fn settle_ahead(&mut self) -> bool {
         let is_taking = self.limits.ahead && self.limits.duty == Duty::Active;
         let (mut starting, mut handed_back): (Vec<StayId>, Vec<StayId>) = (Vec::new(), Vec::new());
         for (owner, tenant) in &mut self.tenants {
@@ -134,10 +138,11 @@ impl Grants {
         for stay in starting {
             self.start(stay);
         }
-        for stay in handed_back {
-            self.ended(stay);
-            self.effects.push(Effect::Busy(stay));
+        for stay in &handed_back {
+            self.ended(*stay);
+            self.effects.push(Effect::Busy(*stay));
         }
+        !handed_back.is_empty()
     }
 
     /// Tells each owner what has changed for it.

@@ -38,10 +38,16 @@ impl Machine {
 
     /// A run comes. Gives its number, and the answer.
     pub(super) fn arrive(&mut self, owner: Owner, person: &str, build: &str) -> (StayId, Effect) {
+        let (stay, effects) = self.come(owner, person, build);
+        (stay, effects[0].clone())
+    }
+
+    /// A run comes. Gives its number, and all that follows, the answer first.
+    pub(super) fn come(&mut self, owner: Owner, person: &str, build: &str) -> (StayId, Vec<Effect>) {
         let stay = StayId(self.next);
         self.next += 1;
         let arrival = Arrival { stay, owner, person: person.into(), build: build.into() };
-        (stay, self.apply(Event::Arrived(arrival)).remove(0))
+        (stay, self.apply(Event::Arrived(arrival)))
     }
 
     /// Runs come that all get slots.

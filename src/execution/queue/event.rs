@@ -11,7 +11,10 @@ use super::pool::Matcher;
 use crate::action_cache::ActionKey;
 use crate::digest::Digest;
 use crate::execution::action::PreparedAction;
+use crate::execution::grants::Grant;
 use crate::execution::operations::{OperationId, OperationState};
+use crate::execution::placement::Site;
+use crate::execution::run_times::Like;
 
 /// The time of an event, on both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +47,12 @@ pub struct Submission {
     pub action: Arc<PreparedAction>,
     /// Lower is sooner.
     pub priority: i32,
-    /// What turns are taken by.
-    pub share: Arc<str>,
+    /// Who is served by turns.
+    pub person: Arc<str>,
+    /// The build, which takes turns with others of that person.
+    pub build: Arc<str>,
+    /// What its run time is learned by.
+    pub like: Like,
     /// When the action cache was asked, in vain; `None` if the caller does not want cached results.
     pub looked_up_at: Option<Instant>,
 }
@@ -64,6 +71,21 @@ pub enum Event {
         /// What it can run.
         matcher: Matcher,
     },
+    /// A worker says who may use its slots. One that did not join is not known; the slots it joined
+    /// with are not counted any more.
+    Granted {
+        /// Its name.
+        worker: Arc<str>,
+        /// What may be used; older than what is known, it means nothing.
+        grant: Grant,
+    },
+    /// Where a worker is, which is at hand unless that is told.
+    Sited {
+        /// Its name.
+        worker: Arc<str>,
+        /// Where.
+        site: Site,
+    },
     /// A worker went away, with everything it had.
     WorkerLeft {
         /// Its name.
@@ -77,6 +99,8 @@ pub enum Event {
     Ended(AttemptId, Arc<ExecuteResponse>),
     /// The worker of an attempt was lost.
     Lost(AttemptId, String),
+    /// The worker of an attempt had no slot for it, and has not begun it.
+    Busy(AttemptId),
     /// A result is in the action cache, or could not be put there for the reason given.
     Stored(RunId, Result<(), String>),
     /// One more client waits for the operation.
@@ -143,6 +167,8 @@ pub enum Effect {
     Notify(OperationId, OperationState),
     /// Add to a completed operation what the worker told of its run afterwards.
     Amend(OperationId, Arc<ExecuteResponse>),
+    /// What is wanted of some machine has changed: see [`Queue::demands`](super::Queue::demands).
+    DemandChanged,
 }
 
 /// An action for a worker.
@@ -158,6 +184,12 @@ pub struct Assignment {
     pub action: Arc<PreparedAction>,
     /// When it was queued first.
     pub queued_at: SystemTime,
+    /// Whose slot it takes.
+    pub person: Arc<str>,
+    /// For which build.
+    pub build: Arc<str>,
+    /// The grant it stands on; 0 where none is needed.
+    pub grant: u64,
 }
 
 /// Why a submission is not taken.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Duty, MachineState, OperationId, Phase, Queue, Run};
+use super::{Duty, MachineState, OperationId, Phase, Place, Queue, Run, Ticket};
 
 /// Why an operation waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,10 @@ pub enum Obstacle {
     Draining(usize),
     /// It offers no slots.
     NoSlots,
+    /// It granted nothing more than the so many that run there: others are served before.
+    NotGranted(usize),
+    /// It has a slot, but a slot here will be free before the inputs would be there.
+    Far,
     /// Its slots are taken.
     Busy {
         /// Slots it has.
@@ -54,14 +58,14 @@ impl Queue {
         let run = self.runs.get(&ticket.run).filter(|run| matches!(run.phase, Phase::Queued))?;
         let places = run.operations.iter().map(|operation| &self.tickets[operation].place);
         let ahead = places.map(|place| self.pool.ahead_of(run.class, place, ticket.run)).min()?;
-        let share = &ticket.place.share;
         let obstacle =
-            |machine: MachineState| (machine.name.clone(), self.obstacle(now, run, share, &machine));
+            |machine: MachineState| (machine.name.clone(), self.obstacle(now, ticket, run, &machine));
         Some(Waiting { ahead, obstacles: self.pool.machines().map(obstacle).collect() })
     }
 
-    fn obstacle(&self, now: Instant, run: &Run, share: &Arc<str>, machine: &MachineState) -> Obstacle {
-        let &MachineState { slots, busy, duty, .. } = machine;
+    fn obstacle(&self, now: Instant, ticket: &Ticket, run: &Run, machine: &MachineState) -> Obstacle {
+        let &MachineState { slots, busy, is_shared, duty, .. } = machine;
+        let Place { person, build, .. } = &ticket.place;
         let mismatches = self.pool.mismatches_of(&machine.name, run.class);
         if !mismatches.is_empty() {
             return Obstacle::Unfit(mismatches);
@@ -75,20 +79,29 @@ impl Queue {
                 Obstacle::Paused(told.unwrap_or_default())
             }
             Duty::Draining => Obstacle::Draining(busy),
+            Duty::Active if self.pool.takes(&machine.name, person) => {
+                if self.had_better_wait(ticket.run, &machine.name) {
+                    Obstacle::Far
+                } else {
+                    Obstacle::Nothing
+                }
+            }
+            Duty::Active if is_shared && !self.pool.serves(&machine.name, person) => {
+                Obstacle::NotGranted(busy)
+            }
             Duty::Active if slots == 0 => Obstacle::NoSlots,
-            Duty::Active if busy < slots => Obstacle::Nothing,
-            Duty::Active => Obstacle::Busy { slots, busy, own: self.running_for(share, &machine.name) },
+            Duty::Active => Obstacle::Busy { slots, busy, own: self.running_for(build, &machine.name) },
         }
     }
 
-    /// Runs on a machine that belong to a share. Those that are in none belong together in nothing.
-    fn running_for(&self, share: &Arc<str>, machine: &str) -> usize {
-        if share.is_empty() {
+    /// Runs on a machine that belong to a build. Those that are in none belong together in nothing.
+    fn running_for(&self, build: &Arc<str>, machine: &str) -> usize {
+        if build.is_empty() {
             return 0;
         }
-        let there = self.on_worker.iter().filter_map(|id| self.runs.get(id));
-        let there = there.filter(|run| run.worker().is_some_and(|name| &**name == machine));
-        there.filter(|run| run.operations.iter().any(|id| self.tickets[id].place.share == *share)).count()
+        let there = self.attempts.iter().filter(|(_, attempt)| *attempt.worker == *machine);
+        let there = there.filter_map(|(id, _)| self.runs.get(&id.run));
+        there.filter(|run| run.operations.iter().any(|id| self.tickets[id].place.build == *build)).count()
     }
 }
 
@@ -106,6 +119,9 @@ impl fmt::Display for Obstacle {
                 write!(f, "draining, {busy} still run{}", if *busy == 1 { "s" } else { "" })
             }
             Self::NoSlots => write!(f, "offers no slots"),
+            Self::NotGranted(0) => write!(f, "serves others before"),
+            Self::NotGranted(busy) => write!(f, "runs {busy} of ours, and serves others before more"),
+            Self::Far => write!(f, "would take longer to get its inputs than a slot here takes to be free"),
             Self::Busy { slots, busy, own } => {
                 match (slots, busy) {
                     (1, 1) => write!(f, "its slot is busy")?,
@@ -169,10 +185,10 @@ mod tests {
         bench.wait(Duration::from_secs(20));
         for number in 1..=3 {
             let mut submission = bench.submission(number, &action(&number.to_string(), None, true));
-            submission.share = if number == 1 { "other" } else { "build" }.into();
+            submission.build = if number == 1 { "other" } else { "build" }.into();
             bench.apply(Event::Submitted(submission));
         }
-        let build = Submission { share: "build".into(), ..bench.submission(4, &action("4", None, true)) };
+        let build = Submission { build: "build".into(), ..bench.submission(4, &action("4", None, true)) };
         bench.apply(Event::Submitted(build));
         let expected = [
             "a: its slot is busy with actions of this build",
@@ -259,12 +275,12 @@ mod tests {
         ) {
             let mut bench = Bench::new(&Settings::default());
             bench.join("m", 0);
-            for (number, (priority, share, picky)) in wishes.iter().enumerate() {
+            for (number, (priority, build, picky)) in wishes.iter().enumerate() {
                 let on = (*picky && kinds > 1).then_some("m");
                 let action = action(&number.to_string(), on, true);
                 let submission = Submission {
                     priority: if kinds > 1 { 0 } else { *priority },
-                    share: share.to_string().into(),
+                    build: build.to_string().into(),
                     ..bench.submission(number as u128, &action)
                 };
                 bench.apply(Event::Submitted(submission));

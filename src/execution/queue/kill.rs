@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::{Effect, OperationId, Phase, Queue, RunId, Target, response};
+use super::{OperationId, Phase, Queue, RunId, Target, response};
 
 impl Queue {
     /// Operations that killing `target` would end, or that are being ended already.
@@ -40,13 +40,12 @@ impl Queue {
                     self.leave_line(id);
                     self.finish(id, Arc::new(response::killed(None)));
                 }
-                Phase::Executing(worker) => {
-                    run.phase = Phase::Killing(worker.clone());
-                    let attempt = run.attempt(id);
+                Phase::Executing => {
+                    run.phase = Phase::Killing;
                     self.no_longer_joinable(id);
-                    self.effects.push(Effect::CancelRun(attempt));
+                    self.stop_attempts(id);
                 }
-                Phase::Cancelling(_) | Phase::Killing(_) | Phase::Storing(_) => {}
+                Phase::Cancelling | Phase::Killing | Phase::Storing(_) => {}
             }
         }
     }
@@ -57,7 +56,7 @@ mod tests {
     use super::super::tests::{
         Bench, action, assigned, code, done, done_ids, exit, id, only_attempt, stores,
     };
-    use super::super::{AttemptId, Event, Settings, Step};
+    use super::super::{AttemptId, Effect, Event, Settings, Step};
     use super::*;
 
     fn bench() -> Bench {
@@ -154,7 +153,7 @@ mod tests {
             let effects = bench.apply(way(attempt));
             assert_eq!(done_ids(&effects), [id(1)]);
             assert_eq!(code(&done(&effects)[0].1), tonic::Code::Cancelled);
-            assert!(bench.queue.runs.is_empty() && bench.queue.on_worker.is_empty());
+            assert!(bench.queue.runs.is_empty() && bench.queue.attempts.is_empty());
         }
     }
 

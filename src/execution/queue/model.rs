@@ -5,18 +5,22 @@
 
 use proptest::prelude::*;
 
+use super::pool::Slot;
 use super::tests::{Bench, action, exit, id};
 use super::*;
+use crate::execution::grants::{Grant, Share, Slots};
 
 /// Something that happens. Numbers choose among what is there at that moment.
 #[derive(Clone, Debug)]
 enum Happening {
-    Submit { action: u8, priority: i32, share: u8, skip: bool, private: bool, picky: bool },
+    Submit { action: u8, priority: i32, person: u8, build: u8, skip: bool, private: bool, picky: bool },
     Join { worker: u8, slots: u8 },
+    Grant { worker: u8, shares: Vec<(usize, usize)> },
     Leave { worker: u8 },
     Progress { which: u8 },
     End { which: u8, exit_code: i32 },
     Lose { which: u8 },
+    Busy { which: u8 },
     Store { which: u8, fails: bool },
     Waiter { which: u8, joins: bool },
     Cancel { which: u8 },
@@ -25,18 +29,32 @@ enum Happening {
     Wait { seconds: u16 },
 }
 
+const PEOPLE: [&str; 2] = ["ann", "ben"];
+
 fn happening() -> impl Strategy<Value = Happening> {
     use Happening::*;
     prop_oneof![
-        6 => (0..6_u8, -2..3, 0..3_u8, any::<bool>(), prop::bool::weighted(0.2), prop::bool::weighted(0.2))
-            .prop_map(|(action, priority, share, skip, private, picky)| Submit {
-                action, priority, share, skip, private, picky
+        20 => ordinary(),
+        2 => (0..3_u8, prop::collection::vec((0..3_usize, 0..2_usize), 2))
+            .prop_map(|(worker, shares)| Grant { worker, shares }),
+    ]
+}
+
+/// What happens where every slot is everybody's.
+fn ordinary() -> impl Strategy<Value = Happening> {
+    use Happening::*;
+    let unlikely = || prop::bool::weighted(0.2);
+    prop_oneof![
+        6 => (0..6_u8, -2..3, (0..2_u8, 0..3_u8), any::<bool>(), unlikely(), unlikely())
+            .prop_map(|(action, priority, (person, build), skip, private, picky)| Submit {
+                action, priority, person, build, skip, private, picky
             }),
         2 => (0..3_u8, 0..4_u8).prop_map(|(worker, slots)| Join { worker, slots }),
         1 => (0..3_u8).prop_map(|worker| Leave { worker }),
         2 => any::<u8>().prop_map(|which| Progress { which }),
         4 => (any::<u8>(), 0..2).prop_map(|(which, exit_code)| End { which, exit_code }),
         2 => any::<u8>().prop_map(|which| Lose { which }),
+        2 => any::<u8>().prop_map(|which| Busy { which }),
         3 => (any::<u8>(), any::<bool>()).prop_map(|(which, fails)| Store { which, fails }),
         2 => (any::<u8>(), any::<bool>()).prop_map(|(which, joins)| Waiter { which, joins }),
         2 => any::<u8>().prop_map(|which| Cancel { which }),
@@ -58,8 +76,10 @@ struct World {
     attempts: Vec<AttemptId>,
     /// Those of them that were told to stop.
     stopped: Vec<AttemptId>,
-    /// The attempt each run is on, as far as the outside was told.
-    on_worker: BTreeMap<RunId, (AttemptId, Arc<str>)>,
+    /// The attempts that hold slots, and whose.
+    holders: BTreeMap<AttemptId, Slot>,
+    /// Grants so far.
+    grants: u64,
     stores: Vec<RunId>,
     /// Runs a person ended.
     killed_runs: BTreeSet<RunId>,
@@ -87,7 +107,8 @@ impl World {
             operations: BTreeMap::new(),
             attempts: Vec::new(),
             stopped: Vec::new(),
-            on_worker: BTreeMap::new(),
+            holders: BTreeMap::new(),
+            grants: 0,
             stores: Vec::new(),
             killed_runs: BTreeSet::new(),
             private_runs: BTreeMap::new(),
@@ -96,13 +117,15 @@ impl World {
 
     fn happen(&mut self, happening: Happening) {
         match happening {
-            Happening::Submit { action: name, priority, share, skip, private, picky } => {
+            Happening::Submit { action: name, priority, person, build, skip, private, picky } => {
                 let on = picky.then(|| format!("m{}", name % 3));
                 let text = format!("{name}{private}{picky}");
                 let action = action(&text, on.as_deref(), private);
                 let mut submission = self.bench.submission(self.next, &action);
                 submission.priority = priority;
-                submission.share = share.to_string().into();
+                submission.person = PEOPLE[usize::from(person)].into();
+                submission.build = build.to_string().into();
+                submission.like = Like::new("", &name.to_string());
                 submission.looked_up_at = submission.looked_up_at.filter(|_| !skip);
                 self.operations.insert(id(self.next), Known { waiters: 1, ..Known::default() });
                 self.next += 1;
@@ -112,9 +135,19 @@ impl World {
                 let effects = self.bench.join(&format!("m{worker}"), slots.into());
                 self.perform(effects);
             }
+            Happening::Grant { worker, shares } => {
+                self.grants += 1;
+                let shares = PEOPLE.iter().zip(shares).map(|(person, (slots, ahead))| Share {
+                    person: (*person).into(),
+                    slots,
+                    ahead: ahead.min(slots),
+                });
+                let grant = Grant { number: self.grants, slots: Slots::Shared(shares.collect()) };
+                self.apply(Event::Granted { worker: format!("m{worker}").into(), grant });
+            }
             Happening::Leave { worker } => {
                 let worker: Arc<str> = format!("m{worker}").into();
-                self.on_worker.retain(|_, (_, name)| *name != worker);
+                self.holders.retain(|_, slot| slot.worker != worker);
                 self.apply(Event::WorkerLeft { worker, reason: "left".into() });
             }
             Happening::Progress { which } => {
@@ -130,6 +163,11 @@ impl World {
             Happening::Lose { which } => {
                 if let Some(attempt) = self.answer(which) {
                     self.apply(Event::Lost(attempt, "lost".into()));
+                }
+            }
+            Happening::Busy { which } => {
+                if let Some(attempt) = self.answer(which) {
+                    self.apply(Event::Busy(attempt));
                 }
             }
             Happening::Store { which, fails } => {
@@ -206,9 +244,7 @@ impl World {
         let attempt = *pick(&self.attempts, which)?;
         self.attempts.retain(|other| *other != attempt);
         self.stopped.retain(|other| *other != attempt);
-        if self.on_worker.get(&attempt.run).is_some_and(|(current, _)| *current == attempt) {
-            self.on_worker.remove(&attempt.run);
-        }
+        self.holders.remove(&attempt);
         Some(attempt)
     }
 
@@ -234,7 +270,7 @@ impl World {
                 Effect::Store(run, _, response) => {
                     assert!(response::is_success(&response));
                     assert!(!self.private_runs.contains_key(&run) && !self.killed_runs.contains(&run));
-                    assert!(!self.stores.contains(&run) && !self.on_worker.contains_key(&run));
+                    assert!(!self.stores.contains(&run) && self.bench.queue.live_attempts(run).count() == 0);
                     self.stores.push(run);
                 }
                 Effect::Notify(operation, state) => self.notify(operation, &state),
@@ -243,20 +279,21 @@ impl World {
                     assert!(known.done == 1 && !known.amended, "too early, or twice: {operation}");
                     known.amended = true;
                 }
+                Effect::DemandChanged => panic!("nobody asked"),
             }
         }
     }
 
     fn assign(&mut self, assignment: Assignment) {
-        let Assignment { attempt, worker, operation, action, .. } = assignment;
+        let Assignment { attempt, worker, operation, action, person, .. } = assignment;
         if action.do_not_cache {
             let owner = *self.private_runs.entry(attempt.run).or_insert(operation);
             assert_eq!(owner, operation, "a private run has one owner");
         }
         assert!(self.is_taking(&worker) && !self.killed_runs.contains(&attempt.run), "{attempt:?}");
         self.attempts.push(attempt);
-        let before = self.on_worker.insert(attempt.run, (attempt, worker));
-        assert!(before.is_none(), "assigned twice at once: {attempt:?}");
+        let before = self.holders.insert(attempt, Slot { worker, person });
+        assert!(before.is_none(), "assigned twice: {attempt:?}");
     }
 
     fn notify(&mut self, operation: OperationId, state: &OperationState) {
@@ -264,9 +301,7 @@ impl World {
         assert!(!known.refused && known.done == 0, "news after the end of {operation}");
         assert_eq!(state.is_done(), state.response.is_some());
         assert!(state.stage != Stage::Executing || state.timeline.worker.is_some());
-        if state.stage == Stage::Queued && known.stage == Some(Stage::Executing) {
-            assert!(state.timeline.attempts > 0, "back in the queue without having been tried");
-        }
+        assert!(state.stage != Stage::Executing || state.timeline.attempt > 0);
         if let Some(response) = state.response.as_ref().filter(|_| known.killed) {
             assert_eq!(super::tests::code(response), tonic::Code::Cancelled, "{operation} was killed");
         }
@@ -283,7 +318,8 @@ impl World {
                 Effect::Assign(assignment) => {
                     let run = &queue.runs[&assignment.attempt.run];
                     let is_orphan = queue.orphan_since(run).is_some();
-                    assert!(!is_orphan || !self.is_needed(&assignment.worker), "{assignment:?}");
+                    let (worker, person) = (assignment.worker.clone(), assignment.person.clone());
+                    assert!(!is_orphan || !self.is_needed(&Slot { worker, person }), "{assignment:?}");
                 }
                 Effect::Notify(operation, state) if gave_way(state) => {
                     let known = &self.operations[operation];
@@ -291,36 +327,50 @@ impl World {
                     assert_eq!(known.waiters, 0);
                     // One that did not run gave its place in the queue up, in favour of a run that is new; it
                     // may have lost a worker before.
-                    let worker = state.timeline.worker.as_ref();
-                    match worker.filter(|_| known.stage == Some(Stage::Executing)) {
-                        Some(worker) => assert!(alone >= queue.orphan_yield && self.is_needed(worker)),
-                        None => assert!(queue.runs.values().any(|run| queue.orphan_since(run).is_none())),
+                    if known.stage == Some(Stage::Executing) {
+                        let run = state.run.unwrap();
+                        let mut held = self.holders.iter().filter(|(id, _)| id.run == run);
+                        let is_needed = held.any(|(_, slot)| self.is_needed(slot));
+                        assert!(alone >= queue.orphan_yield && is_needed);
+                    } else {
+                        assert!(queue.runs.values().any(|run| queue.orphan_since(run).is_none()));
                     }
                 }
                 _ => {}
             }
         }
-        let is_stopping =
-            |id: &RunId| matches!(queue.runs[id].phase, Phase::Cancelling(_) | Phase::Killing(_));
-        if !queue.on_worker.iter().any(is_stopping) {
-            for (_, worker) in queue.ripe_orphans() {
-                assert!(!self.is_needed(&worker), "{worker} has an orphan that does not give way");
+        if !queue.attempts.values().any(|attempt| attempt.is_stopping) {
+            for (_, slot) in queue.ripe_orphans() {
+                assert!(
+                    !self.is_needed(&slot),
+                    "{slot:?} has an orphan that does not give way {:?} {:?}",
+                    queue.pool,
+                    queue.attempts
+                );
             }
         }
     }
 
-    /// Whether a run that somebody waits for is queued and could run on `worker`.
-    fn is_needed(&self, worker: &str) -> bool {
+    /// Whether a run that somebody waits for is queued and could use that slot.
+    fn is_needed(&self, slot: &Slot) -> bool {
         let queue = &self.bench.queue;
+        let machines = queue.machines();
+        let is_shared = machines.iter().any(|machine| machine.name == slot.worker && machine.is_shared);
         let could_run = |run: &Run| {
             let on = run.action.requirements.properties.get("on");
-            on.is_none_or(|names| names.iter().any(|name| name == worker))
+            on.is_none_or(|names| names.iter().any(|name| **name == *slot.worker))
         };
-        self.is_taking(worker)
-            && queue.pool.waiting().iter().map(|id| &queue.runs[id]).any(|run| {
-                could_run(run)
-                    && run.operations.iter().any(|operation| self.operations[operation].waiters > 0)
-            })
+        let waits = |operation: &OperationId| {
+            let person = &queue.tickets[operation].place.person;
+            self.operations[operation].waiters > 0 && (!is_shared || *person == slot.person)
+        };
+        queue.pool.serves(&slot.worker, &slot.person)
+            && queue
+                .pool
+                .waiting()
+                .iter()
+                .map(|id| &queue.runs[id])
+                .any(|run| could_run(run) && run.operations.iter().any(waits))
     }
 
     /// Whether a machine is there and takes anything at all.
@@ -337,13 +387,15 @@ impl World {
         let waiting = queue.pool.waiting();
         for (id, run) in &queue.runs {
             assert_eq!(waiting.contains(id), matches!(run.phase, Phase::Queued), "{id:?}");
-            assert_eq!(queue.on_worker.contains(id), run.worker().is_some());
-            assert!(!run.operations.is_empty() || !matches!(run.phase, Phase::Queued | Phase::Executing(_)));
+            assert!(!run.operations.is_empty() || !matches!(run.phase, Phase::Queued | Phase::Executing));
+            self.check_attempts(*id, run);
         }
+        assert!(queue.attempts.keys().eq(self.holders.keys()));
+        assert!(queue.ahead.iter().all(|id| queue.attempts[id].is_ahead && !queue.attempts[id].is_stopping));
         assert!(waiting.iter().all(|run| queue.runs.contains_key(run)));
         assert_eq!(waiting.len(), queue.queued);
         for (name, (busy, _)) in queue.pool.slots() {
-            let held = queue.runs.values().filter(|run| run.worker() == Some(&name)).count();
+            let held = self.holders.values().filter(|slot| slot.worker == name).count();
             assert_eq!(busy, held, "slots of {name}");
         }
         for (operation, known) in &self.operations {
@@ -353,6 +405,26 @@ impl World {
             assert_eq!(queue.explain(self.bench.now.instant, *operation).is_some(), waits, "{operation}");
         }
         assert!(queue.joinable.values().all(|run| queue.runs.contains_key(run)));
+    }
+
+    /// Which attempts a run has, as its phase has it.
+    fn check_attempts(&self, id: RunId, run: &Run) {
+        let queue = &self.bench.queue;
+        let live: Vec<_> = queue.live_attempts(id).collect();
+        let present = AttemptId { run: id, number: run.timeline.attempt };
+        match run.phase {
+            Phase::Queued | Phase::Storing(_) => assert!(live.is_empty()),
+            Phase::Executing => assert!(live.contains(&present)),
+            Phase::Cancelling | Phase::Killing => {
+                assert!(live.is_empty() && queue.attempts[&present].is_stopping);
+            }
+        }
+        if live.len() > 1 {
+            assert!(live.len() == 2 && !run.action.do_not_cache);
+            assert!(live.iter().all(|id| !queue.attempts[id].is_ahead));
+        }
+        let workers: BTreeSet<_> = live.iter().map(|id| &queue.attempts[id].worker).collect();
+        assert_eq!(workers.len(), live.len(), "twice on one machine");
     }
 
     /// Every client goes away.
@@ -407,7 +479,7 @@ proptest! {
     /// However many orphans there are: when the workers have stopped those they are told to, one
     /// `orphan_yield` later, the runs that somebody waits for have the slots.
     #[test]
-    fn orphans_are_in_nobodys_way(history in prop::collection::vec(happening(), 0..80), wanted in 1..4_usize) {
+    fn orphans_are_in_nobodys_way(history in prop::collection::vec(ordinary(), 0..80), wanted in 1..4_usize) {
         let mut world = World::new(1000);
         for happening in history {
             world.happen(happening);
@@ -419,7 +491,7 @@ proptest! {
         let first = world.next;
         for action in 0..wanted as u8 {
             world.happen(Happening::Submit {
-                action, priority: 5, share: 7, skip: true, private: true, picky: false
+                action, priority: 5, person: 0, build: 7, skip: true, private: true, picky: false
             });
         }
         while let Some(attempt) = world.stopped.first().copied() {

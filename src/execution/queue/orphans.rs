@@ -12,10 +12,9 @@
 //! A client that comes back in time, or one more that wants the same action, makes an orphan an
 //! ordinary run again.
 
-use std::sync::Arc;
-
 use tokio::time::Instant;
 
+use super::pool::Slot;
 use super::{OperationId, Phase, Queue, Run, RunId};
 
 /// What an operation is told that gave way.
@@ -103,11 +102,7 @@ impl Queue {
         if orphans.is_empty() {
             return;
         }
-        let stopping = self.on_worker.iter().filter_map(|id| match &self.runs[id].phase {
-            Phase::Cancelling(worker) | Phase::Killing(worker) => Some(worker.clone()),
-            _ => None,
-        });
-        for id in self.pool.must_yield(stopping, orphans) {
+        for id in self.pool.must_yield(self.stopping_slots(), orphans) {
             let operations = self.runs[&id].operations.clone();
             for operation in operations {
                 self.detach(operation, GAVE_WAY);
@@ -115,20 +110,17 @@ impl Queue {
         }
     }
 
-    /// Running orphans that may be stopped, with their workers; the oldest orphan first.
-    pub(super) fn ripe_orphans(&self) -> Vec<(RunId, Arc<str>)> {
+    /// Running orphans that may be stopped, with their slots; the oldest orphan first.
+    pub(super) fn ripe_orphans(&self) -> Vec<(RunId, Slot)> {
         let mut orphans = Vec::new();
-        for id in &self.on_worker {
-            let run = &self.runs[id];
-            let (Phase::Executing(worker), Some(since)) = (&run.phase, self.orphan_since(run)) else {
-                continue;
-            };
+        for (id, attempt) in self.attempts.iter().filter(|(_, attempt)| !attempt.is_stopping) {
+            let Some(since) = self.runs.get(&id.run).and_then(|run| self.orphan_since(run)) else { continue };
             if self.now.instant - since >= self.orphan_yield {
-                orphans.push((since, *id, worker.clone()));
+                orphans.push((since, *id, attempt.slot()));
             }
         }
-        orphans.sort_unstable();
-        orphans.into_iter().map(|(_, id, worker)| (id, worker)).collect()
+        orphans.sort_unstable_by_key(|(since, id, _)| (*since, *id));
+        orphans.into_iter().map(|(_, id, slot)| (id.run, slot)).collect()
     }
 
     /// Since when nobody waits for any operation of `run`; `None` if somebody does.

@@ -1,11 +1,13 @@
 //! [`Pool`]: the machines, the classes of waiting runs, and which fits which.
 //!
 //! Runs with equal requirements form a *class*. Whether a machine can serve a class is asked once,
-//! when either comes; so finding the next assignment looks at classes and machines, never at the
-//! runs behind the first.
+//! when either comes. Machines that have room for something are kept apart, so finding the next
+//! assignment looks at these, at classes and at people, never at the runs behind the first few.
+//!
+//! `machine` has what a machine offers and does, `choice` which run goes where, `wants` what is wanted of
+//! each machine.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,54 +15,45 @@ use tokio::time::Instant;
 
 use super::ready::{Place, Ready};
 use super::{Duty, Mismatch, Now, Refusal, RunId};
+use crate::execution::grants::Grant;
+use crate::execution::placement::Site;
 use crate::platform::Requirements;
 
-/// Why a machine can never run something; empty if it can. Pure.
-#[derive(Clone)]
-pub struct Matcher(Arc<Judge>);
+mod choice;
+mod machine;
+mod wants;
 
-type Judge = dyn Fn(&Requirements) -> Vec<String> + Send + Sync;
+pub(super) use choice::{Assigned, Cost, Judge};
+pub(super) use machine::Machine;
+use machine::Room;
+pub use machine::{MachineState, Matcher};
 
 /// Runs with equal requirements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ClassId(u64);
 
+/// A machine, in the order in which they came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct MachineIndex(u32);
+
 #[derive(Debug)]
 pub(super) struct Pool {
     absent_wait: Duration,
-    machines: BTreeMap<Arc<str>, Machine>,
+    machines: BTreeMap<MachineIndex, Machine>,
+    names: BTreeMap<Arc<str>, MachineIndex>,
+    /// Those that take something for somebody.
+    roomy: BTreeSet<MachineIndex>,
+    /// Those of them with a slot that is free now.
+    free: BTreeSet<MachineIndex>,
     classes: BTreeMap<ClassId, Class>,
+    next_machine: u32,
     next_class: u64,
+    /// Counts assignments.
     served: u64,
-}
-
-#[derive(Debug)]
-struct Machine {
-    slots: usize,
-    busy: usize,
-    matcher: Matcher,
-    duty: Duty,
-    /// When it was told so; `None` for one that never was told anything.
-    told_at: Option<Now>,
-    /// Set while it is away; it may come back.
-    left_at: Option<Instant>,
-}
-
-/// How a machine stands.
-#[derive(Clone, Debug)]
-pub struct MachineState {
-    /// Its name.
-    pub name: Arc<str>,
-    /// Actions it runs at once.
-    pub slots: usize,
-    /// Actions it runs.
-    pub busy: usize,
-    /// What it was told to do.
-    pub duty: Duty,
-    /// When it was told so; `None` for one that never was told anything.
-    pub told_at: Option<Now>,
-    /// Set while it is away.
-    pub left_at: Option<Instant>,
+    /// When each person was served last, on that clock.
+    people: HashMap<Arc<str>, u64>,
+    /// Whether the demand for any machine may be another than it was told.
+    is_changed: bool,
 }
 
 #[derive(Debug)]
@@ -70,139 +63,168 @@ struct Class {
     /// Runs of this class, waiting or not.
     runs: usize,
     /// Machines that fit, present or away.
-    machines: BTreeSet<Arc<str>>,
+    machines: BTreeSet<MachineIndex>,
     /// Since when no machine that fits is present.
     stranded_since: Option<Instant>,
     /// When it was served last, on a clock that counts assignments.
     served: u64,
 }
 
-// === impl Matcher ===
-
-impl Matcher {
-    /// Wraps the judgement of a machine.
-    pub fn new(judge: impl Fn(&Requirements) -> Vec<String> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(judge))
-    }
-
-    fn mismatches(&self, requirements: &Requirements) -> Vec<String> {
-        (self.0)(requirements)
-    }
-
-    fn fits(&self, requirements: &Requirements) -> bool {
-        self.mismatches(requirements).is_empty()
-    }
-}
-
-impl fmt::Debug for Matcher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Matcher")
-    }
-}
-
-// === impl Machine ===
-
-impl Machine {
-    fn is_present(&self) -> bool {
-        self.left_at.is_none()
-    }
-
-    /// Whether it takes anything new at all.
-    fn is_taking(&self) -> bool {
-        self.is_present() && self.duty == Duty::Active && self.slots > 0
-    }
-
-    fn free(&self) -> usize {
-        if self.is_taking() { self.slots.saturating_sub(self.busy) } else { 0 }
-    }
-
-    /// Free slots; negative if it has more runs than slots.
-    fn room(&self) -> isize {
-        self.slots.cast_signed() - self.busy.cast_signed()
-    }
+/// A slot that may become free: that of a run that is being stopped, or that could be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub worker: Arc<str>,
+    /// Whom it is held for.
+    pub person: Arc<str>,
 }
 
 // === impl Pool ===
 
 impl Pool {
     pub(super) fn new(absent_wait: Duration) -> Self {
-        Self { absent_wait, machines: BTreeMap::new(), classes: BTreeMap::new(), next_class: 0, served: 0 }
+        Self {
+            absent_wait,
+            machines: BTreeMap::new(),
+            names: BTreeMap::new(),
+            roomy: BTreeSet::new(),
+            free: BTreeSet::new(),
+            classes: BTreeMap::new(),
+            next_machine: 0,
+            next_class: 0,
+            served: 0,
+            people: HashMap::new(),
+            is_changed: false,
+        }
     }
 
-    /// A machine came, or changed what it offers.
-    pub(super) fn join(&mut self, name: Arc<str>, slots: usize, matcher: Matcher) {
-        for class in self.classes.values_mut() {
-            if matcher.fits(&class.requirements) {
-                class.machines.insert(name.clone());
-                class.stranded_since = None;
-            } else {
-                class.machines.remove(&name);
+    // --- machines ---
+
+    /// A machine came, or changed what it can run.
+    pub(super) fn join(&mut self, now: Instant, name: Arc<str>, slots: usize, matcher: Matcher) {
+        let index = *self.names.entry(name.clone()).or_insert_with(|| {
+            self.next_machine += 1;
+            MachineIndex(self.next_machine)
+        });
+        match self.machines.get_mut(&index) {
+            Some(machine) => machine.join(slots, matcher.clone()),
+            None => {
+                self.machines.insert(index, Machine::new(name, slots, matcher.clone()));
             }
         }
-        let known = self.machines.get(&name).map(|machine| (machine.busy, machine.duty, machine.told_at));
-        let (busy, duty, told_at) = known.unwrap_or_default();
-        self.machines.insert(name, Machine { slots, busy, matcher, duty, told_at, left_at: None });
+        for class in self.classes.values_mut() {
+            if matcher.fits(&class.requirements) {
+                class.machines.insert(index);
+            } else {
+                class.machines.remove(&index);
+            }
+        }
+        self.note_stranded(now);
+        self.note_room(index);
+    }
+
+    /// A machine says what may be used of it.
+    pub(super) fn grant(&mut self, name: &str, grant: Grant) {
+        self.with_machine(name, |machine| machine.grant(grant));
+    }
+
+    /// Where a machine is.
+    pub(super) fn site(&mut self, name: &str, site: Site) {
+        self.with_machine(name, |machine| machine.site = site);
     }
 
     /// A person told a machine what to do.
     pub(super) fn tell(&mut self, now: Now, name: &str, duty: Duty) {
-        let Some(machine) = self.machines.get_mut(name).filter(|machine| machine.duty != duty) else {
-            return;
-        };
-        machine.duty = duty;
-        machine.told_at = Some(now);
+        self.with_machine(name, |machine| {
+            if machine.duty != duty {
+                (machine.duty, machine.told_at) = (duty, Some(now));
+            }
+        });
     }
 
-    /// Every machine that is there, or may come back.
+    /// A machine went away; none of its slots is taken any more.
+    pub(super) fn leave(&mut self, now: Instant, name: &str) {
+        self.with_machine(name, |machine| machine.leave(now));
+        self.note_stranded(now);
+    }
+
+    /// Gives a slot back, of a run that was expected to end at `due`.
+    pub(super) fn free(&mut self, name: &str, person: &Arc<str>, build: &Arc<str>, due: Duration) {
+        self.with_machine(name, |machine| {
+            machine.free(person, build);
+            machine.expect_no_more(due);
+        });
+    }
+
+    /// A run there will likely end at `due`.
+    pub(super) fn expect(&mut self, name: &str, due: Duration) {
+        self.with_machine(name, |machine| machine.expect(due));
+    }
+
+    /// A machine had no slot for a run that stood on that grant.
+    pub(super) fn was_busy(&mut self, now: Instant, name: &str, person: &Arc<str>, grant: u64) {
+        self.with_machine(name, |machine| machine.was_busy(now, person.clone(), grant));
+    }
+
+    /// Every machine that is there, or may come back, by name.
     pub(super) fn machines(&self) -> impl Iterator<Item = MachineState> {
-        self.machines.iter().map(|(name, machine)| MachineState {
-            name: name.clone(),
-            slots: machine.slots,
-            busy: machine.busy,
-            duty: machine.duty,
-            told_at: machine.told_at,
-            left_at: machine.left_at,
-        })
+        self.names.values().map(|index| self.machines[index].state())
     }
 
     /// Why a machine can never run this class; empty if it can.
     pub(super) fn mismatches_of(&self, machine: &str, class: ClassId) -> Vec<String> {
-        match (self.machines.get(machine), self.classes.get(&class)) {
+        match (self.machine(machine), self.classes.get(&class)) {
             (Some(machine), Some(class)) => machine.matcher.mismatches(&class.requirements),
             _ => Vec::new(),
         }
     }
 
-    /// Runs that will likely be started before `run`, which waits at `place`. Classes that no machine
-    /// of this one could run do not count; those of equal rank take turns.
-    pub(super) fn ahead_of(&self, id: ClassId, place: &Place, run: RunId) -> usize {
-        let Some(own) = self.classes.get(&id) else { return 0 };
-        let (before, among) = own.ready.ahead_of(place, run);
-        let turn = |more_urgent: usize, class: &Class, id: ClassId| (more_urgent > 0, class.served, id);
-        let mut ahead = before + among;
-        for (other_id, other) in &self.classes {
-            if *other_id == id || other.machines.is_disjoint(&own.machines) {
-                continue;
-            }
-            let (more_urgent, equal) = other.ready.count(place.rank);
-            let goes_first = turn(more_urgent, other, *other_id) < turn(before, own, id);
-            ahead += more_urgent + equal.min(among + usize::from(goes_first));
-        }
-        ahead
+    /// Whether that person may use slots of a machine, be they taken.
+    pub(super) fn serves(&self, machine: &str, person: &str) -> bool {
+        self.machine(machine).is_some_and(|machine| machine.serves(person))
     }
 
-    /// A machine went away; none of its slots is taken any more.
-    pub(super) fn leave(&mut self, now: Instant, name: &str) {
-        let Some(machine) = self.machines.get_mut(name) else { return };
-        machine.left_at.get_or_insert(now);
-        machine.busy = 0;
+    /// Whether a machine takes something for that person now.
+    pub(super) fn takes(&self, machine: &str, person: &str) -> bool {
+        self.machine(machine).is_some_and(|machine| machine.room(person) != Room::default())
+    }
+
+    fn machine(&self, name: &str) -> Option<&Machine> {
+        self.machines.get(self.names.get(name)?)
+    }
+
+    fn with_machine(&mut self, name: &str, change: impl FnOnce(&mut Machine)) {
+        let Some(index) = self.names.get(name).copied() else { return };
+        if let Some(machine) = self.machines.get_mut(&index) {
+            change(machine);
+            self.note_room(index);
+        }
+    }
+
+    /// After every change of a machine.
+    fn note_room(&mut self, index: MachineIndex) {
+        self.is_changed = true;
+        let room = self.machines.get(&index).map(Machine::best_room).unwrap_or_default();
+        for (set, belongs) in [(&mut self.roomy, room != Room::default()), (&mut self.free, room.now > 0)] {
+            if belongs {
+                set.insert(index);
+            } else {
+                set.remove(&index);
+            }
+        }
+    }
+
+    /// After machines came or went.
+    fn note_stranded(&mut self, now: Instant) {
         for class in self.classes.values_mut() {
-            let machines = &self.machines;
-            if !class.machines.iter().any(|name| machines[name].is_present()) {
+            if class.machines.iter().any(|index| self.machines[index].is_present()) {
+                class.stranded_since = None;
+            } else {
                 class.stranded_since.get_or_insert(now);
             }
         }
     }
+
+    // --- runs ---
 
     /// Counts a new run in; refuses it if machines are known and none of them ever fits.
     pub(super) fn admit(
@@ -239,6 +261,7 @@ impl Pool {
     pub(super) fn enqueue(&mut self, id: ClassId, place: &Place, run: RunId) {
         if let Some(class) = self.classes.get_mut(&id) {
             class.ready.insert(place, run);
+            self.is_changed = true;
         }
     }
 
@@ -246,71 +269,69 @@ impl Pool {
     pub(super) fn withdraw(&mut self, id: ClassId, place: &Place, run: RunId) {
         if let Some(class) = self.classes.get_mut(&id) {
             class.ready.remove(place, run);
+            self.is_changed = true;
         }
     }
 
-    /// Takes a slot for the run that is next. `was_lost_on` tells of machines that lost this run
-    /// before: others are preferred.
-    pub(super) fn assign(&mut self, was_lost_on: impl Fn(RunId, &str) -> bool) -> Option<(RunId, Arc<str>)> {
-        if self.machines.values().all(|machine| machine.free() == 0) {
-            return None;
+    /// Runs that will likely be started before `run`, which waits at `place`. Classes that no machine
+    /// of this one could run do not count; those of equal rank take turns.
+    pub(super) fn ahead_of(&self, id: ClassId, place: &Place, run: RunId) -> usize {
+        let Some(own) = self.classes.get(&id) else { return 0 };
+        let is_sooner =
+            |other: &Arc<str>| (self.served(other), other) < (self.served(&place.person), &place.person);
+        let (before, among) = own.ready.ahead_of(place, run, is_sooner);
+        let turn = |more_urgent: usize, class: &Class, id: ClassId| (more_urgent > 0, class.served, id);
+        let mut ahead = before + among;
+        for (other_id, other) in &self.classes {
+            if *other_id == id || other.machines.is_disjoint(&own.machines) {
+                continue;
+            }
+            let (more_urgent, equal) = other.ready.count(place.rank);
+            let goes_first = turn(more_urgent, other, *other_id) < turn(before, own, id);
+            ahead += more_urgent + equal.min(among + usize::from(goes_first));
         }
-        let candidates = self.classes.iter().filter_map(|(id, class)| {
-            let (rank, run) = class.ready.first()?;
-            let name = self.choose_machine(class, |name| was_lost_on(run, name))?;
-            Some((rank, class.served, *id, name))
-        });
-        let (_, _, id, name) = candidates.min()?;
-        let run = self.classes.get_mut(&id)?.serve(&mut self.served)?;
-        self.machines.get_mut(&name)?.busy += 1;
-        Some((run, name))
-    }
-
-    /// The machine with the most free slots, one without a bad history first.
-    fn choose_machine(&self, class: &Class, is_bad: impl Fn(&str) -> bool) -> Option<Arc<str>> {
-        let free = class.machines.iter().filter(|name| self.machines[*name].free() > 0);
-        free.min_by_key(|name| (is_bad(name), std::cmp::Reverse(self.machines[*name].free()))).cloned()
+        ahead
     }
 
     /// Which of `orphans` are to be stopped so that runs somebody waits for get their slots: the
-    /// first ones that help, and no more than that. Each comes with its machine. `stopping` has the
-    /// machine of each slot that will be free soon anyway.
+    /// first ones that help, and no more than that. `stopping` has the slots that will be free soon
+    /// anyway.
     ///
     /// Which run will take which slot is a guess where machines differ. A wrong one is put right
     /// when the slot is free: then the question is asked again.
     pub(super) fn must_yield(
         &self,
-        stopping: impl Iterator<Item = Arc<str>>,
-        orphans: Vec<(RunId, Arc<str>)>,
+        stopping: impl Iterator<Item = Slot>,
+        orphans: Vec<(RunId, Slot)>,
     ) -> Vec<RunId> {
-        let mut slots: Vec<_> = stopping.map(|name| (None, name)).collect();
-        slots.extend(orphans.into_iter().map(|(run, name)| (Some(run), name)));
+        let mut slots: Vec<_> = stopping.map(|slot| (None, slot)).collect();
+        slots.extend(orphans.into_iter().map(|(run, slot)| (Some(run), slot)));
         let mut wanted = Vec::new();
         for class in self.classes.values() {
-            wanted.push((&class.machines, class.ready.waited_for(slots.len())));
+            for (_, person) in class.ready.people() {
+                wanted.push((&class.machines, person, class.ready.waited_for(person, slots.len())));
+            }
         }
         // Negative while a machine has more runs than slots.
-        let mut room: HashMap<Arc<str>, isize> = HashMap::new();
+        let mut balance: HashMap<(MachineIndex, Option<Arc<str>>), isize> = HashMap::new();
         let mut chosen = Vec::new();
-        for (orphan, name) in slots {
-            let Some(machine) = self.machines.get(&name).filter(|machine| machine.is_taking()) else {
+        for (orphan, Slot { worker, person }) in slots {
+            let Some(index) = self.names.get(&worker) else { continue };
+            let machine = &self.machines[index];
+            let is_open = machine.is_open();
+            let fits = |(machines, who, runs): &&mut (&BTreeSet<_>, &Arc<str>, usize)| {
+                *runs > 0 && machines.contains(index) && (is_open || **who == person)
+            };
+            let Some((_, _, runs)) = wanted.iter_mut().find(fits).filter(|_| machine.serves(&person)) else {
                 continue;
             };
-            let fits = |(machines, runs): &&mut (&BTreeSet<_>, usize)| *runs > 0 && machines.contains(&name);
-            let Some((_, runs)) = wanted.iter_mut().find(fits) else { continue };
-            let room = room.entry(name.clone()).or_insert_with(|| machine.room());
-            *room += 1;
-            *runs -= usize::from(*room > 0);
+            let key = (*index, (!is_open).then(|| person.clone()));
+            let balance = balance.entry(key).or_insert_with(|| machine.balance(&person));
+            *balance += 1;
+            *runs -= usize::from(*balance > 0);
             chosen.extend(orphan);
         }
         chosen
-    }
-
-    /// Gives a slot back.
-    pub(super) fn free(&mut self, name: &str) {
-        if let Some(machine) = self.machines.get_mut(name) {
-            machine.busy = machine.busy.saturating_sub(1);
-        }
     }
 
     /// Forgets machines that stayed away too long. Returns the waiting runs that no machine was
@@ -319,11 +340,12 @@ impl Pool {
         let wait = self.absent_wait;
         let is_over = |since: Option<Instant>| since.is_some_and(|since| now - since >= wait);
         self.machines.retain(|_, machine| !is_over(machine.left_at));
+        self.names.retain(|_, index| self.machines.contains_key(index));
         let mut given_up = Vec::new();
         let mut overdue = Vec::new();
         for class in self.classes.values_mut() {
             let machines = &self.machines;
-            class.machines.retain(|name| machines.contains_key(name));
+            class.machines.retain(|index| machines.contains_key(index));
             if is_over(class.stranded_since) {
                 overdue.push((class.ready.runs(), class.requirements.clone()));
             }
@@ -332,24 +354,35 @@ impl Pool {
             let reason = Refusal::NoWorker(self.mismatches(&requirements)).to_string();
             given_up.extend(runs.into_iter().map(|run| (run, reason.clone())));
         }
+        self.forgive(now);
         given_up
     }
 
+    /// Machines that were busy after all may have room again.
+    fn forgive(&mut self, now: Instant) {
+        let forgave =
+            |(index, machine): (&MachineIndex, &mut Machine)| machine.forgive(now).then_some(*index);
+        let forgiven: Vec<_> = self.machines.iter_mut().filter_map(forgave).collect();
+        for index in forgiven {
+            self.note_room(index);
+        }
+    }
+
     fn mismatches(&self, requirements: &Requirements) -> Vec<Mismatch> {
-        let present = self.machines.iter().filter(|(_, machine)| machine.is_present());
-        let mismatch = |(name, machine): (&Arc<str>, &Machine)| Mismatch {
-            machine: name.clone(),
+        let machines = self.names.values().map(|index| &self.machines[index]);
+        let mismatch = |machine: &Machine| Mismatch {
+            machine: machine.name.clone(),
             reasons: machine.matcher.mismatches(requirements),
         };
-        present.map(mismatch).collect()
+        machines.filter(|machine| machine.is_present()).map(mismatch).collect()
     }
 
     fn new_class(&mut self, now: Instant, requirements: Arc<Requirements>) -> ClassId {
         let id = ClassId(self.next_class);
         self.next_class += 1;
-        let fits = |(_, machine): &(&Arc<str>, &Machine)| machine.matcher.fits(&requirements);
-        let machines: BTreeSet<_> = self.machines.iter().filter(fits).map(|(name, _)| name.clone()).collect();
-        let is_stranded = !machines.iter().any(|name| self.machines[name].is_present());
+        let fits = |(_, machine): &(&MachineIndex, &Machine)| machine.matcher.fits(&requirements);
+        let machines: BTreeSet<_> = self.machines.iter().filter(fits).map(|(index, _)| *index).collect();
+        let is_stranded = !machines.iter().any(|index| self.machines[index].is_present());
         let class = Class {
             requirements,
             ready: Ready::default(),
@@ -367,14 +400,23 @@ impl Pool {
             self.classes.remove(&id);
         }
     }
+
+    /// When a person was served last.
+    fn served(&self, person: &str) -> u64 {
+        self.people.get(person).copied().unwrap_or(0)
+    }
 }
 
 #[cfg(test)]
 impl Pool {
     /// Slots taken and slots there, of every present machine.
     pub(super) fn slots(&self) -> BTreeMap<Arc<str>, (usize, usize)> {
-        let present = self.machines.iter().filter(|(_, machine)| machine.is_present());
-        present.map(|(name, machine)| (name.clone(), (machine.busy, machine.slots))).collect()
+        let present = self.machines.values().filter(|machine| machine.is_present());
+        let slots = |machine: &Machine| {
+            let (slots, busy) = machine.slots();
+            (machine.name.clone(), (busy, slots))
+        };
+        present.map(slots).collect()
     }
 
     /// Runs that wait, each once.
@@ -385,15 +427,5 @@ impl Pool {
     /// Classes that exist.
     pub(super) fn class_count(&self) -> usize {
         self.classes.len()
-    }
-}
-
-// === impl Class ===
-
-impl Class {
-    fn serve(&mut self, clock: &mut u64) -> Option<RunId> {
-        *clock += 1;
-        self.served = *clock;
-        self.ready.serve()
     }
 }

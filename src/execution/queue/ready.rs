@@ -1,9 +1,12 @@
 //! [`Ready`]: who is next among the runs that wait for the same kind of machine.
 //!
 //! What somebody waits for goes before what nobody waits for. Then priority decides. Within a
-//! priority, the *shares* (one build each, usually) take turns, and within a share the oldest run is
-//! first. So a run at the head of its share waits for at most
-//! one run of each other share, however long their lines are. Every step is logarithmic.
+//! priority, whoever was served longest ago is next among the people; within a person, builds take
+//! turns; and within a build the oldest run is first. So a run at the head of its build waits for at most
+//! one run of each other build of its person, and for one of each other person for each of these, however
+//! long their lines are. One exception: a machine may take one of the next few runs of a build before the
+//! first, because it has the inputs; how often in a row is bounded. Every step is logarithmic, or counts
+//! people.
 //!
 //! A run that several callers wait for stands in the line of each of them, and goes when the first
 //! of these is served: it has the most urgent of its callers' ranks by construction.
@@ -13,13 +16,18 @@ use std::sync::Arc;
 
 use super::RunId;
 
+/// How often in a row the first run of a build may be passed over.
+const PATIENCE: u32 = 8;
+
 /// Where one caller's wish puts a run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     /// What decides first.
     pub rank: Rank,
-    /// What turns are taken by.
-    pub share: Arc<str>,
+    /// Whose build it is.
+    pub person: Arc<str>,
+    /// The build.
+    pub build: Arc<str>,
 }
 
 /// How urgent a wish is: lower is sooner.
@@ -35,80 +43,133 @@ pub(super) struct Rank {
 #[derive(Debug, Default)]
 pub(super) struct Ready {
     levels: BTreeMap<Rank, Level>,
+    /// The ranks at which each person has lines.
+    ranks: BTreeMap<Arc<str>, BTreeSet<Rank>>,
 }
 
-/// The waiting runs of one rank.
+/// Waiting runs of one build and rank.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiting<'a> {
+    pub rank: Rank,
+    pub person: &'a Arc<str>,
+    pub build: &'a Arc<str>,
+    pub count: usize,
+}
+
+/// The waiting runs of one rank: those of each person.
+type Level = BTreeMap<Arc<str>, Builds>;
+
+/// The waiting runs of one person.
 #[derive(Debug, Default)]
-struct Level {
+struct Builds {
     lines: HashMap<Arc<str>, Line>,
     turns: BTreeMap<u64, Arc<str>>,
     next_turn: u64,
 }
 
-/// The waiting runs of one share.
+/// The waiting runs of one build.
 #[derive(Debug)]
 struct Line {
     turn: u64,
     runs: BTreeSet<RunId>,
+    /// How often in a row the first run was passed over.
+    passed: u32,
 }
+
+// === impl Ready ===
 
 impl Ready {
     /// Puts `run` at `place`. Twice is once.
     pub(super) fn insert(&mut self, place: &Place, run: RunId) {
-        self.levels.entry(place.rank).or_default().insert(&place.share, run);
+        let level = self.levels.entry(place.rank).or_default();
+        match level.get_mut(&place.person) {
+            Some(builds) => builds.insert(&place.build, run),
+            None => {
+                level.entry(place.person.clone()).or_default().insert(&place.build, run);
+                self.ranks.entry(place.person.clone()).or_default().insert(place.rank);
+            }
+        }
     }
 
     /// Takes `run` away from `place`, if it is there.
     pub(super) fn remove(&mut self, place: &Place, run: RunId) {
-        let Some(level) = self.levels.get_mut(&place.rank) else { return };
-        level.remove(&place.share, run);
-        if level.lines.is_empty() {
-            self.levels.remove(&place.rank);
+        if let Some(builds) = self.builds_mut(place.rank, &place.person) {
+            builds.remove(&place.build, run);
+            self.tidy(place.rank, &place.person);
         }
     }
 
-    /// Rank and id of the run that is next.
-    pub(super) fn first(&self) -> Option<(Rank, RunId)> {
-        let (rank, level) = self.levels.first_key_value()?;
-        Some((*rank, level.first()?))
+    /// Everybody who has something waiting, with the best rank of it.
+    pub(super) fn people(&self) -> impl Iterator<Item = (Rank, &Arc<str>)> {
+        self.ranks.iter().filter_map(|(person, ranks)| Some((*ranks.first()?, person)))
     }
 
-    /// Takes the run that is next out of the line that was served, and sends that share to the
-    /// back. The run may still stand elsewhere.
-    pub(super) fn serve(&mut self) -> Option<RunId> {
-        let (&rank, level) = self.levels.first_key_value()?;
-        let run = level.first()?;
-        let level = self.levels.get_mut(&rank)?;
-        level.serve(run);
-        if level.lines.is_empty() {
-            self.levels.remove(&rank);
-        }
-        Some(run)
+    /// The first runs of the build whose turn it is, `most` at most; only the very first when that was
+    /// passed over often enough.
+    pub(super) fn candidates(&self, rank: Rank, person: &str, most: usize) -> impl Iterator<Item = RunId> {
+        let line = self.levels.get(&rank).and_then(|level| level.get(person)).and_then(Builds::next);
+        let most = line.map_or(0, |line| if line.passed >= PATIENCE { 1 } else { most });
+        line.into_iter().flat_map(move |line| line.runs.iter().take(most).copied())
+    }
+
+    /// Takes `run` out of the line that was served, and sends that build to the back; gives the build.
+    /// The run may still stand elsewhere.
+    pub(super) fn serve(&mut self, rank: Rank, person: &Arc<str>, run: RunId) -> Option<Arc<str>> {
+        let build = self.builds_mut(rank, person)?.serve(run)?;
+        self.tidy(rank, person);
+        Some(build)
     }
 
     /// All runs, each once.
     pub(super) fn runs(&self) -> BTreeSet<RunId> {
-        self.levels.values().flat_map(Level::runs).collect()
+        self.levels.values().flat_map(BTreeMap::values).flat_map(Builds::runs).collect()
+    }
+
+    /// Every line, the most urgent first. A run that stands in several lines counts for each.
+    pub(super) fn lines(&self) -> impl Iterator<Item = Waiting<'_>> {
+        self.levels.iter().flat_map(|(rank, level)| {
+            level.iter().flat_map(|(person, builds)| {
+                builds.lines.iter().map(|(build, line)| {
+                    let count = line.runs.len();
+                    Waiting { rank: *rank, person, build, count }
+                })
+            })
+        })
     }
 
     /// Runs that go before `run`, which stands at `place`: those of better ranks, and those of the same.
-    pub(super) fn ahead_of(&self, place: &Place, run: RunId) -> (usize, usize) {
+    /// `is_sooner` tells of a person who goes before that of `place` when both wait.
+    pub(super) fn ahead_of(
+        &self,
+        place: &Place,
+        run: RunId,
+        is_sooner: impl Fn(&Arc<str>) -> bool,
+    ) -> (usize, usize) {
         let (better, _) = self.count(place.rank);
-        (better, self.levels.get(&place.rank).map_or(0, |level| level.ahead_of(&place.share, run)))
+        let Some(level) = self.levels.get(&place.rank) else { return (better, 0) };
+        let own = level.get(&place.person).map_or(0, |builds| builds.ahead_of(&place.build, run));
+        let others = level.iter().filter(|(person, _)| **person != place.person);
+        let among = others.map(|(person, builds)| {
+            let turns = own + usize::from(is_sooner(person));
+            turns.min(builds.len())
+        });
+        (better, own + among.sum::<usize>())
     }
 
     /// Runs of better ranks than `rank`, and those of just that rank. One that stands in several lines
     /// counts for each.
     pub(super) fn count(&self, rank: Rank) -> (usize, usize) {
-        let better = self.levels.range(..rank).map(|(_, level)| level.len()).sum();
-        (better, self.levels.get(&rank).map_or(0, Level::len))
+        let length = |level: &Level| level.values().map(Builds::len).sum::<usize>();
+        let better = self.levels.range(..rank).map(|(_, level)| length(level)).sum();
+        (better, self.levels.get(&rank).map_or(0, length))
     }
 
-    /// The number of runs somebody waits for, counted up to `limit`.
-    pub(super) fn waited_for(&self, limit: usize) -> usize {
+    /// The number of runs of a person that somebody waits for, counted up to `limit`.
+    pub(super) fn waited_for(&self, person: &str, limit: usize) -> usize {
         let waited_for = self.levels.iter().take_while(|(rank, _)| !rank.alone);
+        let builds = waited_for.filter_map(|(_, level)| level.get(person));
         let mut seen = BTreeSet::new();
-        for run in waited_for.flat_map(|(_, level)| level.runs()) {
+        for run in builds.flat_map(Builds::runs) {
             if seen.len() >= limit {
                 break;
             }
@@ -116,12 +177,43 @@ impl Ready {
         }
         seen.len()
     }
+
+    /// Whether anything of a build waits that somebody waits for.
+    pub(super) fn waits(&self, person: &str, build: &str) -> bool {
+        let waited_for = self.levels.iter().take_while(|(rank, _)| !rank.alone);
+        let mut builds = waited_for.filter_map(|(_, level)| level.get(person));
+        builds.any(|builds| builds.lines.contains_key(build))
+    }
+
+    fn builds_mut(&mut self, rank: Rank, person: &str) -> Option<&mut Builds> {
+        self.levels.get_mut(&rank)?.get_mut(person)
+    }
+
+    /// Forgets who has nothing waiting any more.
+    fn tidy(&mut self, rank: Rank, person: &Arc<str>) {
+        let Some(level) = self.levels.get_mut(&rank) else { return };
+        if level.get(person).is_some_and(|builds| !builds.lines.is_empty()) {
+            return;
+        }
+        level.remove(person);
+        if level.is_empty() {
+            self.levels.remove(&rank);
+        }
+        let Some(ranks) = self.ranks.get_mut(person) else { return };
+        ranks.remove(&rank);
+        if ranks.is_empty() {
+            self.ranks.remove(person);
+        }
+    }
 }
 
-impl Level {
-    fn first(&self) -> Option<RunId> {
-        let (_, share) = self.turns.first_key_value()?;
-        self.lines.get(share)?.runs.first().copied()
+// === impl Builds ===
+
+impl Builds {
+    /// The line whose turn it is.
+    fn next(&self) -> Option<&Line> {
+        let (_, build) = self.turns.first_key_value()?;
+        self.lines.get(build)
     }
 
     /// All runs, each once for every line it stands in.
@@ -134,50 +226,52 @@ impl Level {
         self.lines.values().map(|line| line.runs.len()).sum()
     }
 
-    /// Runs that go before `run` of `share`: those before it in its own line, and for each of its
+    /// Runs that go before `run` of `build`: those before it in its own line, and for each of its
     /// turns one of every other line, and one more of those whose turn is sooner.
-    fn ahead_of(&self, share: &Arc<str>, run: RunId) -> usize {
-        let Some(own) = self.lines.get(share) else { return 0 };
+    fn ahead_of(&self, build: &Arc<str>, run: RunId) -> usize {
+        let Some(own) = self.lines.get(build) else { return 0 };
         let position = own.runs.range(..run).count();
-        let others = self.lines.iter().filter(|(name, _)| *name != share).map(|(_, line)| {
+        let others = self.lines.iter().filter(|(name, _)| *name != build).map(|(_, line)| {
             let turns = position + usize::from(line.turn < own.turn);
             turns.min(line.runs.len())
         });
         position + others.sum::<usize>()
     }
 
-    fn insert(&mut self, share: &Arc<str>, run: RunId) {
-        if let Some(line) = self.lines.get_mut(share) {
+    fn insert(&mut self, build: &Arc<str>, run: RunId) {
+        if let Some(line) = self.lines.get_mut(build) {
             line.runs.insert(run);
             return;
         }
-        let turn = self.take_turn(share);
-        self.lines.insert(share.clone(), Line { turn, runs: BTreeSet::from([run]) });
+        let turn = self.take_turn(build);
+        self.lines.insert(build.clone(), Line { turn, runs: BTreeSet::from([run]), passed: 0 });
     }
 
-    fn remove(&mut self, share: &Arc<str>, run: RunId) {
-        let Some(line) = self.lines.get_mut(share) else { return };
+    fn remove(&mut self, build: &Arc<str>, run: RunId) {
+        let Some(line) = self.lines.get_mut(build) else { return };
         line.runs.remove(&run);
         if line.runs.is_empty() {
             self.turns.remove(&line.turn);
-            self.lines.remove(share);
+            self.lines.remove(build);
         }
     }
 
-    fn serve(&mut self, run: RunId) {
-        let Some((_, share)) = self.turns.pop_first() else { return };
-        let turn = self.take_turn(&share);
-        if let Some(line) = self.lines.get_mut(&share) {
+    fn serve(&mut self, run: RunId) -> Option<Arc<str>> {
+        let (_, build) = self.turns.pop_first()?;
+        let turn = self.take_turn(&build);
+        if let Some(line) = self.lines.get_mut(&build) {
             line.turn = turn;
+            line.passed = if line.runs.first() == Some(&run) { 0 } else { line.passed + 1 };
         }
-        self.remove(&share, run);
+        self.remove(&build, run);
+        Some(build)
     }
 
-    /// The last of all turns goes to `share`.
-    fn take_turn(&mut self, share: &Arc<str>) -> u64 {
+    /// The last of all turns goes to `build`.
+    fn take_turn(&mut self, build: &Arc<str>) -> u64 {
         let turn = self.next_turn;
         self.next_turn += 1;
-        self.turns.insert(turn, share.clone());
+        self.turns.insert(turn, build.clone());
         turn
     }
 }
@@ -192,12 +286,19 @@ mod tests {
         Rank { alone: false, priority }
     }
 
-    fn place(priority: i32, share: &str) -> Place {
-        Place { rank: rank(priority), share: share.into() }
+    fn place(priority: i32, build: &str) -> Place {
+        Place { rank: rank(priority), person: "ann".into(), build: build.into() }
+    }
+
+    /// Serves the first of the only person.
+    fn serve(ready: &mut Ready) -> Option<RunId> {
+        let (rank, person) = ready.people().next().map(|(rank, person)| (rank, person.clone()))?;
+        let run = ready.candidates(rank, &person, 1).next()?;
+        ready.serve(rank, &person, run).map(|_| run)
     }
 
     fn drain(ready: &mut Ready) -> Vec<u64> {
-        std::iter::from_fn(|| ready.serve()).map(|run| run.0).collect()
+        std::iter::from_fn(|| serve(ready)).map(|run| run.0).collect()
     }
 
     #[test]
@@ -206,27 +307,28 @@ mod tests {
         for (run, priority) in [(1, 5), (2, 0), (3, -5), (4, 0)] {
             ready.insert(&place(priority, "a"), RunId(run));
         }
-        assert_eq!(ready.first(), Some((rank(-5), RunId(3))));
+        assert_eq!(ready.people().next(), Some((rank(-5), &"ann".into())));
         assert_eq!(drain(&mut ready), [3, 2, 4, 1]);
-        assert!(ready.levels.is_empty());
+        assert!(ready.levels.is_empty() && ready.ranks.is_empty());
     }
 
     #[test]
     fn what_somebody_waits_for_goes_before_every_priority() {
         let mut ready = Ready::default();
-        let alone = Place { rank: Rank { alone: true, priority: -1000 }, share: "a".into() };
+        let alone = Place { rank: Rank { alone: true, priority: -1000 }, ..place(0, "a") };
         ready.insert(&alone, RunId(1));
-        assert_eq!(ready.waited_for(9), 0);
+        assert_eq!(ready.waited_for("ann", 9), 0);
         ready.insert(&place(5, "a"), RunId(2));
         ready.insert(&place(6, "b"), RunId(2));
         ready.insert(&place(7, "b"), RunId(3));
-        assert_eq!((ready.waited_for(1), ready.waited_for(9)), (1, 2));
+        assert_eq!((ready.waited_for("ann", 1), ready.waited_for("ann", 9)), (1, 2));
+        assert_eq!(ready.waited_for("ben", 9), 0);
         ready.remove(&place(6, "b"), RunId(2));
         assert_eq!(drain(&mut ready), [2, 3, 1]);
     }
 
     #[test]
-    fn shares_take_turns() {
+    fn builds_take_turns() {
         let mut ready = Ready::default();
         for run in 0..5 {
             ready.insert(&place(0, "a"), RunId(run));
@@ -238,36 +340,72 @@ mod tests {
     }
 
     #[test]
+    fn each_person_has_a_first() {
+        let mut ready = Ready::default();
+        ready.insert(&Place { person: "ben".into(), ..place(-1, "b") }, RunId(1));
+        ready.insert(&Place { person: "ben".into(), ..place(0, "b") }, RunId(2));
+        ready.insert(&place(0, "a"), RunId(3));
+        let people: Vec<_> = ready.people().map(|(rank, person)| (rank.priority, &**person)).collect();
+        assert_eq!(people, [(0, "ann"), (-1, "ben")]);
+        assert_eq!(ready.serve(rank(-1), &"ben".into(), RunId(1)).as_deref(), Some("b"));
+        assert_eq!(ready.people().nth(1).map(|(rank, _)| rank.priority), Some(0));
+        let ahead = |person: &str, is_sooner| {
+            let place = Place { person: person.into(), ..place(0, "a") };
+            ready.ahead_of(&place, RunId(3), |_| is_sooner)
+        };
+        assert_eq!((ahead("ann", false), ahead("ann", true)), ((0, 0), (0, 1)));
+    }
+
+    #[test]
+    fn the_first_of_a_build_is_passed_over_only_so_often() {
+        let mut ready = Ready::default();
+        for run in 0..20 {
+            ready.insert(&place(0, "a"), RunId(run));
+        }
+        let mut passed = 0;
+        loop {
+            let candidates: Vec<_> = ready.candidates(rank(0), "ann", 3).collect();
+            let Some(other) = candidates.get(1) else { break };
+            assert_eq!((candidates[0], candidates.len()), (RunId(0), 3));
+            ready.serve(rank(0), &"ann".into(), *other);
+            passed += 1;
+        }
+        assert_eq!(passed, PATIENCE);
+        assert_eq!(serve(&mut ready), Some(RunId(0)));
+        assert_eq!(ready.candidates(rank(0), "ann", 3).count(), 3);
+    }
+
+    #[test]
     fn a_shared_run_goes_with_the_first_of_its_places() {
         let mut ready = Ready::default();
         let places = [place(0, "a"), place(-1, "b")];
         ready.insert(&places[0], RunId(1));
         ready.insert(&places[0], RunId(2));
         ready.insert(&places[1], RunId(2));
-        assert_eq!(ready.serve(), Some(RunId(2)));
+        assert_eq!(serve(&mut ready), Some(RunId(2)));
         ready.remove(&places[0], RunId(2));
         assert_eq!(drain(&mut ready), [1]);
     }
 
     proptest! {
-        /// Between two services of one share, every other share that waits is served at most once.
+        /// Between two services of one build, every other build that waits is served at most once.
         #[test]
-        fn no_share_is_served_twice_while_another_waits(shares in proptest::collection::vec(0..4_u8, 1..60)) {
+        fn no_build_is_served_twice_while_another_waits(builds in proptest::collection::vec(0..4_u8, 1..60)) {
             let mut ready = Ready::default();
             let mut waiting = [0; 4];
-            for (run, share) in shares.iter().enumerate() {
-                ready.insert(&place(0, &share.to_string()), RunId(run as u64));
-                waiting[usize::from(*share)] += 1;
+            for (run, build) in builds.iter().enumerate() {
+                ready.insert(&place(0, &build.to_string()), RunId(run as u64));
+                waiting[usize::from(*build)] += 1;
             }
             let mut since_served = [[0; 4]; 4];
-            while let Some(run) = ready.serve() {
-                let share = usize::from(shares[run.0 as usize]);
-                waiting[share] -= 1;
+            while let Some(run) = serve(&mut ready) {
+                let build = usize::from(builds[run.0 as usize]);
+                waiting[build] -= 1;
                 for other in 0..4 {
-                    since_served[other][share] += 1;
-                    prop_assert!(other == share || waiting[other] == 0 || since_served[other][share] <= 1);
+                    since_served[other][build] += 1;
+                    prop_assert!(other == build || waiting[other] == 0 || since_served[other][build] <= 1);
                 }
-                since_served[share] = [0; 4];
+                since_served[build] = [0; 4];
             }
             prop_assert_eq!(waiting, [0; 4]);
         }

@@ -7,6 +7,8 @@ use crate::digest::{Digest, DigestFunction};
 use crate::instance::InstanceName;
 use crate::platform::Requirements;
 
+mod farm;
+
 /// A queue with a clock that only the test moves.
 pub(super) struct Bench {
     pub(super) queue: Queue,
@@ -43,7 +45,9 @@ impl Bench {
             operation: id(number),
             action: action.clone(),
             priority: 0,
-            share: "".into(),
+            person: "ann".into(),
+            build: "".into(),
+            like: Like::default(),
             looked_up_at: Some(self.now.instant),
         }
     }
@@ -382,7 +386,7 @@ fn builds_take_turns() {
         bench.submit(number, &action(&number.to_string(), None, false));
     }
     let mut late = bench.submission(5000, &action("late", None, false));
-    late.share = "another build".into();
+    late.build = "another build".into();
     bench.apply(Event::Submitted(late));
     let effects = bench.join("m", 2);
     let operations: Vec<_> = effects

@@ -18,16 +18,22 @@ use crate::execution::operations::{Operation, OperationId, OperationState};
 use crate::execution::queue::{
     Assignment, AttemptId, Effect, Event, Matcher, Queue, Refusal, RunId, Step, Submission,
 };
-use crate::worker::{Lease, Progress, Worker};
+use crate::worker::{Lease, NoResponse, Progress, Worker};
 
 /// How often the queue is told that time passes.
 const TICK: Duration = Duration::from_secs(1);
+
+/// Messages that are handled, when they come without a pause, before new demand is told.
+const PATIENCE: u32 = 64;
 
 struct Driver {
     shared: Arc<Shared>,
     queue: Queue,
     workers: HashMap<Arc<str>, Arc<dyn Worker>>,
     running: HashMap<AttemptId, CancellationToken>,
+    has_new_demand: bool,
+    /// Messages that may yet be handled before new demand is told.
+    patience: u32,
 }
 
 /// A promise of one last event: if the task that owes it ends without, the fallback is sent.
@@ -39,14 +45,23 @@ struct Report {
 /// Runs until the node ends.
 pub(super) async fn run(shared: Arc<Shared>, queue: Queue, mut messages: mpsc::UnboundedReceiver<Message>) {
     let stopping = shared.tasks.token().clone();
-    let mut driver = Driver { shared, queue, workers: HashMap::new(), running: HashMap::new() };
+    let mut driver = Driver {
+        shared,
+        queue,
+        workers: HashMap::new(),
+        running: HashMap::new(),
+        has_new_demand: false,
+        patience: PATIENCE,
+    };
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            biased;
             () = stopping.cancelled() => return,
             _ = ticks.tick() => driver.tick(),
-            Some(message) = messages.recv() => driver.handle(message),
+            Some(message) = messages.recv(), if driver.patience > 0 => driver.handle(message),
+            () = std::future::ready(()), if driver.has_new_demand => driver.tell_demand(),
         }
     }
 }
@@ -60,7 +75,21 @@ impl Driver {
             Message::Submit { operation, submission, reply } => self.submit(operation, submission, reply),
             Message::AddWorker(worker) => self.add_worker(worker),
             Message::Question(question) => self.answer(question),
+            Message::WatchDemand => self.tell_demand(),
+            Message::Holdings(holdings) => self.queue.set_holdings(holdings),
         }
+        self.patience -= u32::from(self.has_new_demand);
+    }
+
+    /// Tells who watches what is wanted of each machine.
+    fn tell_demand(&mut self) {
+        (self.has_new_demand, self.patience) = (false, PATIENCE);
+        let changed = self.queue.demands();
+        self.shared.demand.send_if_modified(|told| {
+            let is_changed = !changed.is_empty();
+            told.extend(changed);
+            is_changed
+        });
     }
 
     /// Whoever asked may have gone away meanwhile.
@@ -90,7 +119,7 @@ impl Driver {
 
     fn apply(&mut self, event: Event) {
         let over = match &event {
-            Event::Ended(attempt, _) | Event::Lost(attempt, _) => Some(*attempt),
+            Event::Ended(attempt, _) | Event::Lost(attempt, _) | Event::Busy(attempt) => Some(*attempt),
             _ => None,
         };
         if let Some(attempt) = &over {
@@ -154,6 +183,7 @@ impl Driver {
                 let store = store(self.shared.clone(), run, key, response);
                 self.shared.tasks.spawn("store result", store);
             }
+            Effect::DemandChanged => self.has_new_demand = true,
             Effect::Refuse(id, refusal) => tracing::error!(%id, %refusal, "refused twice"),
         }
     }
@@ -166,7 +196,7 @@ impl Driver {
     }
 
     fn assign(&mut self, assignment: Assignment) {
-        let Assignment { attempt, worker: name, operation, action, queued_at } = assignment;
+        let Assignment { attempt, worker: name, operation, action, queued_at, .. } = assignment;
         let report = Report::new(&self.shared, Event::Lost(attempt, "it gave no answer".into()));
         let Some(worker) = self.workers.get(&name).cloned() else { return };
         let invocation = self.shared.operations.get(operation).map(|operation| operation.invocation.clone());
@@ -236,7 +266,8 @@ async fn execute(
     }
     report.finish(match outcome {
         Ok(response) => Event::Ended(attempt, Arc::new(response)),
-        Err(lost) => Event::Lost(attempt, lost.reason),
+        Err(NoResponse::Lost(lost)) => Event::Lost(attempt, lost.reason),
+        Err(NoResponse::Busy) => Event::Busy(attempt),
     });
 }
 

@@ -9,7 +9,9 @@ use tonic::Code;
 use super::*;
 use crate::digest::DigestFunction::Sha256;
 use crate::execution::ActionError;
+use crate::execution::grants::{Grant, Share, Slots};
 use crate::execution::operations::Outcome;
+use crate::execution::placement::Site;
 use crate::execution::queue::{Duty, Target};
 use crate::execution::testing::{Farm, NEEDS, platform, request};
 use crate::platform::InputRootPlace;
@@ -410,4 +412,35 @@ async fn steps_that_come_with_the_end_are_not_lost() {
     let (farm, _worker) = Farm::with_worker(1);
     let timeline = run(&farm, farm.action(&["quick"])).await.timeline;
     assert!(timeline.running_at.is_some() && timeline.collecting_at.is_some(), "{timeline:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_without_a_slot_leaves_the_action_waiting_as_if_it_had_not_been_asked() {
+    let (farm, worker) = Farm::with_worker(1);
+    let mut watch = farm.scheduler.execute(request(farm.action(&["busy"]))).await.unwrap();
+    while worker.runs() < 2 {
+        watch.changed().await;
+    }
+    while watch.state().stage != Stage::Queued {
+        watch.changed().await;
+    }
+    assert_eq!(watch.state().timeline.attempts, 0);
+    assert!(farm.scheduler.cancel(&watch.operation().id.to_string()));
+    assert_eq!(code(&watch.done().await), Code::Cancelled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wanted_of_a_machine_is_told_and_what_it_grants_is_used() {
+    let farm = Farm::new(Settings { person: "ann".into(), ..Settings::default() });
+    let worker = farm.add_worker("far", 0);
+    let mut demand = farm.scheduler.demand();
+    let mut watch = farm.scheduler.execute(request(farm.action(&["true"]))).await.unwrap();
+    let wanted = demand.wait_for(|demand| demand.contains_key("far")).await.unwrap().clone();
+    let want = &wanted["far"].wants[0];
+    assert_eq!((&*want.person, want.waiting, want.given), ("ann", 1, 0));
+    let share = Share { person: "ann".into(), slots: 1, ahead: 0 };
+    farm.scheduler.site("far", Site { is_remote: true, ..Site::default() });
+    farm.scheduler.grant("far", Grant { number: 1, slots: Slots::Shared(vec![share]) });
+    assert_eq!((code(&watch.done().await), worker.runs()), (Code::Ok, 1));
+    demand.wait_for(|demand| demand["far"].wants.is_empty()).await.unwrap();
 }

@@ -162,7 +162,7 @@ impl Bench {
         self.execute_lease(self.lease(command, &[])).await.unwrap()
     }
 
-    async fn execute_lease(&self, lease: Lease) -> Result<reapi::ExecuteResponse, WorkerLost> {
+    async fn execute_lease(&self, lease: Lease) -> Result<reapi::ExecuteResponse, NoResponse> {
         let (progress, _stages) = mpsc::unbounded_channel();
         self.worker.execute(lease, progress, CancellationToken::new()).await
     }
@@ -458,6 +458,7 @@ async fn a_machine_that_cannot_run_loses_the_action() {
     let setup = || RunError::Setup { step: "mount".into(), source: io::Error::other("no") };
     let bench = Bench::new(sandbox(move |_| Err(setup())));
     let lost = bench.execute_lease(bench.lease(sh("", &[]), &[])).await.unwrap_err();
+    let NoResponse::Lost(lost) = lost else { panic!("{lost}") };
     assert!(lost.worker == "bench" && lost.reason.contains("mount"), "{lost}");
     let bench = Bench::new(sandbox(|_| Err(RunError::SpawnerLost)));
     assert!(bench.execute_lease(bench.lease(sh("", &[]), &[])).await.is_err());

@@ -187,7 +187,7 @@ impl Reader {
         }
         match state.response.as_deref().and_then(|response| response.result.as_ref()) {
             Some(result) => {
-                let attempt = state.run.map(|run| AttemptId { run, number: state.timeline.attempts });
+                let attempt = state.attempt();
                 let is_another =
                     before.is_some_and(|before| !before.is_last || Some(before.start.0) != attempt);
                 let log = log_of(result, self.which, operation.action.function());

@@ -21,7 +21,7 @@ use crate::execution::testing::{Farm, request};
 use crate::execution::{OperationId, OperationWatch, Settings, response};
 use crate::history::History;
 use crate::platform::Requirements;
-use crate::worker::{Lease, Progress, SlotsError, Worker, WorkerLost};
+use crate::worker::{Lease, NoResponse, Progress, SlotsError, Worker, WorkerLost};
 
 /// Hands each lease to the test.
 struct HandWorker(mpsc::UnboundedSender<Handed>);
@@ -30,7 +30,7 @@ struct HandWorker(mpsc::UnboundedSender<Handed>);
 struct Handed {
     progress: mpsc::UnboundedSender<Progress>,
     cancel: CancellationToken,
-    reply: oneshot::Sender<Result<reapi::ExecuteResponse, WorkerLost>>,
+    reply: oneshot::Sender<Result<reapi::ExecuteResponse, NoResponse>>,
 }
 
 #[async_trait]
@@ -56,7 +56,7 @@ impl Worker for HandWorker {
         _: Lease,
         progress: mpsc::UnboundedSender<Progress>,
         cancel: CancellationToken,
-    ) -> Result<reapi::ExecuteResponse, WorkerLost> {
+    ) -> Result<reapi::ExecuteResponse, NoResponse> {
         let (reply, answer) = oneshot::channel();
         self.0.send(Handed { progress, cancel, reply }).ok();
         answer.await.unwrap()
@@ -238,7 +238,8 @@ async fn begins_anew_when_the_worker_was_lost_or_the_file_cut() {
     assert_eq!(piece(&mut stream).await, (0, "long text".into()));
     fs::write(&log, "cut").unwrap();
     assert_eq!(piece(&mut stream).await, (0, "cut".into()));
-    lease.reply.send(Err(WorkerLost { worker: "hand".into(), reason: "unplugged".into() })).unwrap();
+    let lost = WorkerLost { worker: "hand".into(), reason: "unplugged".into() };
+    lease.reply.send(Err(lost.into())).unwrap();
     let lease = bench.leases.recv().await.unwrap();
     lease.runs(bench.log("b", "again"));
     assert_eq!(piece(&mut stream).await, (0, "again".into()));

@@ -1,0 +1,234 @@
+//! Where a run goes: what it costs to run it on each machine that could.
+//!
+//! What it costs is time: what its inputs take to get there, and what it will likely run there. The
+//! second is learned, by target and mnemonic, and by machine. Costs that are nearly equal count as equal:
+//! then this machine goes before others, and of these the one with the most free slots. Pure: what
+//! machines hold already is told by whoever implements [`Holdings`].
+//!
+//! [`Queue`](super::queue::Queue) asks, and decides who is next; nothing in here knows of fairness.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::action::PreparedAction;
+use super::run_times::{Halves, Like, RunTimes};
+use crate::platform::{InputRootPlace, Requirements};
+
+/// Names whose run times are remembered.
+const NAMES: usize = 8192;
+
+/// Mnemonics whose pace is remembered, once for each machine.
+const PACES: usize = 4096;
+
+/// Part of the pace that the latest run makes up: one of so many.
+const WEIGHT: f64 = 8.0;
+
+/// No machine is taken for more than so many times slower or faster than usual.
+const EXTREME: f64 = 8.0;
+
+/// Bytes a second of a link of which nothing is known: a wired network of a home.
+const USUAL_LINK: u64 = 100_000_000;
+
+/// What machines hold already.
+pub trait Holdings: Send + Sync {
+    /// About how many bytes the machine of that name lacks to run the action. Must not wait for
+    /// anything: it is asked many times for each decision.
+    fn lacking(&self, action: &PreparedAction, machine: &str) -> u64;
+}
+
+/// Where a machine is, as seen from the queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Site {
+    /// Whether its runs have to be sent over a link.
+    pub is_remote: bool,
+    /// What a message there and its answer take.
+    pub latency: Duration,
+    /// Bytes a second to there; 0 while nothing is known of it.
+    pub speed: u64,
+    /// Whether the host's toolchain there is another than here. Machines with the same are preferred for
+    /// actions that see it.
+    pub has_other_toolchain: bool,
+}
+
+/// What becomes of actions that use the host's toolchain, and of machines where that is another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ToolchainRule {
+    /// They never run there.
+    Strict,
+    /// They run there when no other machine has a slot.
+    #[default]
+    Warn,
+}
+
+/// What it costs to run something somewhere, without what decides first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Price {
+    /// What its inputs take to get there.
+    pub moving: Duration,
+    /// What it will run there; `None` for what has no like.
+    pub running: Option<Duration>,
+}
+
+/// What was learned, and who is asked.
+pub(super) struct Placement {
+    times: RunTimes,
+    paces: Halves<f64>,
+    holdings: Arc<dyn Holdings>,
+}
+
+/// Nothing has to be moved.
+struct Everywhere;
+
+// === impl Holdings ===
+
+impl Holdings for Everywhere {
+    fn lacking(&self, _: &PreparedAction, _: &str) -> u64 {
+        0
+    }
+}
+
+// === impl ToolchainRule ===
+
+impl ToolchainRule {
+    /// Why a machine never runs an action with these requirements, given what the toolchains of this
+    /// machine and of that one are recognised by; `None` if it may. What is unknown equals nothing.
+    pub fn mismatch(self, here: &str, there: &str, requirements: &Requirements) -> Option<String> {
+        let differs = here.is_empty() || here != there;
+        (self == Self::Strict && differs && uses_host(requirements)).then(|| {
+            let there = if there.is_empty() { "unknown" } else { there };
+            format!("its toolchain ({there}) is not that of this machine ({here})")
+        })
+    }
+}
+
+/// Whether an action sees the host's toolchain.
+pub(super) fn uses_host(requirements: &Requirements) -> bool {
+    requirements.input_root != InputRootPlace::Filesystem
+}
+
+// === impl Price ===
+
+impl Price {
+    /// Both.
+    pub(super) fn total(&self) -> Duration {
+        self.moving + self.running.unwrap_or_default()
+    }
+}
+
+/// A number for a time, the same for times of which none is more than a quarter longer than another.
+pub(super) fn step(time: Duration) -> u32 {
+    let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    match milliseconds {
+        0..4 => 0,
+        _ => {
+            let power = milliseconds.ilog2();
+            let quarter = (milliseconds >> (power - 2)) & 3;
+            power * 4 + quarter as u32
+        }
+    }
+}
+
+// === impl Placement ===
+
+impl Placement {
+    /// Nothing learned yet; nothing has to be moved anywhere.
+    pub(super) fn new() -> Self {
+        Self { times: RunTimes::new(NAMES), paces: Halves::new(PACES), holdings: Arc::new(Everywhere) }
+    }
+
+    /// From now on `holdings` is asked.
+    pub(super) fn set_holdings(&mut self, holdings: Arc<dyn Holdings>) {
+        self.holdings = holdings;
+    }
+
+    /// A command ran for so long on that machine.
+    pub(super) fn learn(&mut self, like: Like, machine: &str, time: Duration) {
+        let pace = self.pace(like, machine);
+        if let (Some(usual), Some(key)) = (self.times.glance(like), like.on(machine)) {
+            let latest = time.as_secs_f64() / usual.as_secs_f64().max(0.001);
+            let next = pace + (latest.clamp(1.0 / EXTREME, EXTREME) - pace) / WEIGHT;
+            self.paces.insert(key, next);
+        }
+        self.times.learn(like, time.div_f64(pace));
+    }
+
+    /// How long a command will likely run on that machine.
+    pub(super) fn expected(&self, like: Like, machine: &str) -> Option<Duration> {
+        self.times.glance(like).map(|usual| usual.mul_f64(self.pace(like, machine)))
+    }
+
+    /// What it costs to run the action on that machine.
+    pub(super) fn price(&self, action: &PreparedAction, like: Like, machine: &str, site: &Site) -> Price {
+        let moving = if site.is_remote {
+            let speed = if site.speed == 0 { USUAL_LINK } else { site.speed };
+            let seconds = self.holdings.lacking(action, machine) as f64 / speed as f64;
+            site.latency + Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX / 4)
+        } else {
+            Duration::ZERO
+        };
+        Price { moving, running: self.expected(like, machine) }
+    }
+
+    /// How many times longer than usual a machine takes.
+    fn pace(&self, like: Like, machine: &str) -> f64 {
+        like.on(machine).and_then(|key| self.paces.glance(key)).unwrap_or(1.0)
+    }
+}
+
+impl fmt::Debug for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Placement").field("times", &self.times).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn machines_have_their_pace() {
+        let mut placement = Placement::new();
+        let like = Like::new("//a", "Cpp");
+        assert_eq!(placement.expected(like, "fast"), None);
+        for _ in 0..60 {
+            placement.learn(like, "fast", seconds(10));
+            placement.learn(like, "slow", seconds(30));
+        }
+        let [fast, slow, new] = ["fast", "slow", "new"].map(|name| placement.expected(like, name).unwrap());
+        assert!(fast.as_secs_f64() > 9.0 && fast.as_secs_f64() < 11.0, "{fast:?}");
+        assert!(slow.as_secs_f64() > 27.0 && slow.as_secs_f64() < 33.0, "{slow:?}");
+        assert!(new > fast && new < slow, "{new:?}: usual");
+        let another = Like::new("//b", "Cpp");
+        assert!(placement.expected(another, "slow") > placement.expected(another, "fast"));
+        assert_eq!(placement.expected(Like::new("//c", ""), "fast"), None);
+    }
+
+    #[test]
+    fn a_strict_rule_keeps_actions_on_equal_machines() {
+        let host = Requirements::default();
+        let own = Requirements { input_root: InputRootPlace::Filesystem, ..Requirements::default() };
+        let strict = ToolchainRule::Strict;
+        assert_eq!(strict.mismatch("a", "a", &host), None);
+        assert!(strict.mismatch("a", "b", &host).unwrap().contains("(b)"));
+        assert!(strict.mismatch("", "", &host).is_some(), "what is unknown is not equal");
+        assert_eq!(strict.mismatch("a", "b", &own), None, "it brings its own");
+        assert_eq!(ToolchainRule::Warn.mismatch("a", "b", &host), None);
+    }
+
+    proptest! {
+        #[test]
+        fn steps_grow_with_time_and_are_a_quarter_wide(short in 4..1_000_000_u64, more in 0..1_000_000_u64) {
+            let step = |milliseconds| step(Duration::from_millis(milliseconds));
+            prop_assert!(step(short) <= step(short + more));
+            prop_assert!(step(short) < step(short + short.div_ceil(4)));
+            prop_assert!(step(short + short / 8) <= step(short) + 1);
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! [`Machine`]: what a machine can run, how much of it the queue may use, and what of that it does.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::execution::grants::{Demand, Grant, Share, Slots};
+use crate::execution::placement::Site;
+use crate::execution::queue::{Duty, Now};
+use crate::platform::Requirements;
+
+/// How long a machine that was busy after all gets nothing new, unless it grants something else before.
+const BUSY: Duration = Duration::from_secs(1);
+
+/// Why a machine can never run something; empty if it can. Pure.
+#[derive(Clone)]
+pub struct Matcher(Arc<Judge>);
+
+type Judge = dyn Fn(&Requirements) -> Vec<String> + Send + Sync;
+
+/// A machine that is there, or may come back.
+#[derive(Debug)]
+pub(in crate::execution::queue) struct Machine {
+    pub(in crate::execution::queue) name: Arc<str>,
+    pub(super) matcher: Matcher,
+    pub(in crate::execution::queue) site: Site,
+    /// What may be used of it.
+    slots: Slots,
+    /// The grant that says so; 0 for a machine that takes what it has slots for.
+    grant: u64,
+    /// Runs it has, by whose slot they take.
+    held: BTreeMap<Arc<str>, Held>,
+    /// People it was busy for although it had granted a slot, and when that was; nobody in particular
+    /// where slots are everybody's.
+    busy_for: BTreeMap<Arc<str>, Instant>,
+    pub(super) duty: Duty,
+    /// When it was told so; `None` for one that never was told anything.
+    pub(super) told_at: Option<Now>,
+    /// Set while it is away; it may come back.
+    pub(super) left_at: Option<Instant>,
+    /// The sum of the times at which its runs will likely end, since a time that is the same for all.
+    due: Duration,
+    /// What it was told last of the demand for it.
+    pub(in crate::execution::queue) demand: Demand,
+}
+
+/// Runs for one person.
+#[derive(Debug, Default)]
+struct Held {
+    count: usize,
+    builds: BTreeMap<Arc<str>, usize>,
+}
+
+/// What a machine takes for a person.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::execution::queue) struct Room {
+    /// Runs that can begin.
+    pub now: usize,
+    /// Runs that can be sent ahead of their slots.
+    pub ahead: usize,
+}
+
+/// How a machine stands.
+#[derive(Clone, Debug)]
+pub struct MachineState {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Actions it runs at once for clients of this machine.
+    pub slots: usize,
+    /// Actions of these clients that it has.
+    pub busy: usize,
+    /// Whether it shares its slots out, and says who may use how many.
+    pub is_shared: bool,
+    /// What it was told to do.
+    pub duty: Duty,
+    /// When it was told so; `None` for one that never was told anything.
+    pub told_at: Option<Now>,
+    /// Set while it is away.
+    pub left_at: Option<Instant>,
+}
+
+// === impl Matcher ===
+
+impl Matcher {
+    /// Wraps the judgement of a machine.
+    pub fn new(judge: impl Fn(&Requirements) -> Vec<String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(judge))
+    }
+
+    pub(super) fn mismatches(&self, requirements: &Requirements) -> Vec<String> {
+        (self.0)(requirements)
+    }
+
+    pub(super) fn fits(&self, requirements: &Requirements) -> bool {
+        self.mismatches(requirements).is_empty()
+    }
+}
+
+impl fmt::Debug for Matcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Matcher")
+    }
+}
+
+// === impl Machine ===
+
+impl Machine {
+    pub(super) fn new(name: Arc<str>, slots: usize, matcher: Matcher) -> Self {
+        Self {
+            name,
+            matcher,
+            site: Site::default(),
+            slots: Slots::Open(slots),
+            grant: 0,
+            held: BTreeMap::new(),
+            busy_for: BTreeMap::new(),
+            duty: Duty::default(),
+            told_at: None,
+            left_at: None,
+            due: Duration::ZERO,
+            demand: Demand::default(),
+        }
+    }
+
+    /// It came again, or offers something else.
+    pub(super) fn join(&mut self, slots: usize, matcher: Matcher) {
+        self.matcher = matcher;
+        self.slots = Slots::Open(slots);
+        self.left_at = None;
+        self.forget_grants();
+    }
+
+    /// It went away, and with it everything it had.
+    pub(super) fn leave(&mut self, now: Instant) {
+        self.left_at.get_or_insert(now);
+        self.held.clear();
+        self.due = Duration::ZERO;
+        self.forget_grants();
+    }
+
+    fn forget_grants(&mut self) {
+        self.grant = 0;
+        self.busy_for.clear();
+        self.demand = Demand::default();
+    }
+
+    /// It says what may be used of it. What it said before that comes later is ignored.
+    pub(super) fn grant(&mut self, grant: Grant) {
+        if grant.number > self.grant {
+            (self.slots, self.grant) = (grant.slots, grant.number);
+            self.busy_for.clear();
+        }
+    }
+
+    /// It was busy for a run that stood on that grant. Until it grants something else, or for a while,
+    /// nothing follows.
+    pub(super) fn was_busy(&mut self, now: Instant, person: Arc<str>, grant: u64) {
+        if grant == self.grant {
+            self.busy_for.insert(if self.is_open() { "".into() } else { person }, now);
+        }
+    }
+
+    fn is_busy_for(&self, person: &str) -> bool {
+        self.busy_for.contains_key(if self.is_open() { "" } else { person })
+    }
+
+    /// Time passed. Whether it may have room again.
+    pub(super) fn forgive(&mut self, now: Instant) -> bool {
+        let before = self.busy_for.len();
+        self.busy_for.retain(|_, at| now.saturating_duration_since(*at) < BUSY);
+        self.busy_for.len() < before
+    }
+
+    pub(super) fn is_present(&self) -> bool {
+        self.left_at.is_none()
+    }
+
+    /// Whether it takes anything new at all.
+    pub(super) fn is_taking(&self) -> bool {
+        self.is_present() && self.duty == Duty::Active && !self.slots.is_none()
+    }
+
+    /// Whether anybody may use any of its slots.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.slots, Slots::Open(_))
+    }
+
+    /// Whether that person may use any of its slots, be they taken.
+    pub(super) fn serves(&self, person: &str) -> bool {
+        self.is_taking() && (self.is_open() || self.share(person).is_some_and(|share| share.slots > 0))
+    }
+
+    fn share(&self, person: &str) -> Option<&Share> {
+        match &self.slots {
+            Slots::Open(_) => None,
+            Slots::Shared(shares) => shares.iter().find(|share| *share.person == *person),
+        }
+    }
+
+    /// The grant that runs stand on that it gets now.
+    pub(super) fn present_grant(&self) -> u64 {
+        self.grant
+    }
+
+    /// Slots, and runs it has.
+    pub(in crate::execution::queue) fn slots(&self) -> (usize, usize) {
+        (self.slots.count(), self.busy())
+    }
+
+    pub(super) fn busy(&self) -> usize {
+        self.held.values().map(|held| held.count).sum()
+    }
+
+    /// What it takes for that person.
+    pub(super) fn room(&self, person: &str) -> Room {
+        if !self.is_taking() || self.is_busy_for(person) {
+            return Room::default();
+        }
+        match &self.slots {
+            Slots::Open(slots) => Room { now: slots.saturating_sub(self.busy()), ahead: 0 },
+            Slots::Shared(_) => {
+                let Some(share) = self.share(person) else { return Room::default() };
+                let held = self.held.get(person).map_or(0, |held| held.count);
+                let ahead = (share.slots + share.ahead).saturating_sub(held.max(share.slots));
+                Room { now: share.slots.saturating_sub(held), ahead }
+            }
+        }
+    }
+
+    /// What it takes for somebody: the most of anybody.
+    pub(super) fn best_room(&self) -> Room {
+        match &self.slots {
+            Slots::Open(_) => self.room(""),
+            Slots::Shared(shares) => {
+                let rooms = shares.iter().map(|share| self.room(&share.person));
+                rooms.max_by_key(|room| (room.now, room.ahead)).unwrap_or_default()
+            }
+        }
+    }
+
+    /// Slots that are free for `person`; negative if there are more runs than slots.
+    pub(super) fn balance(&self, person: &str) -> isize {
+        let (slots, busy) = match &self.slots {
+            Slots::Open(slots) => (*slots, self.busy()),
+            Slots::Shared(_) => {
+                let share = self.share(person);
+                let held = self.held.get(person).map_or(0, |held| held.count);
+                (share.map_or(0, |share| share.slots), held)
+            }
+        };
+        slots.cast_signed() - busy.cast_signed()
+    }
+
+    pub(super) fn take(&mut self, person: &Arc<str>, build: &Arc<str>) {
+        let held = self.held.entry(person.clone()).or_default();
+        held.count += 1;
+        *held.builds.entry(build.clone()).or_default() += 1;
+    }
+
+    /// Gives a slot back; one of a machine that went away meanwhile is not there any more.
+    pub(super) fn free(&mut self, person: &Arc<str>, build: &Arc<str>) {
+        let Some(held) = self.held.get_mut(person) else { return };
+        let Some(count) = held.builds.get_mut(build) else { return };
+        *count -= 1;
+        held.count -= 1;
+        if *count == 0 {
+            held.builds.remove(build);
+        }
+        if held.count == 0 {
+            self.held.remove(person);
+        }
+    }
+
+    /// One of its runs will likely end at `due`.
+    pub(super) fn expect(&mut self, due: Duration) {
+        self.due += due;
+    }
+
+    /// A run of which that was expected is over.
+    pub(super) fn expect_no_more(&mut self, due: Duration) {
+        self.due = self.due.saturating_sub(due);
+    }
+
+    /// What its runs will likely take yet, all together.
+    pub(in crate::execution::queue) fn remaining(&self, now: Duration) -> Duration {
+        let busy = u32::try_from(self.busy()).unwrap_or(u32::MAX);
+        self.due.saturating_sub(now.saturating_mul(busy))
+    }
+
+    /// Runs it has, by person and build.
+    pub(super) fn held(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>, usize)> {
+        self.held
+            .iter()
+            .flat_map(|(person, held)| held.builds.iter().map(move |(build, count)| (person, build, *count)))
+    }
+
+    pub(super) fn state(&self) -> MachineState {
+        let (slots, busy) = self.slots();
+        MachineState {
+            name: self.name.clone(),
+            slots,
+            busy,
+            is_shared: !self.is_open(),
+            duty: self.duty,
+            told_at: self.told_at,
+            left_at: self.left_at,
+        }
+    }
+}
