@@ -179,7 +179,6 @@ fn remedy(error: &NodeError) -> Option<String> {
         NodeError::Spawners(_) => {
             Some("lower --slots, or raise the limits of open files and processes (ulimit -n, -u)".to_owned())
         }
-        NodeError::Trust(_) => Some("the lines above say which file; farmhand doctor says more".to_owned()),
         NodeError::Listen { .. } | NodeError::Io { .. } => None,
     }
 }

@@ -11,6 +11,8 @@ use tokio::time::timeout;
 use tonic::service::Routes;
 
 use super::trust::FarmKey;
+use super::trust::rotation::Fellows;
+use super::trust::testing::trust;
 use super::*;
 use crate::rpc::peer::{NoGuests, PeerService};
 use crate::rpc::server::{self, Limits, Listener};
@@ -26,7 +28,7 @@ struct Machine {
 
 impl Machine {
     async fn start(name: &str, boot_epoch: u64, others: &[&Machine]) -> Self {
-        let trust = Trust::new(FarmKey::new([7; 16]), name.as_bytes().to_vec()).unwrap();
+        let trust = trust(&FarmKey::read(&[7; 16]).unwrap());
         Self::with(trust, name, boot_epoch, others).await
     }
 
@@ -84,7 +86,7 @@ async fn links_carry_states_demands_and_grants() {
     let told = state.wait_for(|state| state.as_ref().is_some_and(|state| state.slots == 4)).await;
     drop(told.unwrap());
 
-    let want = |waiting| Want { person: "ada".into(), build: "b".into(), waiting, priority: 0 };
+    let want = |waiting| Want { person: "ada".into(), build: "b".into(), waiting, ..Want::default() };
     let mut calls = attic.peers.calls();
     for waiting in 1..=3 {
         peer.demand(Demand { wants: vec![want(waiting)] });
@@ -101,7 +103,7 @@ async fn links_carry_states_demands_and_grants() {
     assert!(matches!(again, DemandEvent::Demand { demand, .. } if demand.wants[0].waiting == 3));
 
     let mut grants = peer.grants();
-    let share = Share { person: "ada".into(), build: "b".into(), slots: 2 };
+    let share = Share { person: "ada".into(), slots: 2, ahead: 1 };
     attic.peers.grant(cellar.id(), Grant { shares: vec![share], number: 9 });
     drop(grants.wait_for(|grant| grant.number == 9).await.unwrap());
     // Nobody is there.
@@ -121,7 +123,7 @@ async fn who_listens_late_is_told_of_what_is_there_and_a_new_start_in_order() {
     let mut events = attic.peers.events();
     linked(&mut events).await;
     cellar.tasks.stop().await;
-    let cellar = Machine::start("cellar", 2, &[&attic]).await;
+    let cellar = Machine::with(cellar.trust.clone(), "cellar", 2, &[&attic]).await;
     // What is told in between is the loss of the first, however late this listens.
     let PeerEvent::Lost { id, boot_epoch, reason } = next(&mut events).await else { panic!("two links") };
     assert_eq!((id, boot_epoch), (cellar.id(), 1));
@@ -147,7 +149,7 @@ async fn a_new_key_is_handed_on_and_who_does_not_get_it_is_out() {
     both.sort();
     assert_eq!(there, both);
 
-    let key = FarmKey::new([8; 16]);
+    let key = FarmKey::read(&[8; 16]).unwrap();
     let nobody = MachineId::new([9; 32]);
     assert_eq!(attic.peers.hand_on(&key, &[cellar.id(), nobody]).await, [cellar.id()]);
     assert_eq!(cellar.trust.tag(), key.tag());
@@ -175,7 +177,7 @@ async fn a_new_key_is_handed_on_and_who_does_not_get_it_is_out() {
 #[tokio::test]
 async fn a_copy_of_a_machine_is_told_so() {
     let attic = Machine::start("attic", 1, &[]).await;
-    let twin = Machine::start("attic", 2, &[&attic]).await;
+    let twin = Machine::with(attic.trust.clone(), "attic", 2, &[&attic]).await;
     loop {
         let list = twin.peers.list();
         if list

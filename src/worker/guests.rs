@@ -24,7 +24,7 @@ use tonic::Status;
 use super::inputs::InputError;
 use super::lease::GuestLease;
 use super::missing::missing_blobs;
-use super::{Lease, Progress, Worker, WorkerLost};
+use super::{Lease, NoResponse, Progress, Worker};
 use crate::cas::fetch::{BlobSource, FetchError, Fetched, Fetcher};
 use crate::digest::Digest;
 use crate::peer::MachineId;
@@ -188,7 +188,10 @@ impl Guest {
                 let status = Some(missing_blobs(&missing));
                 Ok(reapi::ExecuteResponse { status, ..Default::default() })
             }
-            (None, ()) => self.execute().await.map_err(|lost| Status::unavailable(lost.reason)),
+            (None, ()) => self.execute().await.map_err(|none| match none {
+                NoResponse::Lost(lost) => Status::unavailable(lost.reason),
+                NoResponse::Busy => Status::resource_exhausted("there is no slot for it after all"),
+            }),
         }
     }
 
@@ -235,7 +238,7 @@ impl Guest {
         Ok(fetched)
     }
 
-    async fn execute(&self) -> Result<reapi::ExecuteResponse, WorkerLost> {
+    async fn execute(&self) -> Result<reapi::ExecuteResponse, NoResponse> {
         let (progress, mut steps) = mpsc::unbounded_channel();
         let mut execution = self.host.execute(self.lease.clone(), progress, self.cancel.clone());
         let mut tail: Option<Tail> = None;

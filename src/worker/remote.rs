@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
 use super::lease::GuestLease;
-use super::{Lease, Progress, SlotsError, Worker, WorkerLost};
+use super::{Lease, NoResponse, Progress, SlotsError, Worker, WorkerLost};
 use crate::action_cache::complete::named;
 use crate::cas::ContentAddressableStorage;
 use crate::cas::fetch::{BlobSource, FetchError, Fetcher};
@@ -119,13 +119,15 @@ impl RemoteWorker {
         WorkerLost { worker: self.name.clone(), reason: reason.into() }
     }
 
-    fn refused(&self, status: &Status) -> WorkerLost {
-        match status.code() {
+    fn refused(&self, status: &Status) -> NoResponse {
+        let lost = match status.code() {
+            Code::ResourceExhausted => return NoResponse::Busy,
             Code::Unavailable | Code::Unknown | Code::Cancelled => {
                 self.lost(format!("the link broke: {}", status.message()))
             }
             code => self.lost(format!("it refused the action: {} ({code:?})", status.message())),
-        }
+        };
+        lost.into()
     }
 
     /// Follows a run to its end.
@@ -136,7 +138,7 @@ impl RemoteWorker {
         progress: &mpsc::UnboundedSender<Progress>,
         cancel: &CancellationToken,
         logs: &mut Logs,
-    ) -> Result<Vec<u8>, WorkerLost> {
+    ) -> Result<Vec<u8>, NoResponse> {
         let mut deadline: Option<Instant> = None;
         loop {
             let answer = tokio::select! {
@@ -149,10 +151,12 @@ impl RemoteWorker {
                     continue;
                 }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                    return Err(self.lost("it did not end an action when it was told to"));
+                    return Err(self.lost("it did not end an action when it was told to").into());
                 }
             };
-            let Some(answer) = answer else { return Err(self.lost("it ended a run without an answer")) };
+            let Some(answer) = answer else {
+                return Err(self.lost("it ended a run without an answer").into());
+            };
             match answer.message {
                 Some(run_response::Message::Staging(_)) => tell(progress, Progress::Staging),
                 Some(run_response::Message::Running(_)) => tell(progress, logs.progress()),
@@ -215,7 +219,7 @@ impl Worker for RemoteWorker {
         lease: Lease,
         progress: mpsc::UnboundedSender<Progress>,
         cancel: CancellationToken,
-    ) -> Result<reapi::ExecuteResponse, WorkerLost> {
+    ) -> Result<reapi::ExecuteResponse, NoResponse> {
         let unable = |error| self.lost(format!("no place for its output here: {error}"));
         let mut logs = Logs::open(&self.logs, &lease.operation).map_err(unable)?;
         let (function, queued_at) = (lease.function(), lease.queued_at);

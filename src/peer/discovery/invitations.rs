@@ -48,8 +48,9 @@ impl Invitations {
 
     fn tell(&self, farm: &str, port: u16) -> Result<Announced, mdns_sd::Error> {
         let daemon = Engine::daemon(&self.0)?;
-        let label = const_hex::encode(rand::random::<[u8; 8]>());
-        let info = ServiceInfo::new(SERVICE, &label, &format!("{label}.local."), "", port, &[("farm", farm)][..])?;
+        let label = uuid::Uuid::new_v4().simple().to_string();
+        let info =
+            ServiceInfo::new(SERVICE, &label, &format!("{label}.local."), "", port, &[("farm", farm)][..])?;
         daemon.register(info.enable_addr_auto())?;
         Ok(Announced { daemon, name: format!("{label}.{SERVICE}") })
     }

@@ -89,10 +89,12 @@ impl Worker for FakeHost {
         lease: Lease,
         progress: mpsc::UnboundedSender<Progress>,
         cancel: CancellationToken,
-    ) -> Result<reapi::ExecuteResponse, WorkerLost> {
+    ) -> Result<reapi::ExecuteResponse, NoResponse> {
         match (self.script)(&lease, &progress) {
             Ending::Response(response) => Ok(*response),
-            Ending::Lost => Err(WorkerLost { worker: "host".into(), reason: "its spawner died".into() }),
+            Ending::Lost => {
+                Err(WorkerLost { worker: "host".into(), reason: "its spawner died".into() }.into())
+            }
             Ending::WhenCancelled => {
                 cancel.cancelled().await;
                 self.was_cancelled.store(true, Ordering::SeqCst);
@@ -155,6 +157,13 @@ impl Peer for Service {
 
     async fn run(&self, request: Request<Streaming<peer::RunRequest>>) -> Result<Response<Answers>, Status> {
         self.0.run(OWNER, request.into_inner().boxed()).await.map(Response::new)
+    }
+
+    async fn take_key(
+        &self,
+        _: Request<peer::TakeKeyRequest>,
+    ) -> Result<Response<peer::TakeKeyResponse>, Status> {
+        Err(Status::unimplemented("no keys here"))
     }
 }
 
@@ -225,7 +234,7 @@ impl Bench {
         }
     }
 
-    async fn run(&self, root: Digest) -> Result<reapi::ExecuteResponse, WorkerLost> {
+    async fn run(&self, root: Digest) -> Result<reapi::ExecuteResponse, NoResponse> {
         let (progress, _steps) = mpsc::unbounded_channel();
         self.worker.execute(self.lease(root), progress, CancellationToken::new()).await
     }
@@ -291,6 +300,7 @@ async fn outputs_that_do_not_come_are_a_loss() {
     let bench = Bench::new(|_, _| result_with(&[b"never stored"])).await;
     let root = put(&bench.owner, b"root").await;
     let lost = bench.run(root).await.unwrap_err();
+    let NoResponse::Lost(lost) = lost else { panic!("lost") };
     assert_eq!(lost.worker, "far");
     assert!(lost.reason.contains("outputs did not come"), "{lost}");
 }
@@ -300,7 +310,7 @@ async fn a_worker_that_is_lost_there_is_lost_here_with_its_reason() {
     let bench = Bench::new(|_, _| Ending::Lost).await;
     let root = put(&bench.owner, b"root").await;
     let lost = bench.run(root).await.unwrap_err();
-    assert!(lost.reason.contains("its spawner died"), "{lost}");
+    assert!(lost.to_string().contains("its spawner died"), "{lost}");
 }
 
 #[tokio::test]
@@ -368,7 +378,7 @@ async fn who_was_let_in_ahead_of_a_slot_may_be_handed_back() {
     let (progress, _steps) = mpsc::unbounded_channel();
     let lease = Lease { operation: "never".into(), ..bench.lease(root) };
     let lost = bench.worker.execute(lease, progress, CancellationToken::new()).await.unwrap_err();
-    assert!(lost.reason.contains("went to somebody else"), "{lost}");
+    assert!(matches!(lost, NoResponse::Busy), "{lost}");
 }
 
 #[tokio::test]
@@ -377,5 +387,5 @@ async fn who_was_granted_nothing_is_refused() {
     let root = put(&bench.owner, b"root").await;
     bench.worker.granted(2, 8);
     let lost = bench.run(root).await.unwrap_err();
-    assert!(lost.reason.contains("no slot is granted"), "{lost}");
+    assert!(matches!(lost, NoResponse::Busy), "{lost}");
 }
