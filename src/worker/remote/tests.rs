@@ -211,10 +211,12 @@ impl Bench {
             cas: Arc::new(owner.clone()),
             fetcher: Fetcher::new(Arc::new(owner.clone())),
             logs: logs.path().to_owned(),
+            traces: Traces::default(),
         };
         let blobs = Arc::new(Neighbour(cas));
         let channel = crate::peer::link::boxed(endpoint.connect().await.unwrap());
-        let worker = RemoteWorker::new("far", channel, blobs, MachineFacts::default(), home);
+        let worker =
+            RemoteWorker::new("far", MachineId::new([3; 32]), channel, blobs, MachineFacts::default(), home);
         worker.granted(2, 7);
         Self { owner, host, worker, server, tasks, logs }
     }
