@@ -31,8 +31,13 @@ impl Client {
     /// Connects.
     pub(crate) async fn connect(address: SocketAddr, instance: &str) -> Self {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap().tcp_nodelay(true);
+        Self::over(endpoint.connect().await.unwrap(), instance)
+    }
+
+    /// For calls over that connection.
+    pub(crate) fn over(channel: Channel, instance: &str) -> Self {
         Self {
-            channel: endpoint.connect().await.unwrap(),
+            channel,
             instance: instance.to_owned(),
             function: DigestFunction::Sha256,
         }
