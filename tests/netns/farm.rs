@@ -12,7 +12,7 @@ use crate::machine::Machine;
 use crate::support::{ActionBuilder, Client, Outcome};
 
 /// A farm of so many machines with so many slots each, all linked; `None` where there can be none.
-async fn farm(machines: usize, slots: usize) -> Option<(Lan, Vec<Machine>)> {
+pub(crate) async fn farm(machines: usize, slots: usize) -> Option<(Lan, Vec<Machine>)> {
     let lan = Lan::new(machines)?;
     let slots = slots.to_string();
     let arguments = ["--slots", &slots];
@@ -25,7 +25,7 @@ async fn farm(machines: usize, slots: usize) -> Option<(Lan, Vec<Machine>)> {
 }
 
 /// Runs actions of this script, all of them different and so many at once; what came of each.
-async fn run(client: &Client, script: &str, count: usize, at_once: usize) -> Vec<Outcome> {
+pub(crate) async fn run(client: &Client, script: &str, count: usize, at_once: usize) -> Vec<Outcome> {
     let salt = uuid::Uuid::new_v4();
     let action = |number: usize| {
         let action = ActionBuilder::sh(script).salt(&format!("{salt} {number}"));
@@ -36,7 +36,7 @@ async fn run(client: &Client, script: &str, count: usize, at_once: usize) -> Vec
 }
 
 /// How many actions ran on each machine.
-fn places(outcomes: &[Outcome]) -> BTreeMap<String, usize> {
+pub(crate) fn places(outcomes: &[Outcome]) -> BTreeMap<String, usize> {
     let mut places = BTreeMap::new();
     for outcome in outcomes {
         let metadata = outcome.success().execution_metadata.as_ref().unwrap();

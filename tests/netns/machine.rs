@@ -16,7 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::lan::Lan;
 use crate::support::Client;
 
-/// The binary under test.
+/// The binary under test, unless `FARMHAND_BINARY` names another one.
 const BINARY: &str = env!("CARGO_BIN_EXE_farmhand");
 
 /// A farm key, for machines that are set up by a program.
@@ -113,7 +113,7 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        self.signal("CONT");
+        // One that is stopped, or was killed by the test, ends all the same.
         self.kill();
         if std::thread::panicking() {
             eprintln!("--- log of {} ---\n{}", self.name(), self.log());
@@ -124,9 +124,10 @@ impl Drop for Machine {
 fn launch(lan: &Lan, number: usize, arguments: &[String], directory: &Path) -> Child {
     let log = fs::File::options().create(true).append(true).open(directory.join("log")).unwrap();
     let [program, words @ ..] = lan.on(number);
+    let binary = std::env::var("FARMHAND_BINARY").unwrap_or_else(|_| BINARY.to_owned());
     let mut child = Command::new(program)
         .args(words)
-        .args([BINARY, "serve", "--listen", "127.0.0.1:0", "--peer-listen", "0.0.0.0:8981"])
+        .args([&*binary, "serve", "--listen", "127.0.0.1:0", "--peer-listen", "0.0.0.0:8981"])
         .args(["--name", &format!("m{number}"), "--sandbox", "auto"])
         .arg("--farm-key-file")
         .arg(key_file(directory))

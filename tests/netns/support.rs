@@ -7,5 +7,5 @@ mod action;
 #[expect(dead_code, reason = "tests of a single node use more of it")]
 mod client;
 
-pub(crate) use action::{ActionBuilder, Outcome};
+pub(crate) use action::{ActionBuilder, Outcome, finish};
 pub(crate) use client::Client;
