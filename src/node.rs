@@ -216,9 +216,10 @@ impl Node {
             store: store.clone(),
             directory: config.data_dir.clone(),
             peers: peers.clone(),
+            lender: farm.lender.clone(),
         };
         tasks.spawn("teller", teller.run(tasks.token().clone()));
-        tasks.spawn("farm", farm.run(tasks.token().clone()));
+        tasks.spawn("farm", farm.clone().run(tasks.token().clone()));
         let settled = Arc::new(config.clone());
         let source = StatusSource {
             endpoints: doors.endpoints.clone(),
@@ -231,8 +232,9 @@ impl Node {
             scheduler: scheduler.clone(),
             peers: peers.clone(),
             trust: trust.clone(),
+            lender: farm.lender.clone(),
         };
-        let farm = farm_parts(&source.config, trust, peers, &tasks);
+        let parts = farm_parts(&source.config, trust, peers, &tasks);
         let control = ControlService::new(ControlParts {
             source: Arc::new(source),
             activity,
@@ -245,7 +247,7 @@ impl Node {
             instances,
             config: settled,
             log: telemetry::recent(),
-            farm,
+            farm: parts,
         });
         let endpoints = doors.endpoints.clone();
         let sockets = doors.serve(routes, limits, door, control, &tasks);

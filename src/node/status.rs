@@ -14,6 +14,7 @@ use super::meter::{Measured, Meter};
 use crate::activity::Activity;
 use crate::cas::disk::DiskStats;
 use crate::config::Config;
+use crate::execution::lending::{Lender, Lent};
 use crate::execution::{Duty, MachineState, Scheduler};
 use crate::history::describe;
 use crate::peer::members::Standing;
@@ -34,6 +35,7 @@ pub(super) struct StatusSource {
     pub(super) meter: Meter,
     pub(super) peers: Peers,
     pub(super) trust: Trust,
+    pub(super) lender: Lender,
 }
 
 // === impl StatusSource ===
@@ -68,8 +70,7 @@ impl StatusSource {
 
     fn machine(&self, machine: Option<&MachineState>, measured: &Measured) -> control::Machine {
         let state = wire_state(machine.map(|machine| machine.duty).unwrap_or_default());
-        let slots = machine.map_or(self.config.slots, |machine| machine.slots);
-        let busy = machine.map_or(0, |machine| machine.busy);
+        let Lent { slots, busy, .. } = self.lender.lent();
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let stats = measured.stats.as_ref();
         control::Machine {

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::status::{wire_load, wire_state};
 use crate::cas::disk::DiskCas;
 use crate::execution::Scheduler;
+use crate::execution::lending::{Lender, Lent};
 use crate::peer::Peers;
 use crate::peer::members::Standing;
 use crate::platform::{Load, MachineFacts, Readings};
@@ -29,6 +30,7 @@ pub(super) struct Teller {
     /// A directory on the disk of the store.
     pub(super) directory: PathBuf,
     pub(super) peers: Peers,
+    pub(super) lender: Lender,
 }
 
 /// The load, while somebody is told of it.
@@ -81,12 +83,13 @@ impl Teller {
         let Some(machine) = machines.into_iter().find(|machine| *machine.name == *self.name) else {
             return false;
         };
+        let Lent { slots, guests, busy } = self.lender.lent();
         let usage = self.store.usage();
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         self.peers.publish(peer::MachineState {
-            slots: count(machine.slots),
-            busy: count(machine.busy),
-            guest_slots: count(machine.slots),
+            slots: count(slots),
+            busy: count(busy),
+            guest_slots: count(guests),
             state: wire_state(machine.duty).into(),
             load,
             used_bytes: usage.used_bytes,
