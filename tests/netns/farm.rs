@@ -172,13 +172,17 @@ async fn two_people_get_equal_shares() {
     let ended = std::time::SystemTime::now() - Duration::from_millis(500);
     let all = all.await.unwrap();
     let [ada, ben] = [&all, &some].map(|outcomes| slot_time(outcomes, began, ended));
-    println!("FIGURE two people, one with 6 times as many actions: {:.1} % for who has few", ben / (ada + ben) * 100.0);
+    println!(
+        "FIGURE two people, one with 6 times as many actions: {:.1} % for who has few",
+        ben / (ada + ben) * 100.0
+    );
     assert!(ada > 0.0 && ben > 0.0);
 }
 
 /// Seconds that these actions held slots between two times.
 fn slot_time(outcomes: &[Outcome], from: std::time::SystemTime, until: std::time::SystemTime) -> f64 {
-    let seconds = |time: std::time::SystemTime| time.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let seconds =
+        |time: std::time::SystemTime| time.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
     let (from, until) = (seconds(from), seconds(until));
     let wire = |time: &farmhand_proto::protobuf::Timestamp| time.seconds as f64 + f64::from(time.nanos) / 1e9;
     let held = outcomes.iter().map(|outcome| {

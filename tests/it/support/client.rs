@@ -36,11 +36,7 @@ impl Client {
 
     /// For calls over that connection.
     pub(crate) fn over(channel: Channel, instance: &str) -> Self {
-        Self {
-            channel,
-            instance: instance.to_owned(),
-            function: DigestFunction::Sha256,
-        }
+        Self { channel, instance: instance.to_owned(), function: DigestFunction::Sha256 }
     }
 
     /// The same connection with another digest function.
