@@ -29,7 +29,7 @@ use crate::history::{Explainer, History};
 use crate::peer::discovery::Invitations;
 use crate::peer::trust::TrustError;
 use crate::peer::trust::join::{Joining, Notices, Unannounced};
-use crate::peer::{Peers, Trust};
+use crate::peer::{MachineId, Peers, Trust};
 use crate::platform::MachineFacts;
 use crate::rpc::action_cache::ActionCacheService;
 use crate::rpc::byte_stream::ByteStreamService;
@@ -43,12 +43,12 @@ use crate::rpc::server::{Limits, Listener};
 use crate::rpc::{Instances, server};
 use crate::tasks::Tasks;
 use crate::telemetry;
-use crate::worker::guests::Guests;
 use crate::worker::local::LocalWorker;
 use crate::worker::sandbox::{self, ActionGroup, Mode, SandboxSupport, SpawnerConfig, SpawnerPool};
 use crate::worker::{RunError, Runner};
 
 mod boot;
+mod claims;
 mod farm;
 mod meter;
 mod open_files;
@@ -56,6 +56,7 @@ mod settings;
 mod status;
 mod told;
 
+use claims::{Ledger, LinkedPeers};
 use farm::{Farm, Neighbours};
 use meter::Meter;
 use status::StatusSource;
@@ -200,12 +201,13 @@ impl Node {
         let limits = settings::limits(&config, open_files.now);
         let peer_config = settings::peers(&config, activity.epoch(), doors.endpoints.peers);
         let peers = Peers::start(peer_config, trust.clone(), &tasks).await;
-        let farm = take_part(&config, &scheduler, &peers, &cas, &tasks)?;
+        let farm = take_part(&config, &scheduler, (&peers, trust.me()), &cas, &tasks)?;
         let worker = Arc::new(worker);
         scheduler.add_worker(Arc::new(HomeWorker::new(worker.clone(), farm.lender.clone())));
-        let guests = farm.guests(worker);
+        let guests = Arc::new(farm.guests(worker));
+        let service = PeerService::new(peers.clone()).with(guests, Arc::new(farm.clone()));
         let door = FarmDoor {
-            routes: peer_routes(&config, &peers, guests, &store, &tasks),
+            routes: peer_routes(&config, service, &store, &tasks),
             limits: settings::peer_limits(&config, open_files.now),
             trust: trust.clone(),
         };
@@ -540,7 +542,7 @@ fn routes(
 fn take_part(
     config: &Config,
     scheduler: &Scheduler,
-    peers: &Peers,
+    (peers, me): (&Peers, MachineId),
     cas: &Arc<dyn ContentAddressableStorage>,
     tasks: &Tasks,
 ) -> Result<Farm, NodeError> {
@@ -552,6 +554,9 @@ fn take_part(
         scheduler: scheduler.clone(),
         peers: peers.clone(),
         neighbours: Neighbours::default(),
+        linked: LinkedPeers::default(),
+        ledger: Ledger::default(),
+        me,
         tasks: tasks.clone(),
         name,
         home,
@@ -560,7 +565,7 @@ fn take_part(
 
 /// What other machines of the farm are served: links, and the blobs that are here. What they move counts
 /// for the builds of theirs, and not for those here.
-fn peer_routes(config: &Config, peers: &Peers, guests: Guests, store: &DiskCas, tasks: &Tasks) -> Routes {
+fn peer_routes(config: &Config, service: PeerService, store: &DiskCas, tasks: &Tasks) -> Routes {
     let cas: Arc<dyn ContentAddressableStorage> = Arc::new(store.clone());
     let (instances, theirs) =
         (Instances::default(), Arc::new(Activity::new(0, &config.name, Sequence::default())));
@@ -571,7 +576,7 @@ fn peer_routes(config: &Config, peers: &Peers, guests: Guests, store: &DiskCas, 
         Arc::clone(&theirs),
         tasks,
     );
-    Routes::new(PeerService::new(peers.clone(), Some(Arc::new(guests))).into_server())
+    Routes::new(service.into_server())
         .add_service(CasService::new(cas, instances, theirs))
         .add_service(byte_stream)
 }

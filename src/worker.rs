@@ -142,6 +142,18 @@ pub trait Worker: Send + Sync + 'static {
     /// entry names one property.
     fn mismatches(&self, requirements: &crate::platform::Requirements) -> Vec<String>;
 
+    /// Waits for this action, which clients of that machine asked for too, and which it sees to without a
+    /// slot of ours. [`NoResponse::Busy`] when it has no such action any more.
+    async fn join(
+        &self,
+        lease: Lease,
+        progress: tokio::sync::mpsc::UnboundedSender<Progress>,
+        cancel: CancellationToken,
+    ) -> Result<reapi::ExecuteResponse, NoResponse> {
+        let _ = (lease, progress, cancel);
+        Err(NoResponse::Busy)
+    }
+
     /// Runs the action to its end. The response carries its own status: a failed, timed out or
     /// refused action is a response, and logs and partial metadata survive in it. When `cancel`
     /// fires, the processes are killed and the response has status CANCELLED. Only a worker that was

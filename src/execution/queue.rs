@@ -43,6 +43,7 @@ use crate::action_cache::ActionKey;
 
 mod attempts;
 mod demand;
+mod elsewhere;
 mod event;
 mod explain;
 mod kill;
@@ -194,6 +195,7 @@ impl Queue {
             Event::Ended(attempt, response) => self.ended(attempt, response),
             Event::Lost(attempt, reason) => self.lost(attempt, reason),
             Event::Busy(attempt) => self.busy(attempt),
+            Event::FoundElsewhere { operation, worker } => self.found_elsewhere(operation, worker),
             Event::Stored(run, outcome) => self.stored(run, outcome),
             Event::WaiterJoined(operation) => self.waiter_joined(operation),
             Event::WaiterGone(operation) => self.waiter_gone(operation),

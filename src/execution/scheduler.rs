@@ -78,6 +78,14 @@ pub struct OperationWatch {
     events: mpsc::UnboundedSender<Message>,
 }
 
+/// An action that another machine waits for.
+pub enum Followed {
+    /// It is under way.
+    Live(OperationWatch),
+    /// It is over.
+    Known(reapi::ExecuteResponse),
+}
+
 /// What the farm does, for people.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -111,6 +119,12 @@ struct Shared {
     tasks: Tasks,
 }
 
+/// Asks whether other machines have an action too, and tells by [`Scheduler::found_elsewhere`].
+pub trait Claimer: Send + Sync + 'static {
+    /// A client of this machine wants this action, which is not in the cache. Must not wait.
+    fn claim(&self, operation: OperationId, key: &ActionKey);
+}
+
 /// What is wanted of each machine that is there, or was.
 pub type DemandByMachine = BTreeMap<Arc<str>, Demand>;
 
@@ -125,6 +139,7 @@ enum Message {
     Question(Question),
     WatchDemand,
     Holdings(Arc<dyn Holdings>),
+    Claimer(Arc<dyn Claimer>),
 }
 
 /// The time, on both clocks.
@@ -185,6 +200,27 @@ impl Scheduler {
     /// Asks `holdings` from now on what machines hold of an action's inputs.
     pub fn set_holdings(&self, holdings: Arc<dyn Holdings>) {
         self.send(Message::Holdings(holdings));
+    }
+
+    /// Tells `claimer` of actions from now on.
+    pub fn set_claimer(&self, claimer: Arc<dyn Claimer>) {
+        self.send(Message::Claimer(claimer));
+    }
+
+    /// The machine of that name sees to the action of an operation already, for clients of its own.
+    pub fn found_elsewhere(&self, operation: OperationId, machine: &str) {
+        self.send(Message::Event(Event::FoundElsewhere { operation, worker: machine.into() }));
+    }
+
+    /// Follows an action that this machine sees to itself, or has the result of, as one more client; `None`
+    /// if there is none.
+    pub async fn follow(&self, key: ActionKey) -> Option<Followed> {
+        let found = self.ask(|reply| Question::Find(key.clone(), reply)).await.flatten();
+        if let Some(watch) = found.and_then(|id| self.attach(&id.to_string())) {
+            return Some(Followed::Live(watch));
+        }
+        let result = self.lookup(&key).await?;
+        Some(Followed::Known(response::cached(result)))
     }
 
     /// Follows what is wanted of each machine. What changes while nobody looks is told as one.

@@ -7,15 +7,19 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use farmhand_proto::peer::MachineState;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::claims::{Asker, Asking, Ledger, LinkedPeers};
+use crate::action_cache::ActionKey;
 use crate::cas::ContentAddressableStorage;
 use crate::cas::fetch::{BlobSource, Fetcher};
 use crate::cas::remote::RemoteBlobs;
@@ -24,9 +28,10 @@ use crate::execution::action::PreparedAction;
 use crate::execution::grants::{Demand, Event, Grant, Limits, Owner};
 use crate::execution::lending::{Lender, Outlet};
 use crate::execution::placement::{Holdings, Site};
-use crate::execution::scheduler::DemandByMachine;
+use crate::execution::scheduler::{DemandByMachine, Followed};
 use crate::peer::{Calls, DemandEvent, MachineId, Peer, PeerEvent, PeerEvents, Peers};
 use crate::platform::MachineFacts;
+use crate::rpc::peer::Actions;
 use crate::tasks::Tasks;
 use crate::worker::guests::{Guests, Host, Sources};
 use crate::worker::remote::{Home, RemoteWorker};
@@ -44,6 +49,9 @@ pub(super) struct Farm {
     pub(super) lender: Lender,
     pub(super) home: Home,
     pub(super) neighbours: Neighbours,
+    pub(super) linked: LinkedPeers,
+    pub(super) ledger: Ledger,
+    pub(super) me: MachineId,
     pub(super) tasks: Tasks,
 }
 
@@ -69,6 +77,7 @@ struct Post {
 
 struct Driver {
     farm: Farm,
+    asker: Asker,
     linked: BTreeMap<MachineId, Linked>,
     /// What others would run here, those too that this machine has no link to.
     wanted: BTreeMap<MachineId, Demand>,
@@ -118,8 +127,17 @@ impl Farm {
     pub(super) async fn run(self, stop: CancellationToken) {
         let (links, calls) = (self.peers.events(), self.peers.calls());
         self.scheduler.set_holdings(Arc::new(self.home.traces.clone()));
+        let asker = Asker::start(Asking {
+            me: self.me,
+            scheduler: self.scheduler.clone(),
+            ledger: self.ledger.clone(),
+            linked: self.linked.clone(),
+            tasks: self.tasks.clone(),
+        });
+        self.scheduler.set_claimer(Arc::new(asker.clone()));
         let driver = Driver {
             farm: self,
+            asker,
             linked: BTreeMap::new(),
             wanted: BTreeMap::new(),
             demand: None,
@@ -162,6 +180,8 @@ impl Driver {
             PeerEvent::Lost { id, reason, .. } => {
                 let Some(linked) = self.linked.remove(&id) else { return };
                 self.farm.neighbours.remove(id);
+                self.farm.with_linked(|all| drop(all.remove(&id)));
+                self.farm.ledger.forget(id);
                 self.note_wanted(id);
                 linked.ending.send_replace(Some(reason));
                 // Soon: it waits for nothing else. The next link to that machine comes after.
@@ -174,6 +194,7 @@ impl Driver {
         tracing::info!(machine = %peer.name, id = %peer.id, "linked with a machine of the farm");
         let blobs = Arc::new(RemoteBlobs::new(&*peer.name, crate::peer::link::boxed(peer.channel())));
         self.farm.neighbours.insert(peer.id, blobs.clone());
+        self.farm.with_linked(|all| drop(all.insert(peer.id, peer.clone())));
         let (ending, ended) = watch::channel(None);
         let keeper = keep(self.farm.clone(), peer.clone(), blobs, ended);
         let (id, task) = (peer.id, self.farm.tasks.spawn("machine", keeper));
@@ -189,12 +210,20 @@ impl Driver {
                 self.watch_demand();
                 self.wanted.insert(id, Demand::from_wire(demand.as_ref().clone()));
                 self.note_wanted(id);
+                self.note_work();
             }
             DemandEvent::Gone { id, .. } => {
                 self.wanted.remove(&id);
+                self.note_work();
                 self.farm.lender.apply(Event::Gone(id));
             }
         }
+    }
+
+    /// Others that have work of their own may have the same as this machine.
+    fn note_work(&self) {
+        let is_any = self.wanted.values().any(|demand| !demand.wants.is_empty());
+        self.asker.is_worth_it.store(is_any, Ordering::Relaxed);
     }
 
     /// The lender hears of what a machine wants only while this one has a link to it: otherwise inputs
@@ -300,7 +329,22 @@ fn facts(state: &MachineState) -> MachineFacts {
     }
 }
 
+#[async_trait]
+impl Actions for Farm {
+    fn claim(&self, claimant: MachineId, key: ActionKey) -> Option<MachineId> {
+        self.ledger.claim(claimant, key)
+    }
+
+    async fn follow(&self, key: ActionKey) -> Option<Followed> {
+        self.scheduler.follow(key).await
+    }
+}
+
 impl Farm {
+    fn with_linked(&self, change: impl FnOnce(&mut BTreeMap<MachineId, Peer>)) {
+        change(&mut self.linked.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     fn worker(&self, peer: &Peer, blobs: Arc<RemoteBlobs>) -> Arc<RemoteWorker> {
         let channel = crate::peer::link::boxed(peer.channel());
         // What it is comes next.

@@ -45,7 +45,7 @@ impl Machine {
             interfaces: None,
         };
         let peers = Peers::start(config, trust.clone(), &tasks).await;
-        let service = PeerService::new(peers.clone(), None);
+        let service = PeerService::new(peers.clone());
         let listener = Listener::Members(listener, trust.clone());
         let token = tasks.token().clone();
         tasks.spawn("port", async move {

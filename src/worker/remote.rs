@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use farmhand_proto::peer::peer_client::PeerClient;
@@ -179,6 +179,27 @@ impl RemoteWorker {
         }
     }
 
+    /// Reads what it answered, and brings the outputs here. Times are told by our clock.
+    async fn take_in(
+        &self,
+        response: &[u8],
+        function: DigestFunction,
+        queued_at: SystemTime,
+    ) -> Result<reapi::ExecuteResponse, NoResponse> {
+        let mut response = reapi::ExecuteResponse::decode(response)
+            .map_err(|error| self.lost(format!("its answer does not decode: {error}")))?;
+        if let Some(reason) = response.status.as_ref().and_then(shortage_of) {
+            return Err(self.lost(reason).into());
+        }
+        if let Some(result) = &mut response.result {
+            self.bring(function, result).await?;
+            if let Some(metadata) = &mut result.execution_metadata {
+                clock::align(metadata, queued_at, SystemTime::now());
+            }
+        }
+        Ok(response)
+    }
+
     /// Brings what the result names into the store of this machine.
     async fn bring(&self, function: DigestFunction, result: &reapi::ActionResult) -> Result<(), WorkerLost> {
         let nonsense = |error| self.lost(format!("its result cannot be read: {error}"));
@@ -254,20 +275,37 @@ impl Worker for RemoteWorker {
             Err(none) => Err(none),
         };
         let response = run.inspect_err(|_| luggage.came_back())?;
-        let mut response = reapi::ExecuteResponse::decode(&*response)
-            .map_err(|error| self.lost(format!("its answer does not decode: {error}")))?;
-        if let Some(reason) = response.status.as_ref().and_then(shortage_of) {
-            return Err(self.lost(reason).into());
-        }
+        let mut response = self.take_in(&response, function, queued_at).await?;
         if let Some(result) = &mut response.result {
-            self.bring(function, result).await?;
             self.home.traces.made(self.id, &build, bytes_of(result));
             if let Some(metadata) = &mut result.execution_metadata {
                 metadata.worker = self.name.to_string();
-                clock::align(metadata, queued_at, std::time::SystemTime::now());
             }
         }
         Ok(response)
+    }
+
+    async fn join(
+        &self,
+        lease: Lease,
+        progress: mpsc::UnboundedSender<Progress>,
+        cancel: CancellationToken,
+    ) -> Result<reapi::ExecuteResponse, NoResponse> {
+        let unable = |error| self.lost(format!("no place for its output here: {error}"));
+        let mut logs = Logs::open(&self.home.logs, &lease.operation).map_err(unable)?;
+        let request = peer::JoinActionRequest {
+            instance_name: lease.instance.to_string(),
+            action_digest: lease.action_digest.to_string(),
+        };
+        // It goes on there for others: it is enough that nobody listens any more.
+        let gave_up = || NoResponse::from(self.lost("it was waited for in vain"));
+        let followed = async {
+            let answers = self.client.clone().join(request).await.map_err(|_| NoResponse::Busy)?.into_inner();
+            let (requests, _) = mpsc::channel(1);
+            self.follow(answers, requests, &progress, &cancel, &mut logs, lease.input_root).await
+        };
+        let response = cancel.run_until_cancelled(followed).await.ok_or_else(gave_up)??;
+        self.take_in(&response, lease.function(), lease.queued_at).await
     }
 }
 

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use farmhand_proto::reapi;
 use futures_util::StreamExt;
 use futures_util::stream;
+use prost::Message;
 use tokio::time::{Instant, sleep};
 
 use crate::lan::Lan;
 use crate::machine::Machine;
-use crate::support::{ActionBuilder, Client, Outcome};
+use crate::support::{ActionBuilder, Client, Outcome, finish};
 
 /// A farm of so many machines with so many slots each, all linked; `None` where there can be none.
 pub(crate) async fn farm(machines: usize, slots: usize) -> Option<(Lan, Vec<Machine>)> {
@@ -192,4 +194,82 @@ fn slot_time(outcomes: &[Outcome], from: std::time::SystemTime, until: std::time
         end - start
     });
     held.sum()
+}
+
+/// Bytes that a machine has sent over the LAN.
+fn sent(lan: &Lan, machine: usize) -> u64 {
+    let [program, words @ ..] = lan.on(machine);
+    let file = "/sys/class/net/eth0/statistics/tx_bytes";
+    let output = std::process::Command::new(program).args(words).args(["cat", file]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+}
+
+/// Runs an action as a part of a build.
+async fn run_in(client: &Client, build: &str, action: &ActionBuilder) -> Outcome {
+    let digest = action.upload(client).await;
+    let mut request = tonic::Request::new(action.execute_request(client, &digest));
+    let metadata = reapi::RequestMetadata { tool_invocation_id: build.to_owned(), ..Default::default() };
+    let metadata = tonic::metadata::MetadataValue::from_bytes(&metadata.encode_to_vec());
+    request.metadata_mut().insert_bin("build.bazel.remote.execution.v2.requestmetadata-bin", metadata);
+    let stream = client.execution().execute(request).await.unwrap().into_inner();
+    finish(stream, digest).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_one_machine_made_goes_to_the_next_without_its_owner() {
+    let Some(lan) = Lan::new(3) else { return };
+    let start = |number: usize| {
+        Machine::start(&lan, number, &["--slots", "1", "--pools", ["home", "makers", "users"][number]])
+    };
+    let farm: Vec<_> = (0..3).map(start).collect();
+    for machine in &farm {
+        let others: Vec<_> = farm.iter().filter(|other| other.name() != machine.name()).collect();
+        machine.links_with(&others).await;
+    }
+    let (client, build) = (farm[0].client().await, uuid::Uuid::new_v4().to_string());
+    let make = ActionBuilder::sh("head -c 24000000 /dev/urandom > out").outputs(&["out"]).salt(&build);
+    let made = run_in(&client, &build, &make.property("Pool", "makers")).await;
+    let out = made.output(&client, "out").await;
+    assert_eq!(out.len(), 24_000_000);
+    let before = [0, 1].map(|machine| sent(&lan, machine));
+    let using = ActionBuilder::sh("wc -c < in").file("in", &out).salt(&build).property("Pool", "users");
+    let used = run_in(&client, &build, &using).await;
+    assert_eq!(used.stdout(&client).await, "24000000\n");
+    let [owner, maker] = [0, 1].map(|machine| sent(&lan, machine) - before[machine]);
+    assert!(maker > 24_000_000 && owner < 2_000_000, "the owner sent {owner} bytes, who made it {maker}");
+}
+
+#[tokio::test]
+async fn what_two_people_ask_for_runs_once() {
+    let Some((_lan, farm)) = farm(2, 1).await else { return };
+    let [one, other] = [farm[0].client().await, farm[1].client().await];
+    // Both have so much to do that each hears of the other's work.
+    let ahead = |client: &Client| {
+        let client = client.clone();
+        tokio::spawn(async move { run(&client, "sleep 1", 4, 4).await })
+    };
+    let busy = [ahead(&one), ahead(&other)];
+    sleep(Duration::from_millis(500)).await;
+    let salt = uuid::Uuid::new_v4().to_string();
+    let same = |number: usize| {
+        ActionBuilder::sh("head -c 20 /dev/urandom > out; sleep 0.3")
+            .outputs(&["out"])
+            .salt(&format!("{salt} {number}"))
+    };
+    let all = async |client: &Client| {
+        let actions = (0..6).map(|number| {
+            let (action, client) = (same(number), client.clone());
+            async move { (number, action.run(&client).await) }
+        });
+        let mut outcomes: Vec<_> = stream::iter(actions).buffer_unordered(6).collect().await;
+        outcomes.sort_by_key(|(number, _)| *number);
+        let out = |outcome: &Outcome| outcome.success().output_files[0].digest.clone().unwrap().hash;
+        outcomes.iter().map(|(_, outcome)| out(outcome)).collect::<Vec<_>>()
+    };
+    let (first, second) = tokio::join!(all(&one), all(&other));
+    for work in busy {
+        work.await.unwrap();
+    }
+    let once = first.iter().zip(&second).filter(|(one, other)| one == other).count();
+    assert!(once >= 5, "{once} of 6 ran once: {first:?} {second:?}");
 }

@@ -168,6 +168,53 @@ pub struct Share {
     #[prost(uint32, tag = "3")]
     pub ahead: u32,
 }
+/// Actions of the caller.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClaimRequest {
+    /// At most 1024.
+    #[prost(message, repeated, tag = "1")]
+    pub claims: ::prost::alloc::vec::Vec<claim_request::Claim>,
+}
+/// Nested message and enum types in `ClaimRequest`.
+pub mod claim_request {
+    /// One of them.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Claim {
+        #[prost(string, tag = "1")]
+        pub instance_name: ::prost::alloc::string::String,
+        /// HASH/SIZE, blake3/HASH/SIZE.
+        #[prost(string, tag = "2")]
+        pub action_digest: ::prost::alloc::string::String,
+    }
+}
+/// Who else has them.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClaimResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub taken: ::prost::alloc::vec::Vec<claim_response::Taken>,
+}
+/// Nested message and enum types in `ClaimResponse`.
+pub mod claim_response {
+    /// One that another machine has.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Taken {
+        /// Its place among the claims.
+        #[prost(uint32, tag = "1")]
+        pub index: u32,
+        /// The id of that machine, 32 bytes.
+        #[prost(bytes = "vec", tag = "2")]
+        pub machine: ::prost::alloc::vec::Vec<u8>,
+    }
+}
+/// An action to wait for.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinActionRequest {
+    #[prost(string, tag = "1")]
+    pub instance_name: ::prost::alloc::string::String,
+    /// HASH/SIZE, blake3/HASH/SIZE.
+    #[prost(string, tag = "2")]
+    pub action_digest: ::prost::alloc::string::String,
+}
 /// The farm has another key.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TakeKeyRequest {
@@ -492,6 +539,55 @@ pub mod peer_client {
             req.extensions_mut().insert(GrpcMethod::new("farmhand.peer.v1.Peer", "Run"));
             self.inner.streaming(req, path, codec).await
         }
+        /// Who else has actions that clients of the caller asked for. The machine that answers keeps note of
+        /// the caller's.
+        pub async fn claim(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ClaimRequest>,
+        ) -> std::result::Result<tonic::Response<super::ClaimResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/farmhand.peer.v1.Peer/Claim",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("farmhand.peer.v1.Peer", "Claim"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Waits for an action that clients of the machine that is called asked for, and tells what becomes of
+        /// it: no more than Running and Ended. NOT_FOUND when it has no such action that it sees to itself.
+        pub async fn join(
+            &mut self,
+            request: impl tonic::IntoRequest<super::JoinActionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::RunResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/farmhand.peer.v1.Peer/Join",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("farmhand.peer.v1.Peer", "Join"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// The farm has another key from now on. Answers once the machine has kept it; all links and calls
         /// under the old key end soon after. INVALID_ARGUMENT when it is no key, UNAVAILABLE when it cannot be
         /// kept: the old one holds there.
@@ -561,6 +657,24 @@ pub mod peer_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::RunRequest>>,
         ) -> std::result::Result<tonic::Response<Self::RunStream>, tonic::Status>;
+        /// Who else has actions that clients of the caller asked for. The machine that answers keeps note of
+        /// the caller's.
+        async fn claim(
+            &self,
+            request: tonic::Request<super::ClaimRequest>,
+        ) -> std::result::Result<tonic::Response<super::ClaimResponse>, tonic::Status>;
+        /// Server streaming response type for the Join method.
+        type JoinStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::RunResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Waits for an action that clients of the machine that is called asked for, and tells what becomes of
+        /// it: no more than Running and Ended. NOT_FOUND when it has no such action that it sees to itself.
+        async fn join(
+            &self,
+            request: tonic::Request<super::JoinActionRequest>,
+        ) -> std::result::Result<tonic::Response<Self::JoinStream>, tonic::Status>;
         /// The farm has another key from now on. Answers once the machine has kept it; all links and calls
         /// under the old key end soon after. INVALID_ARGUMENT when it is no key, UNAVAILABLE when it cannot be
         /// kept: the old one holds there.
@@ -730,6 +844,95 @@ pub mod peer_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/farmhand.peer.v1.Peer/Claim" => {
+                    #[allow(non_camel_case_types)]
+                    struct ClaimSvc<T: Peer>(pub Arc<T>);
+                    impl<T: Peer> tonic::server::UnaryService<super::ClaimRequest>
+                    for ClaimSvc<T> {
+                        type Response = super::ClaimResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ClaimRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Peer>::claim(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ClaimSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/farmhand.peer.v1.Peer/Join" => {
+                    #[allow(non_camel_case_types)]
+                    struct JoinSvc<T: Peer>(pub Arc<T>);
+                    impl<
+                        T: Peer,
+                    > tonic::server::ServerStreamingService<super::JoinActionRequest>
+                    for JoinSvc<T> {
+                        type Response = super::RunResponse;
+                        type ResponseStream = T::JoinStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::JoinActionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Peer>::join(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = JoinSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

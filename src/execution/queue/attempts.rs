@@ -32,6 +32,8 @@ pub(super) struct Attempt {
     pub(super) is_stopping: bool,
     /// It was sent ahead of its slot, and has not begun as far as is known.
     pub(super) is_ahead: bool,
+    /// Its worker sees to it for clients of its own: it has no slot.
+    pub(super) is_joined: bool,
     assigned_at: Now,
     running_at: Option<Now>,
     collecting_at: Option<Now>,
@@ -67,11 +69,17 @@ impl Attempt {
             grant,
             is_stopping: false,
             is_ahead,
+            is_joined: false,
             assigned_at: now,
             running_at: None,
             collecting_at: None,
             due,
         }
+    }
+
+    /// One that its worker sees to for clients of its own.
+    pub(super) fn joined(now: Now, worker: Arc<str>, whose: (Arc<str>, Arc<str>)) -> Self {
+        Self { is_joined: true, ..Self::new(now, worker, whose, 0, false, Duration::ZERO) }
     }
 
     /// The slot it takes.
@@ -195,6 +203,7 @@ impl Queue {
             person: person.clone(),
             build: build.clone(),
             grant,
+            is_joined: false,
         }));
         self.attempts.insert(attempt, Attempt::new(self.now, worker, (person, build), grant, is_ahead, due));
         if is_ahead {
@@ -235,7 +244,8 @@ impl Queue {
             Phase::Cancelling | Phase::Killing if is_present => {}
             _ => return,
         }
-        if let Some(time) = attempt.run_time(self.now).filter(|_| response::is_success(&response)) {
+        let is_telling = !attempt.is_joined && response::is_success(&response);
+        if let Some(time) = attempt.run_time(self.now).filter(|_| is_telling) {
             self.placement.learn(run.like, &attempt.worker, time);
         }
         if let Some(run) = self.runs.get_mut(&id.run).filter(|_| !is_present) {
@@ -266,6 +276,9 @@ impl Queue {
     pub(super) fn lost(&mut self, id: AttemptId, reason: String) {
         let Some(attempt) = self.vacate(id) else { return };
         let Some(run) = self.runs.get_mut(&id.run) else { return };
+        if attempt.is_joined {
+            return self.unanswered(id);
+        }
         if run.timeline.attempt != id.number {
             return;
         }
@@ -276,7 +289,14 @@ impl Queue {
     /// The worker had no slot for it after all.
     pub(super) fn busy(&mut self, id: AttemptId) {
         let Some(attempt) = self.vacate(id) else { return };
-        self.pool.was_busy(self.now.instant, &attempt.worker, &attempt.person, attempt.grant);
+        if !attempt.is_joined {
+            self.pool.was_busy(self.now.instant, &attempt.worker, &attempt.person, attempt.grant);
+        }
+        self.unanswered(id);
+    }
+
+    /// An attempt is over that was none, as far as anybody can tell.
+    fn unanswered(&mut self, id: AttemptId) {
         let Some(run) = self.runs.get_mut(&id.run) else { return };
         run.timeline.attempts = run.timeline.attempts.saturating_sub(1);
         if run.timeline.attempt == id.number {
@@ -362,7 +382,9 @@ impl Queue {
     fn vacate(&mut self, id: AttemptId) -> Option<Attempt> {
         let attempt = self.attempts.remove(&id)?;
         self.ahead.remove(&id);
-        self.pool.free(&attempt.worker, &attempt.person, &attempt.build, attempt.due);
+        if !attempt.is_joined {
+            self.pool.free(&attempt.worker, &attempt.person, &attempt.build, attempt.due);
+        }
         Some(attempt)
     }
 
@@ -376,7 +398,7 @@ impl Queue {
 
     /// The slots that will be free soon.
     pub(super) fn stopping_slots(&self) -> impl Iterator<Item = Slot> {
-        self.attempts.values().filter(|attempt| attempt.is_stopping).map(Attempt::slot)
+        self.attempts.values().filter(|attempt| attempt.is_stopping && !attempt.is_joined).map(Attempt::slot)
     }
 }
 

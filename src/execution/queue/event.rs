@@ -99,6 +99,13 @@ pub enum Event {
     Ended(AttemptId, Arc<ExecuteResponse>),
     /// The worker of an attempt was lost.
     Lost(AttemptId, String),
+    /// A machine sees to the action of an operation already, for clients of its own.
+    FoundElsewhere {
+        /// The operation.
+        operation: OperationId,
+        /// The machine.
+        worker: Arc<str>,
+    },
     /// The worker of an attempt had no slot for it, and has not begun it.
     Busy(AttemptId),
     /// A result is in the action cache, or could not be put there for the reason given.
@@ -190,6 +197,8 @@ pub struct Assignment {
     pub build: Arc<str>,
     /// The grant it stands on; 0 where none is needed.
     pub grant: u64,
+    /// Whether the worker sees to it for clients of its own, so that it is only waited for.
+    pub is_joined: bool,
 }
 
 /// Why a submission is not taken.

@@ -113,7 +113,9 @@ impl Queue {
     /// Running orphans that may be stopped, with their slots; the oldest orphan first.
     pub(super) fn ripe_orphans(&self) -> Vec<(RunId, Slot)> {
         let mut orphans = Vec::new();
-        for (id, attempt) in self.attempts.iter().filter(|(_, attempt)| !attempt.is_stopping) {
+        for (id, attempt) in
+            self.attempts.iter().filter(|(_, attempt)| !attempt.is_stopping && !attempt.is_joined)
+        {
             let Some(since) = self.runs.get(&id.run).and_then(|run| self.orphan_since(run)) else { continue };
             if self.now.instant - since >= self.orphan_yield {
                 orphans.push((since, *id, attempt.slot()));

@@ -80,7 +80,12 @@ impl Queue {
         };
         let is_wanted = matches!(run.phase, Phase::Executing) && self.orphan_since(run).is_none();
         let may_be_copied = is_wanted && !run.action.do_not_cache;
-        if !may_be_copied || attempt.is_ahead || attempt.is_stopping || self.attempts_of(id.run).count() > 1 {
+        if !may_be_copied
+            || attempt.is_ahead
+            || attempt.is_joined
+            || attempt.is_stopping
+            || self.attempts_of(id.run).count() > 1
+        {
             return false;
         }
         let Some(expected) = self.placement.expected(run.like, &attempt.worker) else { return false };

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::{Message, Question, Shared, now};
+use super::{Claimer, Message, Question, Shared, now};
 use crate::action_cache::ActionKey;
 use crate::execution::operations::{Operation, OperationId, OperationState};
 use crate::execution::queue::{
@@ -31,9 +31,19 @@ struct Driver {
     queue: Queue,
     workers: HashMap<Arc<str>, Arc<dyn Worker>>,
     running: HashMap<AttemptId, CancellationToken>,
+    claimer: Option<Arc<dyn Claimer>>,
     has_new_demand: bool,
     /// Messages that may yet be handled before new demand is told.
     patience: u32,
+}
+
+/// What a worker is asked to do with an action.
+#[derive(Clone, Copy, Debug)]
+enum Execution {
+    /// To run it.
+    Run,
+    /// To let us wait for it with its own clients.
+    Join,
 }
 
 /// A promise of one last event: if the task that owes it ends without, the fallback is sent.
@@ -50,6 +60,7 @@ pub(super) async fn run(shared: Arc<Shared>, queue: Queue, mut messages: mpsc::U
         queue,
         workers: HashMap::new(),
         running: HashMap::new(),
+        claimer: None,
         has_new_demand: false,
         patience: PATIENCE,
     };
@@ -80,6 +91,7 @@ impl Driver {
             Message::Question(question) => self.answer(question),
             Message::WatchDemand => self.tell_demand(),
             Message::Holdings(holdings) => self.queue.set_holdings(holdings),
+            Message::Claimer(claimer) => self.claimer = Some(claimer),
         }
         self.patience -= u32::from(self.has_new_demand);
     }
@@ -112,6 +124,9 @@ impl Driver {
             }
             Question::Explain(operation, reply) => {
                 let _gone = reply.send(self.queue.explain(now().instant, operation));
+            }
+            Question::Find(key, reply) => {
+                let _gone = reply.send(self.queue.find(&key));
             }
             Question::Machines(reply) => {
                 let _gone = reply.send(self.queue.machines());
@@ -168,6 +183,9 @@ impl Driver {
         let answer = match refused.map(|index| effects.remove(index)) {
             Some(Effect::Refuse(_, refusal)) => Err(refusal),
             _ => {
+                if let Some(claimer) = self.claimer.as_ref().filter(|_| !action.do_not_cache) {
+                    claimer.claim(operation.id, &action.key);
+                }
                 self.shared.operations.insert(now().instant, operation, Some(&action));
                 Ok(())
             }
@@ -206,7 +224,8 @@ impl Driver {
     }
 
     fn assign(&mut self, assignment: Assignment) {
-        let Assignment { attempt, worker: name, operation, action, queued_at, person, .. } = assignment;
+        let Assignment { attempt, worker: name, operation, action, queued_at, person, is_joined, .. } =
+            assignment;
         let report = Report::new(&self.shared, Event::Lost(attempt, "it gave no answer".into()));
         let Some(worker) = self.workers.get(&name).cloned() else { return };
         let invocation = self.shared.operations.get(operation).map(|operation| operation.invocation.clone());
@@ -225,7 +244,8 @@ impl Driver {
         };
         let cancel = self.shared.tasks.token().child_token();
         self.running.insert(attempt, cancel.clone());
-        let execute = execute(self.shared.clone(), worker, lease, attempt, cancel, report);
+        let execution = if is_joined { Execution::Join } else { Execution::Run };
+        let execute = execute(self.shared.clone(), worker, (lease, execution), attempt, cancel, report);
         self.shared.tasks.spawn("run action", execute);
     }
 }
@@ -248,13 +268,16 @@ fn log_if_cancelled(operation: &Operation, state: &OperationState) {
 async fn execute(
     shared: Arc<Shared>,
     worker: Arc<dyn Worker>,
-    lease: Lease,
+    (lease, execution): (Lease, Execution),
     attempt: AttemptId,
     cancel: CancellationToken,
     report: Report,
 ) {
     let (progress, mut steps) = mpsc::unbounded_channel();
-    let mut execution = worker.execute(lease, progress, cancel);
+    let mut execution = match execution {
+        Execution::Run => worker.execute(lease, progress, cancel),
+        Execution::Join => worker.join(lease, progress, cancel),
+    };
     let tell = |progress| match progress {
         Progress::Staging => {}
         Progress::Running { stdout, stderr } => {

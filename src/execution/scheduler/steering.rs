@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::{Message, Scheduler};
+use crate::action_cache::ActionKey;
 use crate::execution::operations::{Operation, OperationId};
 use crate::execution::queue::{Duty, Event, MachineState, Target, Waiting};
 use crate::worker::{SlotsError, Worker};
@@ -21,6 +22,8 @@ pub(super) enum Question {
     Kill(Target, oneshot::Sender<usize>),
     /// Why an operation waits, if it does.
     Explain(OperationId, oneshot::Sender<Option<Waiting>>),
+    /// A live operation with this action that no other machine sees to.
+    Find(ActionKey, oneshot::Sender<Option<OperationId>>),
     /// How every machine stands.
     Machines(oneshot::Sender<Vec<MachineState>>),
     /// The worker of that name.
@@ -148,7 +151,7 @@ impl Scheduler {
     }
 
     /// Asks the driver; `None` once that has ended.
-    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {
+    pub(super) async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         self.send(Message::Question(question(reply)));
         answer.await.ok()

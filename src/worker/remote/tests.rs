@@ -147,6 +147,15 @@ struct Service(Guests);
 impl Peer for Service {
     type LinkStream = futures_util::stream::Empty<Result<peer::LinkMessage, Status>>;
     type RunStream = Answers;
+    type JoinStream = Answers;
+
+    async fn claim(&self, _: Request<peer::ClaimRequest>) -> Result<Response<peer::ClaimResponse>, Status> {
+        Err(Status::unimplemented("no claims here"))
+    }
+
+    async fn join(&self, _: Request<peer::JoinActionRequest>) -> Result<Response<Answers>, Status> {
+        Err(Status::not_found("no actions here"))
+    }
 
     async fn link(
         &self,

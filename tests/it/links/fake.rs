@@ -8,7 +8,8 @@ use farmhand::rpc::server::{self, Limits, Listener};
 use farmhand_proto::peer::link_message::Message;
 use farmhand_proto::peer::peer_server::{Peer, PeerServer};
 use farmhand_proto::peer::{
-    Beat, Hello, LinkMessage, RunRequest, RunResponse, TakeKeyRequest, TakeKeyResponse,
+    Beat, ClaimRequest, ClaimResponse, Hello, JoinActionRequest, LinkMessage, RunRequest, RunResponse,
+    TakeKeyRequest, TakeKeyResponse,
 };
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -106,6 +107,16 @@ impl Peer for Answers {
     type RunStream = Replies<RunResponse>;
 
     async fn run(&self, _: Request<Streaming<RunRequest>>) -> Result<Response<Self::RunStream>, Status> {
+        Err(Status::unimplemented("a fake"))
+    }
+
+    async fn claim(&self, _: Request<ClaimRequest>) -> Result<Response<ClaimResponse>, Status> {
+        Err(Status::unimplemented("a fake"))
+    }
+
+    type JoinStream = Replies<RunResponse>;
+
+    async fn join(&self, _: Request<JoinActionRequest>) -> Result<Response<Self::JoinStream>, Status> {
         Err(Status::unimplemented("a fake"))
     }
 
