@@ -123,10 +123,10 @@ mod tests {
     #[test]
     fn claims_grow_old_unless_they_are_made_again() {
         let (mut claims, start) = (Claims::default(), Instant::now());
-        for second in 0..3 {
-            claims.claim(start + LIFETIME / 2 * second, id(1), key(1));
-        }
         claims.claim(start, id(1), key(2));
+        for half in 0..3 {
+            claims.claim(start + LIFETIME / 2 * half, id(1), key(1));
+        }
         let later = start + LIFETIME * 2 - Duration::from_secs(1);
         assert_eq!(claims.claim(later, id(2), key(1)), Some(id(1)));
         assert_eq!(claims.claim(later, id(2), key(2)), None);

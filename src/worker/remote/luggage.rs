@@ -138,7 +138,7 @@ mod tests {
     async fn there_is_room_for_so_much_only() {
         let (cas, traces, attic) = (MemoryCas::default(), Traces::default(), Arc::from("attic"));
         let mut files = Vec::new();
-        for number in 0..2 * MOST_LUGGAGE {
+        for number in 0..MOST_LUGGAGE + 88 {
             let digest = put(&cas, format!("{number:01000}").into_bytes()).await;
             files.push(file(&format!("{number:04}"), digest));
         }
