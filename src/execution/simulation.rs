@@ -22,13 +22,14 @@ use std::time::Duration;
 use farmhand_proto::reapi;
 use tokio::time::Instant;
 
+use super::Settings;
 use super::grants::{self, Arrival, Owner, StayId};
 use super::operations::OperationId;
 use super::queue::{AttemptId, Effect, Event, Step, Submission};
-use super::Settings;
 
 mod dice;
 mod faults;
+mod figures;
 mod ledger;
 mod links;
 mod machine;
@@ -37,10 +38,11 @@ mod tests;
 
 pub use dice::Dice;
 pub use faults::Fault;
+pub use figures::{Figures, measure};
 pub use ledger::{Ledger, Outcome};
 use links::{Links, Message};
-use machine::{Machine, Stay};
 pub use machine::action;
+use machine::{Machine, Stay};
 
 /// What a message within a machine takes.
 const HOP: Duration = Duration::from_micros(20);
@@ -109,7 +111,6 @@ enum Happening {
     Tick { machine: usize, epoch: u64 },
     Event { machine: usize, epoch: u64, event: Box<Event> },
     Demand { machine: usize, epoch: u64 },
-    Granted { machine: usize, epoch: u64, event: Box<grants::Event> },
     Arrived { to: usize, from: usize, link: u64, message: Box<Message> },
     Over { machine: usize, epoch: u64, stay: StayId, code: Option<i32> },
     Broken { machine: usize, peer: usize, link: u64 },
@@ -160,14 +161,19 @@ impl Farm {
         &self.costs
     }
 
+    /// From now on the costs count.
+    fn forget_costs(&mut self) {
+        self.costs = Costs::default();
+    }
+
     /// Name of a machine.
     pub fn name(&self, machine: usize) -> Arc<str> {
         self.machines[machine].name.clone()
     }
 
-    /// What one round trip takes at most.
+    /// What a message to another machine and its answer take at most, on the way and within the machines.
     pub fn round_trip(&self) -> Duration {
-        2 * (self.setup.latency + self.setup.jitter)
+        2 * (self.setup.latency + self.setup.jitter + 2 * HOP)
     }
 
     /// A client of that machine wants something run. Its action tells by its time limit how long it
@@ -244,7 +250,6 @@ impl Farm {
             Happening::Tick { machine, .. }
             | Happening::Event { machine, .. }
             | Happening::Demand { machine, .. }
-            | Happening::Granted { machine, .. }
             | Happening::Over { machine, .. }
             | Happening::Broken { machine, .. }
             | Happening::Arrived { to: machine, .. } => *machine,
@@ -270,16 +275,13 @@ impl Farm {
             Happening::Demand { machine, epoch } if self.is_present(machine, epoch) => {
                 self.tell_demand(machine);
             }
-            Happening::Granted { machine, epoch, event } if self.is_present(machine, epoch) => {
-                self.apply_grants(machine, *event);
-            }
             Happening::Over { machine, epoch, stay, code } if self.is_present(machine, epoch) => {
                 self.over(machine, stay, code);
             }
-            Happening::Arrived { to, from, link, message } if self.links.is_seen(to, from, link) => {
+            Happening::Arrived { to, from, link, message } if self.is_linked(to, from, link) => {
                 self.arrived(to, from, link, *message);
             }
-            Happening::Broken { machine, peer, link } if self.links.is_seen(machine, peer, link) => {
+            Happening::Broken { machine, peer, link } if self.is_linked(machine, peer, link) => {
                 self.broken(machine, peer);
             }
             Happening::Linked { machines } => self.link(machines.0, machines.1),
@@ -416,7 +418,8 @@ impl Farm {
 
     /// Since when what waits longest that this machine could run has waited.
     fn oldest_waiting(&self, index: usize) -> Option<Time> {
-        let owners = (0..self.machines.len()).filter(|owner| *owner == index || self.machines[index].has_guests());
+        let owners =
+            (0..self.machines.len()).filter(|owner| *owner == index || self.machines[index].has_guests());
         let reachable = owners.filter_map(|owner| {
             let since = if owner == index { Time::ZERO } else { self.links.since(owner, index)? };
             let frozen_until = self.machines[owner].frozen_until;
@@ -447,8 +450,11 @@ impl Farm {
     fn send(&mut self, from: usize, to: usize, message: Message) {
         let message = Box::new(message);
         if from == to {
-            self.plan(HOP, Happening::Arrived { to, from, link: 0, message });
-        } else if let Some((link, at)) = self.links.send(self.now, (from, to), &message, &self.setup, &self.dice) {
+            let link = self.machines[from].epoch;
+            self.plan(HOP, Happening::Arrived { to, from, link, message });
+        } else if let Some((link, at)) =
+            self.links.send(self.now, (from, to), &message, &self.setup, &self.dice)
+        {
             self.ledger.messages += 1;
             self.plan(at - self.now, Happening::Arrived { to, from, link, message });
         }
@@ -462,7 +468,13 @@ impl Farm {
     }
 
     fn is_heard(&self, index: usize, stay: &Stay) -> bool {
-        self.links.is_seen(index, stay.owner, stay.link)
+        self.is_linked(index, stay.owner, stay.link)
+    }
+
+    /// Whether a machine sees that link to another, or is in that life of its own.
+    fn is_linked(&self, index: usize, peer: usize, link: u64) -> bool {
+        let is_own = index == peer && self.is_present(index, link);
+        is_own || self.links.number(index, peer) == Some(link)
     }
 
     fn arrived(&mut self, index: usize, from: usize, link: u64, message: Message) {
@@ -509,7 +521,9 @@ impl Farm {
     }
 
     fn index_of(&self, name: &str) -> usize {
-        name.strip_prefix('m').and_then(|number| number.parse().ok()).expect("invariant: machines are numbered")
+        name.strip_prefix('m')
+            .and_then(|number| number.parse().ok())
+            .expect("invariant: machines are numbered")
     }
 
     fn index_of_owner(&self, index: usize, owner: Owner) -> usize {

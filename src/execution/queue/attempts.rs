@@ -12,7 +12,8 @@ use std::time::{Duration, SystemTime};
 use farmhand_proto::reapi::ExecuteResponse;
 use tokio::time::Instant;
 
-use super::pool::{Assigned, Cost, Judge, Machine, Slot};
+use super::ahead::Kind;
+use super::pool::{Assigned, ClassId, Cost, Judge, Machine, Slot};
 use super::{
     Assignment, AttemptId, Effect, Loss, MAX_LOSSES, Now, Phase, Placement, Queue, Run, RunId, Step,
 };
@@ -22,6 +23,7 @@ use crate::execution::{placement, response};
 /// A run with a worker.
 #[derive(Debug)]
 pub(super) struct Attempt {
+    class: ClassId,
     pub(super) worker: Arc<str>,
     /// Whose slot it takes, and for which build.
     pub(super) person: Arc<str>,
@@ -32,6 +34,8 @@ pub(super) struct Attempt {
     pub(super) is_stopping: bool,
     /// It was sent ahead of its slot, and has not begun as far as is known.
     pub(super) is_ahead: bool,
+    /// It was sent ahead of its slot.
+    was_ahead: bool,
     assigned_at: Now,
     running_at: Option<Now>,
     collecting_at: Option<Now>,
@@ -52,26 +56,10 @@ pub(super) struct View<'a> {
 // === impl Attempt ===
 
 impl Attempt {
-    fn new(
-        now: Now,
-        worker: Arc<str>,
-        (person, build): (Arc<str>, Arc<str>),
-        grant: u64,
-        is_ahead: bool,
-        due: Duration,
-    ) -> Self {
-        Self {
-            worker,
-            person,
-            build,
-            grant,
-            is_stopping: false,
-            is_ahead,
-            assigned_at: now,
-            running_at: None,
-            collecting_at: None,
-            due,
-        }
+    /// What it has in common with others that were sent ahead.
+    pub(super) fn kind(&self) -> Kind {
+        let Self { class, person, build, worker, .. } = self;
+        Kind { class: *class, person: person.clone(), build: build.clone(), worker: worker.clone() }
     }
 
     /// The slot it takes.
@@ -109,6 +97,11 @@ impl Judge for View<'_> {
             moving: placement::step(price.moving),
             is_remote: machine.site.is_remote,
         }
+    }
+
+    /// What must not be run twice at once cannot be called back: it may just have begun.
+    fn may_go_ahead(&self, run: RunId) -> bool {
+        !self.runs[&run].action.do_not_cache
     }
 
     /// Only what has a like can tell. All that waits would run here one after the other, the run itself
@@ -196,10 +189,24 @@ impl Queue {
             build: build.clone(),
             grant,
         }));
-        self.attempts.insert(attempt, Attempt::new(self.now, worker, (person, build), grant, is_ahead, due));
+        let with_worker = Attempt {
+            class: run.class,
+            worker,
+            person,
+            build,
+            grant,
+            is_stopping: false,
+            is_ahead,
+            was_ahead: is_ahead,
+            assigned_at: self.now,
+            running_at: None,
+            collecting_at: None,
+            due,
+        };
         if is_ahead {
-            self.ahead.insert(attempt);
+            self.ahead.insert(with_worker.kind(), attempt);
         }
+        self.attempts.insert(attempt, with_worker);
         self.notify(id);
         attempt
     }
@@ -210,7 +217,9 @@ impl Queue {
         match step {
             Step::Running => {
                 attempt.running_at = Some(now);
-                if self.ahead.remove(&id) {
+                self.pool.has_begun(&attempt.worker);
+                if attempt.is_ahead {
+                    self.ahead.remove(&attempt.kind(), id);
                     attempt.is_ahead = false;
                     self.pool.note_change();
                 }
@@ -227,6 +236,7 @@ impl Queue {
 
     pub(super) fn ended(&mut self, id: AttemptId, response: Arc<ExecuteResponse>) {
         let Some(attempt) = self.vacate(id) else { return };
+        self.pool.has_answered(&attempt.worker);
         let Some(run) = self.runs.get(&id.run) else { return };
         let is_present = run.timeline.attempt == id.number;
         match run.phase {
@@ -265,6 +275,7 @@ impl Queue {
 
     pub(super) fn lost(&mut self, id: AttemptId, reason: String) {
         let Some(attempt) = self.vacate(id) else { return };
+        self.pool.was_lost(self.now.instant, &attempt.worker);
         let Some(run) = self.runs.get_mut(&id.run) else { return };
         if run.timeline.attempt != id.number {
             return;
@@ -276,7 +287,8 @@ impl Queue {
     /// The worker had no slot for it after all.
     pub(super) fn busy(&mut self, id: AttemptId) {
         let Some(attempt) = self.vacate(id) else { return };
-        self.pool.was_busy(self.now.instant, &attempt.worker, &attempt.person, attempt.grant);
+        let Attempt { worker, person, grant, was_ahead, .. } = &attempt;
+        self.pool.was_busy(self.now.instant, worker, person, *grant, *was_ahead);
         let Some(run) = self.runs.get_mut(&id.run) else { return };
         run.timeline.attempts = run.timeline.attempts.saturating_sub(1);
         if run.timeline.attempt == id.number {
@@ -353,7 +365,9 @@ impl Queue {
     pub(super) fn stop(&mut self, id: AttemptId) {
         if let Some(attempt) = self.attempts.get_mut(&id) {
             attempt.is_stopping = true;
-            self.ahead.remove(&id);
+            if std::mem::take(&mut attempt.is_ahead) {
+                self.ahead.remove(&attempt.kind(), id);
+            }
             self.effects.push(Effect::CancelRun(id));
         }
     }
@@ -361,7 +375,9 @@ impl Queue {
     /// Takes an attempt off its worker, if it still is there.
     fn vacate(&mut self, id: AttemptId) -> Option<Attempt> {
         let attempt = self.attempts.remove(&id)?;
-        self.ahead.remove(&id);
+        if attempt.is_ahead {
+            self.ahead.remove(&attempt.kind(), id);
+        }
         self.pool.free(&attempt.worker, &attempt.person, &attempt.build, attempt.due);
         Some(attempt)
     }

@@ -136,6 +136,7 @@ impl Farm {
             return;
         }
         machine.is_alive = false;
+        machine.frozen_until = self.now;
         self.ledger.died(self.now, index);
         for peer in (0..self.machines.len()).filter(|peer| *peer != index) {
             self.links.cut(index, peer);
@@ -180,6 +181,8 @@ impl Farm {
         }
         let (worker, reason) = (self.name(peer), "the link broke".to_owned());
         self.apply(index, Event::WorkerLeft { worker, reason });
+        // What was given to it in between was lost with the rest.
+        self.machines[index].given.retain(|_, worker| *worker != peer);
         self.apply_grants(index, grants::Event::Gone(id(peer)));
         let epoch = self.machines[index].epoch;
         let stays = self.machines[index].stays.iter().filter(|(_, stay)| stay.owner == peer);

@@ -33,8 +33,6 @@ pub struct Ledger {
     running: Vec<usize>,
     /// The same by where they run.
     there: Vec<Vec<usize>>,
-    /// Slots in use, times seconds, until `changed_at`.
-    used: f64,
     changed_at: Time,
     /// The longest time for which a slot was idle beside something that waited and could have had it.
     pub longest_idle: Duration,
@@ -66,7 +64,6 @@ impl Ledger {
             waiting: vec![BTreeSet::new(); machines],
             running: vec![0; machines],
             there: vec![vec![0; machines]; machines],
-            used: 0.0,
             changed_at: Time::ZERO,
             longest_idle: Duration::ZERO,
             longest_idle_at: Time::ZERO,
@@ -96,9 +93,9 @@ impl Ledger {
         self.running[owner]
     }
 
-    /// Slots in use, times seconds.
-    pub fn used(&self) -> f64 {
-        self.used
+    /// When a run began or ended last.
+    pub fn last_change(&self) -> Time {
+        self.changed_at
     }
 
     pub(super) fn submitted(&mut self, machine: usize, submission: &Submission) {
@@ -157,7 +154,7 @@ impl Ledger {
             known.outcome = Some(Outcome::Died);
             self.live -= 1;
         }
-        self.count(now);
+        self.changed_at = now;
         for (owner, there) in std::mem::take(&mut self.there[machine]).into_iter().enumerate() {
             self.running[owner] -= there;
         }
@@ -176,20 +173,14 @@ impl Ledger {
     }
 
     pub(super) fn began(&mut self, now: Time, machine: usize, owner: usize) {
-        self.count(now);
+        self.changed_at = now;
         self.running[owner] += 1;
         self.there[machine][owner] += 1;
     }
 
     pub(super) fn ended(&mut self, now: Time, machine: usize, owner: usize) {
-        self.count(now);
+        self.changed_at = now;
         self.running[owner] -= 1;
         self.there[machine][owner] -= 1;
-    }
-
-    fn count(&mut self, now: Time) {
-        let busy: usize = self.running.iter().sum();
-        self.used += busy as f64 * (now - self.changed_at).as_secs_f64();
-        self.changed_at = now;
     }
 }

@@ -55,11 +55,6 @@ impl Links {
         self.seen[b][a] = Some((self.next, time));
     }
 
-    /// Whether a machine sees that link to another; each sees itself.
-    pub(super) fn is_seen(&self, machine: usize, peer: usize, link: u64) -> bool {
-        machine == peer || self.number(machine, peer) == Some(link)
-    }
-
     /// The link that a machine sees to another.
     pub(super) fn number(&self, machine: usize, peer: usize) -> Option<u64> {
         self.seen[machine][peer].map(|(number, _)| number)

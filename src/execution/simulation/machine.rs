@@ -110,7 +110,11 @@ impl Machine {
         self.stays.clear();
         (self.slots, self.guests) = (Idle::default(), Idle::default());
         self.note_limits(time);
-        Event::WorkerJoined { worker: self.name.clone(), slots: self.limits.slots, matcher: matcher(&self.name) }
+        Event::WorkerJoined {
+            worker: self.name.clone(),
+            slots: self.limits.slots,
+            matcher: matcher(&self.name),
+        }
     }
 
     /// The time on its clocks.
