@@ -114,9 +114,8 @@ impl Clients {
         for machine in &self.farm.machines {
             assert!(machine.stays.is_empty() && machine.given.is_empty(), "{}", machine.name);
             assert_eq!(machine.grants.busy(), 0);
-            for tenancy in machine.grants.tenancies() {
-                panic!("{}: {tenancy:?}", machine.name);
-            }
+            let tenancies: Vec<_> = machine.grants.tenancies().collect();
+            assert!(tenancies.is_empty(), "{}: {tenancies:?}", machine.name);
             for state in machine.queue.machines() {
                 assert_eq!(state.busy, 0, "{state:?}");
                 let is_own = state.name == machine.name;
