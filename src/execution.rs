@@ -13,6 +13,7 @@
 //! - [`live_logs`] knows where the commands that run now write stdout and stderr;
 //! - [`scheduler`] drives the queue: it asks the action cache, hands leases to workers, stores results;
 //! - [`response`] words the responses that come from the scheduler and not from a worker;
+//! - [`simulation`] is a farm in virtual time, to try what `queue` and `grants` do together;
 //! - [`rerun`] runs an action again, to see whether the same comes of it;
 //! - [`inline`] puts small outputs into a result for callers that asked for them;
 //! - [`observer`] is the seam for whoever wants to know what becomes of operations.
@@ -50,6 +51,7 @@ pub mod rerun;
 pub mod response;
 pub mod run_times;
 pub mod scheduler;
+pub mod simulation;
 #[cfg(test)]
 pub(crate) mod testing;
 

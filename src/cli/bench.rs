@@ -52,6 +52,8 @@ use probes::{Need, Probe};
 ///                        complete results by GetActionResult and by Execute, 8 in flight
 ///   watched              parallel-actions while two dashboards watch, in turns with the same while
 ///                        nobody does
+///   scheduler            a farm of 64 machines with 16 slots, simulated in this process: what deciding
+///                        and waiting cost for each of 100,000 actions, and how long slots are idle
 #[derive(Debug, clap::Args)]
 #[command(
     verbatim_doc_comment,
@@ -77,7 +79,7 @@ pub(super) struct BenchArgs {
     /// Print JSON
     ///
     /// An object with `schema`, `server`, `cores`, `load` (of the last minute), `seconds` (as in
-    /// --time), `figures` and `failed`. A figure has `name`, `value`, `unit` ("s", "1/s" or "B/s") and
+    /// --time), `figures` and `failed`. A figure has `name`, `value`, `unit` ("s", "1/s", "B/s" or "B") and
     /// `limits`, each with `name`, `value` (in the same unit) and `share` (the part of the limit that
     /// is reached). A failed benchmark has `name` and `reason`.
     #[arg(long)]

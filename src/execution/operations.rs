@@ -169,7 +169,6 @@ impl OperationId {
     }
 
     /// A name made of a number.
-    #[cfg(test)]
     pub fn from_number(number: u128) -> Self {
         Self(Uuid::from_u128(number))
     }

@@ -23,7 +23,7 @@
 //!   cached results never joins a run whose result others may have read already.
 //!
 //! `event` has what goes in and comes out, `ready` the order of what waits, `pool` the machines and
-//! what fits them, `attempts` what becomes of runs that are with a worker, `second` who gets a second
+//! what fits them, `attempts` what becomes of runs that are with a worker, `ahead` those that wait there, `second` who gets a second
 //! attempt, `demand` what is wanted of each machine, `orphans` what becomes of runs that nobody waits for,
 //! `explain` why a run waits, `kill` what a person ends.
 
@@ -41,6 +41,7 @@ use super::run_times::Like;
 use super::{Settings, response};
 use crate::action_cache::ActionKey;
 
+mod ahead;
 mod attempts;
 mod demand;
 mod elsewhere;
@@ -56,6 +57,7 @@ mod second;
 #[cfg(test)]
 mod tests;
 
+use ahead::Ahead;
 use attempts::Attempt;
 
 pub use event::{
@@ -91,7 +93,7 @@ pub struct Queue {
     /// What holds slots.
     attempts: BTreeMap<AttemptId, Attempt>,
     /// Those that were sent ahead of their slots, and have not begun.
-    ahead: BTreeSet<AttemptId>,
+    ahead: Ahead,
     /// Those that take too long, as of the last tick.
     stragglers: BTreeSet<AttemptId>,
     joinable: HashMap<ActionKey, RunId>,
@@ -161,7 +163,7 @@ impl Queue {
             placement: Placement::new(),
             runs: BTreeMap::new(),
             attempts: BTreeMap::new(),
-            ahead: BTreeSet::new(),
+            ahead: Ahead::default(),
             stragglers: BTreeSet::new(),
             joinable: HashMap::new(),
             tickets: HashMap::new(),

@@ -49,7 +49,8 @@ pub fn unrunnable(reason: String) -> reapi::ExecuteResponse {
 /// the end of the whole build.
 pub fn lost(losses: &[Loss]) -> reapi::ExecuteResponse {
     let each: Vec<_> = losses.iter().map(|loss| format!("{}: {}", loss.worker, loss.reason)).collect();
-    let message = format!("the action was given up after {} lost workers: {}", losses.len(), each.join("; "));
+    let message =
+        format!("no machine brought the action to an end in {} attempts: {}", losses.len(), each.join("; "));
     ended(Code::Aborted, message)
 }
 

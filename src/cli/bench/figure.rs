@@ -11,7 +11,7 @@ use super::super::output::{Paint, bytes, count};
 /// Version of the JSON.
 const SCHEMA: u32 = 1;
 
-/// Unit of a figure; more is better, but for [`Unit::Latency`].
+/// Unit of a figure; more is better, but for [`Unit::Latency`] and [`Unit::Memory`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) enum Unit {
     /// Seconds.
@@ -23,6 +23,9 @@ pub(super) enum Unit {
     /// Bytes a second.
     #[serde(rename = "B/s")]
     Throughput,
+    /// Bytes.
+    #[serde(rename = "B")]
+    Memory,
 }
 
 /// One measured figure.
@@ -78,10 +81,15 @@ impl Figure {
         Self { name, value: bytes_each_second, unit: Unit::Throughput, limits: Vec::new() }
     }
 
+    pub(super) fn memory(name: &'static str, bytes: f64) -> Self {
+        Self { name, value: bytes, unit: Unit::Memory, limits: Vec::new() }
+    }
+
     /// The same beside one more limit, in the same unit.
     #[must_use]
     pub(super) fn beside(mut self, name: &'static str, value: f64) -> Self {
-        let share = if self.unit == Unit::Latency { value / self.value } else { self.value / value };
+        let is_less_better = matches!(self.unit, Unit::Latency | Unit::Memory);
+        let share = if is_less_better { value / self.value } else { self.value / value };
         self.limits.push(Limit { name, value, share });
         self
     }
@@ -144,9 +152,11 @@ fn first_number(text: &str) -> Option<f64> {
 
 fn shown(value: f64, unit: Unit) -> String {
     match unit {
+        Unit::Latency if value < 1e-4 => format!("{:.2} µs", value * 1e6),
         Unit::Latency => format!("{:.2} ms", value * 1e3),
         Unit::Rate => format!("{}/s", count(value as u64)),
         Unit::Throughput => format!("{}/s", bytes(value as u64)),
+        Unit::Memory => bytes(value as u64),
     }
 }
 
@@ -174,6 +184,16 @@ mod tests {
                 vec!["25.0", "%", "0.50", "ms", "b"]
             ]
         );
+    }
+
+    #[test]
+    fn short_times_and_memory_are_readable() {
+        let figures = vec![
+            Figure::latency("decision", 5e-6).beside("a", 2e-5),
+            Figure::memory("action", 1024.0).beside("b", 2048.0),
+        ];
+        let text = Report { figures, ..report() }.to_text(Paint::plain());
+        assert!(text.contains("5.00 µs") && text.contains("400.0 %") && text.contains("200.0 %"), "{text}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod blobs;
 mod cache;
 
 mod roots;
+mod scheduler;
 mod streams;
 mod watched;
 
@@ -32,6 +33,7 @@ pub(super) enum Probe {
     CacheHits,
     ExecuteHits,
     Watched,
+    Scheduler,
 }
 
 /// What a benchmark needs besides the server.
@@ -46,7 +48,7 @@ pub(super) enum Need {
 // === impl Probe ===
 
 impl Probe {
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::Action,
         Self::ParallelActions,
         Self::Root,
@@ -62,6 +64,7 @@ impl Probe {
         Self::CacheHits,
         Self::ExecuteHits,
         Self::Watched,
+        Self::Scheduler,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -81,6 +84,7 @@ impl Probe {
             Self::CacheHits => "cache-hits",
             Self::ExecuteHits => "execute-hits",
             Self::Watched => "watched",
+            Self::Scheduler => "scheduler",
         }
     }
 
@@ -118,6 +122,7 @@ impl Probe {
             Self::CacheHits => cache::hits(bench).await,
             Self::ExecuteHits => cache::execute_hits(bench).await,
             Self::Watched => watched::rate(bench).await,
+            Self::Scheduler => return scheduler::figures().await,
         };
         Ok(vec![figure?])
     }
@@ -137,7 +142,7 @@ mod tests {
         };
         assert_eq!(
             [chosen(&[]), chosen(&["unix"]), chosen(&["hits", "action"]), chosen(&["x!"])],
-            [15, 2, 4, 0]
+            [16, 2, 4, 0]
         );
     }
 

@@ -12,7 +12,8 @@ use std::time::{Duration, SystemTime};
 use farmhand_proto::reapi::ExecuteResponse;
 use tokio::time::Instant;
 
-use super::pool::{Assigned, Cost, Judge, Machine, Slot};
+use super::ahead::Kind;
+use super::pool::{Assigned, ClassId, Cost, Judge, Machine, Slot};
 use super::{
     Assignment, AttemptId, Effect, Loss, MAX_LOSSES, Now, Phase, Placement, Queue, Run, RunId, Step,
 };
@@ -22,6 +23,7 @@ use crate::execution::{placement, response};
 /// A run with a worker.
 #[derive(Debug)]
 pub(super) struct Attempt {
+    class: ClassId,
     pub(super) worker: Arc<str>,
     /// Whose slot it takes, and for which build.
     pub(super) person: Arc<str>,
@@ -34,6 +36,8 @@ pub(super) struct Attempt {
     pub(super) is_ahead: bool,
     /// Its worker sees to it for clients of its own: it has no slot.
     pub(super) is_joined: bool,
+    /// It was sent ahead of its slot.
+    was_ahead: bool,
     assigned_at: Now,
     running_at: Option<Now>,
     collecting_at: Option<Now>,
@@ -54,32 +58,30 @@ pub(super) struct View<'a> {
 // === impl Attempt ===
 
 impl Attempt {
-    fn new(
-        now: Now,
-        worker: Arc<str>,
-        (person, build): (Arc<str>, Arc<str>),
-        grant: u64,
-        is_ahead: bool,
-        due: Duration,
-    ) -> Self {
+    /// What it has in common with others that were sent ahead.
+    pub(super) fn kind(&self) -> Kind {
+        let Self { class, person, build, worker, .. } = self;
+        Kind { class: *class, person: person.clone(), build: build.clone(), worker: worker.clone() }
+    }
+
+    /// One of a run of that class, which its worker sees to for clients of its own.
+    pub(super) fn joined(now: Now, class: ClassId, worker: Arc<str>, whose: (Arc<str>, Arc<str>)) -> Self {
+        let (person, build) = whose;
         Self {
+            class,
             worker,
             person,
             build,
-            grant,
+            grant: 0,
             is_stopping: false,
-            is_ahead,
-            is_joined: false,
+            is_ahead: false,
+            is_joined: true,
+            was_ahead: false,
             assigned_at: now,
             running_at: None,
             collecting_at: None,
-            due,
+            due: Duration::ZERO,
         }
-    }
-
-    /// One that its worker sees to for clients of its own.
-    pub(super) fn joined(now: Now, worker: Arc<str>, whose: (Arc<str>, Arc<str>)) -> Self {
-        Self { is_joined: true, ..Self::new(now, worker, whose, 0, false, Duration::ZERO) }
     }
 
     /// The slot it takes.
@@ -117,6 +119,11 @@ impl Judge for View<'_> {
             moving: placement::step(price.moving),
             is_remote: machine.site.is_remote,
         }
+    }
+
+    /// What must not be run twice at once cannot be called back: it may just have begun.
+    fn may_go_ahead(&self, run: RunId) -> bool {
+        !self.runs[&run].action.do_not_cache
     }
 
     /// Only what has a like can tell. All that waits would run here one after the other, the run itself
@@ -205,10 +212,25 @@ impl Queue {
             grant,
             is_joined: false,
         }));
-        self.attempts.insert(attempt, Attempt::new(self.now, worker, (person, build), grant, is_ahead, due));
+        let with_worker = Attempt {
+            class: run.class,
+            worker,
+            person,
+            build,
+            grant,
+            is_stopping: false,
+            is_ahead,
+            is_joined: false,
+            was_ahead: is_ahead,
+            assigned_at: self.now,
+            running_at: None,
+            collecting_at: None,
+            due,
+        };
         if is_ahead {
-            self.ahead.insert(attempt);
+            self.ahead.insert(with_worker.kind(), attempt);
         }
+        self.attempts.insert(attempt, with_worker);
         self.notify(id);
         attempt
     }
@@ -219,7 +241,9 @@ impl Queue {
         match step {
             Step::Running => {
                 attempt.running_at = Some(now);
-                if self.ahead.remove(&id) {
+                self.pool.has_begun(&attempt.worker);
+                if attempt.is_ahead {
+                    self.ahead.remove(&attempt.kind(), id);
                     attempt.is_ahead = false;
                     self.pool.note_change();
                 }
@@ -236,6 +260,7 @@ impl Queue {
 
     pub(super) fn ended(&mut self, id: AttemptId, response: Arc<ExecuteResponse>) {
         let Some(attempt) = self.vacate(id) else { return };
+        self.pool.has_answered(&attempt.worker);
         let Some(run) = self.runs.get(&id.run) else { return };
         let is_present = run.timeline.attempt == id.number;
         match run.phase {
@@ -275,10 +300,11 @@ impl Queue {
 
     pub(super) fn lost(&mut self, id: AttemptId, reason: String) {
         let Some(attempt) = self.vacate(id) else { return };
-        let Some(run) = self.runs.get_mut(&id.run) else { return };
         if attempt.is_joined {
             return self.unanswered(id);
         }
+        self.pool.was_lost(self.now.instant, &attempt.worker);
+        let Some(run) = self.runs.get_mut(&id.run) else { return };
         if run.timeline.attempt != id.number {
             return;
         }
@@ -290,7 +316,8 @@ impl Queue {
     pub(super) fn busy(&mut self, id: AttemptId) {
         let Some(attempt) = self.vacate(id) else { return };
         if !attempt.is_joined {
-            self.pool.was_busy(self.now.instant, &attempt.worker, &attempt.person, attempt.grant);
+            let Attempt { worker, person, grant, was_ahead, .. } = &attempt;
+            self.pool.was_busy(self.now.instant, worker, person, *grant, *was_ahead);
         }
         self.unanswered(id);
     }
@@ -373,7 +400,9 @@ impl Queue {
     pub(super) fn stop(&mut self, id: AttemptId) {
         if let Some(attempt) = self.attempts.get_mut(&id) {
             attempt.is_stopping = true;
-            self.ahead.remove(&id);
+            if std::mem::take(&mut attempt.is_ahead) {
+                self.ahead.remove(&attempt.kind(), id);
+            }
             self.effects.push(Effect::CancelRun(id));
         }
     }
@@ -381,7 +410,9 @@ impl Queue {
     /// Takes an attempt off its worker, if it still is there.
     fn vacate(&mut self, id: AttemptId) -> Option<Attempt> {
         let attempt = self.attempts.remove(&id)?;
-        self.ahead.remove(&id);
+        if attempt.is_ahead {
+            self.ahead.remove(&attempt.kind(), id);
+        }
         if !attempt.is_joined {
             self.pool.free(&attempt.worker, &attempt.person, &attempt.build, attempt.due);
         }

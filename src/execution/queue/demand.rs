@@ -1,20 +1,17 @@
 //! What is wanted of each machine, for those who tell it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::pool::ClassId;
+use super::pool::{ClassId, Wants};
 use super::{Effect, Queue};
 use crate::execution::grants::{Demand, MOST_TOLD};
-
-/// Runs that would go to another machine than they are on: by class, the machine they are on, person and
-/// build.
-type Movable = BTreeMap<(ClassId, Arc<str>, Arc<str>, Arc<str>), usize>;
 
 impl Queue {
     /// What is wanted of a machine: what waits that it could run, and what it was given.
     pub fn demand(&self, machine: &str) -> Demand {
-        self.demand_with(machine, &self.movable())
+        let classes = self.pool.classes_of(machine);
+        let waiting = self.waiting_for(&classes);
+        self.demand_of(machine, &classes, waiting)
     }
 
     /// The machines of which something else is wanted than was told last, with that. From now on
@@ -22,12 +19,19 @@ impl Queue {
     pub fn demands(&mut self) -> Vec<(Arc<str>, Demand)> {
         self.is_watched = true;
         self.pool.take_change();
-        let movable = self.movable();
         let mut changed = Vec::new();
-        for machine in self.pool.machines().filter(|machine| machine.left_at.is_none()) {
-            let demand = self.demand_with(&machine.name, &movable);
-            if !self.pool.told(&machine.name).is_some_and(|told| is_known(told, &demand)) {
-                changed.push((machine.name, demand));
+        // Most machines could run the same.
+        let mut known: Option<(Vec<ClassId>, Wants)> = None;
+        for machine in self.pool.present() {
+            let classes = self.pool.classes_of(machine);
+            let waiting = match known.take() {
+                Some((of, waiting)) if of == classes => waiting,
+                _ => self.waiting_for(&classes),
+            };
+            let demand = self.demand_of(machine, &classes, waiting.clone());
+            known = Some((classes, waiting));
+            if !self.pool.told(machine).is_some_and(|told| is_known(told, &demand)) {
+                changed.push((machine.clone(), demand));
             }
         }
         for (name, demand) in &changed {
@@ -44,27 +48,33 @@ impl Queue {
         }
     }
 
-    fn demand_with(&self, machine: &str, movable: &Movable) -> Demand {
-        let mut wants = self.pool.wants(machine);
-        for ((class, worker, person, build), count) in movable {
-            if **worker != *machine && self.pool.fits(machine, *class) {
+    /// What waits of these classes, or would go elsewhere than where it is.
+    fn waiting_for(&self, classes: &[ClassId]) -> Wants {
+        let mut wants = self.pool.waiting_for(classes);
+        for ((class, person, build), count) in self.ahead.groups() {
+            if classes.contains(class) {
                 wants.entry(person, build).spare += count;
             }
         }
-        wants.into_demand()
+        wants
     }
 
-    /// Runs that wait for slots where they were sent ahead, and those that take too long.
-    fn movable(&self) -> Movable {
-        let mut movable = Movable::new();
-        for id in self.ahead.iter().chain(&self.stragglers) {
+    /// The same for a machine, which has some of that already.
+    fn demand_of(&self, machine: &str, classes: &[ClassId], mut wants: Wants) -> Demand {
+        for (group, _) in self.ahead.groups().filter(|(group, _)| classes.contains(&group.0)) {
+            let want = wants.entry(&group.1, &group.2);
+            want.spare = want.spare.saturating_sub(self.ahead.count_at(group, machine));
+        }
+        for id in &self.stragglers {
             let (Some(attempt), Some(run)) = (self.attempts.get(id), self.runs.get(&id.run)) else {
                 continue;
             };
-            let (person, build) = (attempt.person.clone(), attempt.build.clone());
-            *movable.entry((run.class, attempt.worker.clone(), person, build)).or_default() += 1;
+            if *attempt.worker != *machine && classes.contains(&run.class) {
+                wants.entry(&attempt.person, &attempt.build).spare += 1;
+            }
         }
-        movable
+        self.pool.add_held(machine, &mut wants);
+        wants.into_demand()
     }
 }
 

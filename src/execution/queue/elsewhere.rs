@@ -69,7 +69,7 @@ impl Queue {
             grant: 0,
             is_joined: true,
         }));
-        self.attempts.insert(attempt, Attempt::joined(self.now, worker, (person, build)));
+        self.attempts.insert(attempt, Attempt::joined(self.now, run.class, worker, (person, build)));
         self.notify(id);
     }
 }

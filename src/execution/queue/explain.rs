@@ -34,6 +34,8 @@ pub enum Obstacle {
     NoSlots,
     /// It granted nothing more than the so many that run there: others are served before.
     NotGranted(usize),
+    /// It lost so many runs in a row, and gets nothing for so long.
+    LeftAlone(u32, Duration),
     /// It has a slot, but a slot here will be free before the inputs would be there.
     Far,
     /// Its slots are taken.
@@ -72,6 +74,10 @@ impl Queue {
         }
         if let Some(left_at) = machine.left_at {
             return Obstacle::Away(now.saturating_duration_since(left_at));
+        }
+        let alone = self.pool.left_alone(&machine.name).filter(|_| duty == Duty::Active);
+        if let Some((losses, until)) = alone {
+            return Obstacle::LeftAlone(losses, until.saturating_duration_since(now));
         }
         match duty {
             Duty::Paused => {
@@ -112,7 +118,7 @@ impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unfit(reasons) => write!(f, "cannot run it: {}", reasons.join("; ")),
-            Self::Away(time) => write!(f, "has not answered for {}", rough(*time)),
+            Self::Away(time) => write!(f, "could run it, and has been away for {}: waiting", rough(*time)),
             Self::Paused(time) => write!(f, "paused for {}", rough(*time)),
             Self::Draining(0) => write!(f, "drained"),
             Self::Draining(busy) => {
@@ -121,6 +127,13 @@ impl fmt::Display for Obstacle {
             Self::NoSlots => write!(f, "offers no slots"),
             Self::NotGranted(0) => write!(f, "serves others before"),
             Self::NotGranted(busy) => write!(f, "runs {busy} of ours, and serves others before more"),
+            Self::LeftAlone(0, time) => {
+                write!(f, "has no slots when it says so, left alone for {}", soon(*time))
+            }
+            Self::LeftAlone(losses, time) => {
+                let times = if *losses == 1 { "once".to_owned() } else { format!("{losses} times in a row") };
+                write!(f, "lost what it was given {times}, left alone for {}", soon(*time))
+            }
             Self::Far => write!(f, "would take longer to get its inputs than a slot here takes to be free"),
             Self::Busy { slots, busy, own } => {
                 match (slots, busy) {
@@ -145,8 +158,13 @@ fn slots_in_words(slots: usize) -> String {
     if slots == 1 { "1 slot".to_owned() } else { format!("{slots} slots") }
 }
 
+/// In whole seconds, and at least one.
+fn soon(time: Duration) -> humantime::FormattedDuration {
+    rough(Duration::from_secs(time.as_secs() + 1))
+}
+
 /// Without what does not matter: `3m`, and not `3m 7s 231ms`.
-fn rough(time: Duration) -> humantime::FormattedDuration {
+pub(super) fn rough(time: Duration) -> humantime::FormattedDuration {
     let seconds = time.as_secs();
     let unit = match seconds {
         0..60 => 1,
@@ -196,7 +214,7 @@ mod tests {
             "c: paused for 20s",
             "d: drained",
             "e: offers no slots",
-            "f: has not answered for 20s",
+            "f: could run it, and has been away for 20s: waiting",
         ];
         assert_eq!(texts(&bench, 4), expected);
         bench.submit(5, &action("5", Some("b"), true));

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::explain::rough;
 use super::ready::{Place, Ready};
 use super::{Duty, Mismatch, Now, Refusal, RunId};
 use crate::execution::grants::Grant;
@@ -27,6 +28,7 @@ pub(super) use choice::{Assigned, Cost, Judge};
 pub(super) use machine::Machine;
 use machine::Room;
 pub use machine::{MachineState, Matcher};
+pub(super) use wants::Wants;
 
 /// Runs with equal requirements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -160,9 +162,46 @@ impl Pool {
         self.with_machine(name, |machine| machine.expect(due));
     }
 
-    /// A machine had no slot for a run that stood on that grant.
-    pub(super) fn was_busy(&mut self, now: Instant, name: &str, person: &Arc<str>, grant: u64) {
-        self.with_machine(name, |machine| machine.was_busy(now, person.clone(), grant));
+    /// A machine had no slot for a run that stood on that grant, whether or not it had promised one.
+    pub(super) fn was_busy(
+        &mut self,
+        now: Instant,
+        name: &str,
+        person: &Arc<str>,
+        grant: u64,
+        is_ahead: bool,
+    ) {
+        self.with_machine(name, |machine| {
+            machine.was_busy(now, person.clone(), grant);
+            if !is_ahead {
+                machine.was_vain(now, grant);
+            }
+        });
+    }
+
+    /// A machine lost a run.
+    pub(super) fn was_lost(&mut self, now: Instant, name: &str) {
+        self.with_machine(name, |machine| machine.was_lost(now));
+    }
+
+    /// A command has begun on a machine.
+    pub(super) fn has_begun(&mut self, name: &str) {
+        if self.machine(name).is_some_and(Machine::is_doubtful) {
+            self.with_machine(name, Machine::has_begun);
+        }
+    }
+
+    /// A machine has told the end of a run.
+    pub(super) fn has_answered(&mut self, name: &str) {
+        if self.machine(name).is_some_and(Machine::is_doubtful) {
+            self.with_machine(name, Machine::has_answered);
+        }
+    }
+
+    /// How often in a row a machine has lost runs, and until when it gets nothing for that reason.
+    pub(super) fn left_alone(&self, name: &str) -> Option<(u32, Instant)> {
+        let machine = self.machine(name)?;
+        Some((machine.losses(), machine.alone_until()?))
     }
 
     /// Every machine that is there, or may come back, by name.
@@ -239,7 +278,7 @@ impl Pool {
         };
         let class = &self.classes[&id];
         if class.machines.is_empty() && !self.machines.is_empty() {
-            let refusal = Refusal::NoWorker(self.mismatches(requirements));
+            let refusal = Refusal::NoWorker(self.mismatches(now, requirements));
             self.remove_if_unused(id);
             return Err(refusal);
         }
@@ -339,20 +378,15 @@ impl Pool {
     pub(super) fn expire(&mut self, now: Instant) -> Vec<(RunId, String)> {
         let wait = self.absent_wait;
         let is_over = |since: Option<Instant>| since.is_some_and(|since| now - since >= wait);
+        let mut given_up = Vec::new();
+        for class in self.classes.values().filter(|class| is_over(class.stranded_since)) {
+            let reason = Refusal::NoWorker(self.mismatches(now, &class.requirements)).to_string();
+            given_up.extend(class.ready.runs().into_iter().map(|run| (run, reason.clone())));
+        }
         self.machines.retain(|_, machine| !is_over(machine.left_at));
         self.names.retain(|_, index| self.machines.contains_key(index));
-        let mut given_up = Vec::new();
-        let mut overdue = Vec::new();
         for class in self.classes.values_mut() {
-            let machines = &self.machines;
-            class.machines.retain(|index| machines.contains_key(index));
-            if is_over(class.stranded_since) {
-                overdue.push((class.ready.runs(), class.requirements.clone()));
-            }
-        }
-        for (runs, requirements) in overdue {
-            let reason = Refusal::NoWorker(self.mismatches(&requirements)).to_string();
-            given_up.extend(runs.into_iter().map(|run| (run, reason.clone())));
+            class.machines.retain(|index| self.machines.contains_key(index));
         }
         self.forgive(now);
         given_up
@@ -368,13 +402,19 @@ impl Pool {
         }
     }
 
-    fn mismatches(&self, requirements: &Requirements) -> Vec<Mismatch> {
+    /// Why each machine does not run something, those that are away included.
+    fn mismatches(&self, now: Instant, requirements: &Requirements) -> Vec<Mismatch> {
         let machines = self.names.values().map(|index| &self.machines[index]);
-        let mismatch = |machine: &Machine| Mismatch {
-            machine: machine.name.clone(),
-            reasons: machine.matcher.mismatches(requirements),
+        let mismatch = |machine: &Machine| {
+            let mut reasons = machine.matcher.mismatches(requirements);
+            if let Some(left_at) = machine.left_at {
+                let away = rough(now.saturating_duration_since(left_at));
+                let could = if reasons.is_empty() { "it could, but " } else { "" };
+                reasons.push(format!("{could}it has been away for {away}"));
+            }
+            Mismatch { machine: machine.name.clone(), reasons }
         };
-        machines.filter(|machine| machine.is_present()).map(mismatch).collect()
+        machines.map(mismatch).collect()
     }
 
     fn new_class(&mut self, now: Instant, requirements: Arc<Requirements>) -> ClassId {
@@ -399,6 +439,13 @@ impl Pool {
         if self.classes.get(&id).is_some_and(|class| class.runs == 0) {
             self.classes.remove(&id);
         }
+    }
+
+    /// Whether a machine other than that one could run the class now or later, and is trusted.
+    fn has_other(&self, class: &Class, than: &Machine) -> bool {
+        let others = class.machines.iter().map(|index| &self.machines[index]);
+        let mut trusted = others.filter(|other| other.name != than.name && other.losses() == 0);
+        trusted.any(Machine::is_taking)
     }
 
     /// When a person was served last.

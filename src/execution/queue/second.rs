@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::ahead::Kind;
 use super::{AttemptId, Phase, Queue};
 
 /// Times its usual run time after which a run takes too long.
@@ -30,18 +31,14 @@ impl Queue {
 
     /// Gives runs a slot elsewhere that wait for theirs where they were sent; the oldest first.
     fn call_back(&mut self) {
+        let groups = self.ahead.groups().map(|((class, person, _), _)| (*class, person.clone()));
+        let mut served: BTreeSet<_> = groups.collect();
+        served.retain(|(class, person)| self.pool.has_slot_for(*class, person));
         let mut in_vain = BTreeSet::new();
-        for id in self.ahead.clone() {
-            if !self.pool.has_free_slot() {
-                return;
-            }
-            let (Some(attempt), Some(run)) = (self.attempts.get(&id), self.runs.get(&id.run)) else {
-                continue;
-            };
-            let kind = (run.class, attempt.worker.clone(), attempt.person.clone());
-            if in_vain.contains(&kind) {
-                continue;
-            }
+        while self.pool.has_free_slot() && !served.is_empty() {
+            let may_go =
+                |kind: &Kind| served.contains(&(kind.class, kind.person.clone())) && !in_vain.contains(kind);
+            let Some((kind, id)) = self.ahead.oldest(may_go) else { return };
             match self.assign_again(id) {
                 Some(other) => {
                     self.stop(id);

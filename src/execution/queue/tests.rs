@@ -7,6 +7,7 @@ use crate::digest::{Digest, DigestFunction};
 use crate::instance::InstanceName;
 use crate::platform::Requirements;
 
+mod doubt;
 mod farm;
 
 /// A queue with a clock that only the test moves.

@@ -16,6 +16,9 @@ pub(in crate::execution::queue) trait Judge {
     /// What it costs to run it there.
     fn cost(&self, run: RunId, machine: &Machine) -> Cost;
 
+    /// Whether it may be sent ahead of its slot.
+    fn may_go_ahead(&self, run: RunId) -> bool;
+
     /// Whether it had better wait for a slot of `here`, which is full, than go `there`.
     fn should_wait(&self, run: RunId, there: &Machine, here: &Machine) -> bool;
 }
@@ -119,6 +122,13 @@ impl Pool {
         !self.free.is_empty()
     }
 
+    /// Whether any machine that fits the class has a slot free for that person.
+    pub(in crate::execution::queue) fn has_slot_for(&self, class: ClassId, person: &str) -> bool {
+        let Some(class) = self.classes.get(&class) else { return false };
+        let mut free = self.free.iter().filter(|index| class.machines.contains(index));
+        free.any(|index| self.machines[index].room(person).now > 0)
+    }
+
     /// Whether a run had better wait for a slot of this machine than go to that one.
     pub(in crate::execution::queue) fn had_better_wait(
         &self,
@@ -165,18 +175,31 @@ impl Pool {
         let (now, ahead): (Vec<_>, Vec<_>) = offers.into_iter().partition(|offer| offer.room.now > 0);
         let choice =
             |is_ahead| move |(run, offer): (RunId, Offer<'_>)| Choice { run, index: offer.index, is_ahead };
-        let now = self.best(turn, &now, judge).map(choice(false));
-        now.or_else(|| self.best(turn, &ahead, judge).map(choice(true)))
+        let now = self.best(turn, &now, judge, |_| true).map(choice(false));
+        now.or_else(|| self.best(turn, &ahead, judge, |run| judge.may_go_ahead(run)).map(choice(true)))
     }
 
     /// Among several machines the cheapest for the first run; for a single one, that of the first few
-    /// runs whose inputs are there soonest. A run that had better wait is passed over.
-    fn best<'a>(&self, turn: &Turn, offers: &[Offer<'a>], judge: &impl Judge) -> Option<(RunId, Offer<'a>)> {
+    /// runs whose inputs are there soonest. A run that had better wait is passed over, and so is one that
+    /// was lost on a machine that has not answered since, if there is another one.
+    fn best<'a>(
+        &self,
+        turn: &Turn,
+        offers: &[Offer<'a>],
+        judge: &impl Judge,
+        may_go: impl Fn(RunId) -> bool,
+    ) -> Option<(RunId, Offer<'a>)> {
+        if offers.is_empty() {
+            return None;
+        }
         let class = self.classes.get(&turn.class)?;
         let candidates = class.ready.candidates(turn.rank, &turn.person, LOOK_AHEAD);
+        let candidates = candidates.filter(|run| may_go(*run));
         let mut willing = candidates.filter_map(|run| {
             let (cost, offer) = cheapest(run, offers, judge)?;
-            let waits = self.waits_for_here(run, turn.class, offer.machine, judge);
+            let is_feared = cost.was_lost && offer.machine.losses() > 0;
+            let waits = self.waits_for_here(run, turn.class, offer.machine, judge)
+                || (is_feared && self.has_other(class, offer.machine));
             (!waits).then_some(((cost.was_lost, cost.moving), run, offer))
         });
         let chosen = if offers.len() == 1 { willing.min_by_key(|(cost, ..)| *cost) } else { willing.next() };

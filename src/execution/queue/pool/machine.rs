@@ -15,6 +15,16 @@ use crate::platform::Requirements;
 /// How long a machine that was busy after all gets nothing new, unless it grants something else before.
 const BUSY: Duration = Duration::from_secs(1);
 
+/// Grants in a row that were good for nothing before a machine is left alone.
+const VAIN: u32 = 8;
+
+/// Losses in a row that are taken for bad luck: on this machine, which nothing can take the place of.
+const BAD_LUCK: u32 = 2;
+
+/// How long a machine is left alone at first, and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LAST_PAUSE: Duration = Duration::from_secs(30);
+
 /// Why a machine can never run something; empty if it can. Pure.
 #[derive(Clone)]
 pub struct Matcher(Arc<Judge>);
@@ -36,6 +46,14 @@ pub(in crate::execution::queue) struct Machine {
     /// People it was busy for although it had granted a slot, and when that was; nobody in particular
     /// where slots are everybody's.
     busy_for: BTreeMap<Arc<str>, Instant>,
+    /// Losses since it answered anything; those of one moment count once.
+    losses: u32,
+    /// Grants in a row that were good for nothing, and the latest of them.
+    vain: (u32, u64),
+    /// It gets nothing until then, as it was tried in vain.
+    alone_until: Option<Instant>,
+    /// It was left alone, and is tried with a single run.
+    is_tried: bool,
     pub(super) duty: Duty,
     /// When it was told so; `None` for one that never was told anything.
     pub(super) told_at: Option<Now>,
@@ -117,6 +135,10 @@ impl Machine {
             grant: 0,
             held: BTreeMap::new(),
             busy_for: BTreeMap::new(),
+            losses: 0,
+            vain: (0, 0),
+            alone_until: None,
+            is_tried: false,
             duty: Duty::default(),
             told_at: None,
             left_at: None,
@@ -133,6 +155,7 @@ impl Machine {
             self.forget_grants();
         }
         self.left_at = None;
+        self.alone_until = None;
     }
 
     /// It went away, and with it everything it had.
@@ -145,6 +168,7 @@ impl Machine {
 
     fn forget_grants(&mut self) {
         self.grant = 0;
+        self.vain = (0, 0);
         self.busy_for.clear();
         self.demand = Demand::default();
     }
@@ -165,6 +189,63 @@ impl Machine {
         }
     }
 
+    /// It had promised a slot by that grant, and had none. Where that happens again and again, something is
+    /// wrong with it.
+    pub(super) fn was_vain(&mut self, now: Instant, grant: u64) {
+        let (count, latest) = self.vain;
+        if grant > latest || count == 0 {
+            self.vain = (count + 1, grant);
+            if count + 1 >= VAIN {
+                self.leave_alone(now, count + 1 - VAIN);
+            }
+        }
+    }
+
+    /// It lost a run. Machines that lose one after the other are left alone, longer each time, so that they
+    /// do not use up the attempts of everything that waits.
+    pub(super) fn was_lost(&mut self, now: Instant) {
+        if self.alone_until.is_some() {
+            return;
+        }
+        self.losses += 1;
+        let bad_luck = if self.site.is_remote { 0 } else { BAD_LUCK };
+        if self.losses > bad_luck {
+            self.leave_alone(now, self.losses - bad_luck - 1);
+        }
+    }
+
+    fn leave_alone(&mut self, now: Instant, times: u32) {
+        let pause = FIRST_PAUSE.saturating_mul(1 << times.min(16)).min(LAST_PAUSE);
+        self.alone_until = Some(now + pause);
+    }
+
+    /// A command has begun there: it may be well again.
+    pub(super) fn has_begun(&mut self) {
+        self.is_tried = false;
+        self.vain.0 = 0;
+    }
+
+    /// It has answered: it is well.
+    pub(super) fn has_answered(&mut self) {
+        self.has_begun();
+        (self.losses, self.alone_until) = (0, None);
+    }
+
+    /// Whether anything speaks against it.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.is_tried || self.losses > 0 || self.vain.0 > 0 || self.alone_until.is_some()
+    }
+
+    /// Losses since it answered anything.
+    pub(super) fn losses(&self) -> u32 {
+        self.losses
+    }
+
+    /// Until when it gets nothing, because it was tried in vain.
+    pub(super) fn alone_until(&self) -> Option<Instant> {
+        self.alone_until
+    }
+
     fn is_busy_for(&self, person: &str) -> bool {
         self.busy_for.contains_key(if self.is_open() { "" } else { person })
     }
@@ -173,7 +254,11 @@ impl Machine {
     pub(super) fn forgive(&mut self, now: Instant) -> bool {
         let before = self.busy_for.len();
         self.busy_for.retain(|_, at| now.saturating_duration_since(*at) < BUSY);
-        self.busy_for.len() < before
+        let is_over = self.alone_until.is_some_and(|until| until <= now);
+        if is_over {
+            (self.alone_until, self.is_tried) = (None, true);
+        }
+        is_over || self.busy_for.len() < before
     }
 
     pub(super) fn is_present(&self) -> bool {
@@ -218,8 +303,12 @@ impl Machine {
 
     /// What it takes for that person.
     pub(super) fn room(&self, person: &str) -> Room {
-        if !self.is_taking() || self.is_busy_for(person) {
+        if !self.is_taking() || self.is_busy_for(person) || self.alone_until.is_some() {
             return Room::default();
+        }
+        if self.is_tried {
+            let is_free = self.held.is_empty() && self.serves(person);
+            return Room { now: usize::from(is_free), ahead: 0 };
         }
         match &self.slots {
             Slots::Open(slots) => Room { now: slots.saturating_sub(self.busy()), ahead: 0 },

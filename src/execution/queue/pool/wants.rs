@@ -3,20 +3,30 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{ClassId, Pool};
+use super::{ClassId, Machine, Pool};
 use crate::execution::grants::{Demand, MOST_TOLD, MOST_WANTS, Want};
 
 /// What is wanted, by person and build.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::execution::queue) struct Wants(BTreeMap<(Arc<str>, Arc<str>), Want>);
 
 impl Pool {
-    /// What waits that a machine could run, and what it has. What nobody waits for would go there if nobody
-    /// else wants the slots.
-    pub(in crate::execution::queue) fn wants(&self, machine: &str) -> Wants {
+    /// Machines that are there, by name.
+    pub(in crate::execution::queue) fn present(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.names.iter().filter(|(_, index)| self.machines[index].is_present()).map(|(name, _)| name)
+    }
+
+    /// Classes that a machine could run.
+    pub(in crate::execution::queue) fn classes_of(&self, machine: &str) -> Vec<ClassId> {
+        let Some(index) = self.names.get(machine) else { return Vec::new() };
+        let classes = self.classes.iter().filter(|(_, class)| class.machines.contains(index));
+        classes.map(|(id, _)| *id).collect()
+    }
+
+    /// What waits of these classes. What nobody waits for would go where nobody else wants the slots.
+    pub(in crate::execution::queue) fn waiting_for(&self, classes: &[ClassId]) -> Wants {
         let mut wants = Wants::default();
-        let Some(index) = self.names.get(machine) else { return wants };
-        let classes = self.classes.values().filter(|class| class.machines.contains(index));
+        let classes = classes.iter().filter_map(|id| self.classes.get(id));
         for line in classes.flat_map(|class| class.ready.lines()) {
             let want = wants.entry(line.person, line.build);
             if line.rank.alone {
@@ -28,16 +38,14 @@ impl Pool {
                 want.waiting += line.count;
             }
         }
-        for (person, build, count) in self.machines[index].held() {
-            wants.entry(person, build).given += count;
-        }
         wants
     }
 
-    /// Whether a machine could run a class.
-    pub(in crate::execution::queue) fn fits(&self, machine: &str, class: ClassId) -> bool {
-        let Some(index) = self.names.get(machine) else { return false };
-        self.classes.get(&class).is_some_and(|class| class.machines.contains(index))
+    /// Adds what a machine has.
+    pub(in crate::execution::queue) fn add_held(&self, machine: &str, wants: &mut Wants) {
+        for (person, build, count) in self.machine(machine).into_iter().flat_map(Machine::held) {
+            wants.entry(person, build).given += count;
+        }
     }
 
     /// Whether anything of a build waits that somebody waits for.
@@ -87,12 +95,39 @@ impl Wants {
     /// The same in words for the machine, the most urgent first.
     pub(in crate::execution::queue) fn into_demand(self) -> Demand {
         let mut wants: Vec<_> = self.0.into_values().collect();
+        // Nothing may be left of one whose runs all wait at that machine.
+        wants.retain(|want| want.waiting + want.given + want.spare > 0);
         for want in &mut wants {
-            want.waiting = want.waiting.min(MOST_TOLD);
-            want.spare = want.spare.min(MOST_TOLD);
+            want.waiting = about(want.waiting);
+            // Of no weight unless slots are left over; then a few too many are given back.
+            if want.spare > 0 {
+                want.spare = want.spare.next_power_of_two().min(MOST_TOLD);
+            }
         }
         wants.sort_by_key(|want| want.priority);
         wants.truncate(MOST_WANTS);
         Demand { wants }
+    }
+}
+
+/// A number that is at least this one, and more by an eighth at most: the more wait, the less it matters
+/// how many, and machines need not be told of each.
+fn about(count: usize) -> usize {
+    let unit = 1 << count.max(1).ilog2().saturating_sub(3);
+    count.next_multiple_of(unit).min(MOST_TOLD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_more_wait_the_less_it_matters_how_many() {
+        for count in 0..2 * MOST_TOLD {
+            let told = about(count);
+            assert!(told >= count.min(MOST_TOLD) && told <= count + count / 8, "{count}: {told}");
+            assert!(count >= 16 || told == count);
+            assert!(about(count + 1) >= told);
+        }
     }
 }
