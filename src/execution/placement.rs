@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::action::PreparedAction;
 use super::run_times::{Halves, Like, RunTimes};
+use crate::config::ToolchainRule;
 use crate::platform::{InputRootPlace, Requirements};
 
 /// Names whose run times are remembered.
@@ -49,16 +50,6 @@ pub struct Site {
     /// Whether the host's toolchain there is another than here. Machines with the same are preferred for
     /// actions that see it.
     pub has_other_toolchain: bool,
-}
-
-/// What becomes of actions that use the host's toolchain, and of machines where that is another.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ToolchainRule {
-    /// They never run there.
-    Strict,
-    /// They run there when no other machine has a slot.
-    #[default]
-    Warn,
 }
 
 /// What it costs to run something somewhere, without what decides first.

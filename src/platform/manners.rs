@@ -2,7 +2,8 @@
 //!
 //! A pure state machine over what is measured every few seconds ([`Signs`]). It closes the door at once
 //! and opens it again only after things were well for a while, so that a machine at a threshold does not
-//! flap. What is decided holds for new guests; what becomes of those that run is for [`Running`] to say.
+//! flap. What is decided holds for new guests; what becomes of those that run
+//! the setting `running-guests` says.
 
 use std::fmt;
 use std::time::Duration;
@@ -42,18 +43,6 @@ pub struct Signs {
     pub load: Load,
     /// Time since a person typed something; unset where it cannot be told.
     pub untouched: Option<Duration>,
-}
-
-/// What becomes of guests that run when no new ones are let in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Running {
-    /// They go on to their end.
-    #[default]
-    Finish,
-    /// They stand still until the reason is over.
-    Freeze,
-    /// They are ended, and run elsewhere.
-    HandBack,
 }
 
 /// Why there are fewer guests than the rules allow.

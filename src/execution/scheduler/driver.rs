@@ -211,6 +211,7 @@ impl Driver {
             timeout: action.timeout,
             queued_at,
             person: Arc::default(),
+            is_guest: false,
             invocation,
         };
         let cancel = self.shared.tasks.token().child_token();

@@ -154,6 +154,7 @@ impl Bench {
             timeout: Duration::from_secs(60),
             queued_at: SystemTime::now(),
             person: Arc::default(),
+            is_guest: false,
             invocation: Arc::default(),
         }
     }

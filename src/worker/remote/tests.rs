@@ -230,6 +230,7 @@ impl Bench {
             timeout: Duration::from_secs(60),
             queued_at: SystemTime::UNIX_EPOCH,
             person: "anna".into(),
+            is_guest: false,
             invocation: Arc::default(),
         }
     }
