@@ -47,12 +47,15 @@ use crate::worker::sandbox::{self, ActionGroup, Mode, SandboxSupport, SpawnerCon
 use crate::worker::{RunError, Runner};
 
 mod boot;
+mod manners;
 mod meter;
 mod open_files;
 mod settings;
 mod status;
 mod told;
+mod toolchain;
 
+use manners::Welcome;
 use meter::Meter;
 use status::StatusSource;
 use told::Teller;
@@ -171,7 +174,7 @@ impl Node {
 
         let spawners = Arc::new(start_spawners(&config, open_files.inherited).await?);
         let facts = settings::facts(&config, spawners.is_sandboxed());
-        let worker = open_worker(&config, facts.clone(), &store, Arc::clone(&spawners), &tasks)?;
+        let worker = Arc::new(open_worker(&config, facts.clone(), &store, Arc::clone(&spawners), &tasks)?);
         let history = history.await.map_err(|panic| lost(&config, &panic))?;
         let sequence = Sequence::after(history.last_sequence());
         let activity = start_activity(&config, &store, sequence.clone(), &tasks);
@@ -184,7 +187,7 @@ impl Node {
             Arc::new((Arc::clone(&activity), history.clone())),
             &tasks,
         );
-        scheduler.add_worker(Arc::new(worker));
+        scheduler.add_worker(worker.clone());
 
         let instances = Instances::new(settings::instances(&config));
         let action_cache = ActionCacheService::new(
@@ -198,6 +201,8 @@ impl Node {
         let limits = settings::limits(&config, open_files.now);
         let peer_config = settings::peers(&config, activity.epoch(), doors.endpoints.peers);
         let peers = Peers::start(peer_config, trust.clone(), &tasks).await;
+        let welcome = Welcome::start(config.guests.clone(), worker, peers.clone(), &tasks);
+        let toolchain = toolchain::follow(&config.data_dir, &tasks);
         let door = FarmDoor {
             routes: peer_routes(&config, &peers, &store, &tasks),
             limits: settings::peer_limits(&config, open_files.now),
@@ -210,6 +215,8 @@ impl Node {
             store: store.clone(),
             directory: config.data_dir.clone(),
             peers: peers.clone(),
+            allowance: welcome.allowance(),
+            toolchain: toolchain.clone(),
         };
         tasks.spawn("teller", teller.run(tasks.token().clone()));
         let settled = Arc::new(config.clone());
@@ -224,6 +231,8 @@ impl Node {
             scheduler: scheduler.clone(),
             peers: peers.clone(),
             trust: trust.clone(),
+            welcome,
+            toolchain,
         };
         let farm = farm_parts(&source.config, trust, peers, &tasks);
         let control = ControlService::new(ControlParts {

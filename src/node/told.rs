@@ -1,17 +1,21 @@
 //! What the other machines of the farm are told of this one.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use farmhand_proto::{control, peer};
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::manners::in_words;
 use super::status::{wire_load, wire_state};
 use crate::cas::disk::DiskCas;
 use crate::execution::Scheduler;
 use crate::peer::Peers;
 use crate::peer::members::Standing;
+use crate::platform::manners::Allowance;
 use crate::platform::{Load, MachineFacts, Readings};
 
 /// How often it is looked whether there is something new.
@@ -29,6 +33,10 @@ pub(super) struct Teller {
     /// A directory on the disk of the store.
     pub(super) directory: PathBuf,
     pub(super) peers: Peers,
+    /// What others may have.
+    pub(super) allowance: watch::Receiver<Allowance>,
+    /// What the toolchain is recognised by.
+    pub(super) toolchain: watch::Receiver<Arc<str>>,
 }
 
 /// The load, while somebody is told of it.
@@ -81,13 +89,15 @@ impl Teller {
         let Some(machine) = machines.into_iter().find(|machine| *machine.name == *self.name) else {
             return false;
         };
-        let usage = self.store.usage();
+        let (usage, allowance) = (self.store.usage(), *self.allowance.borrow());
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         self.peers.publish(peer::MachineState {
             slots: count(machine.slots),
             busy: count(machine.busy),
-            guest_slots: count(machine.slots),
-            state: wire_state(machine.duty).into(),
+            guest_slots: count(allowance.slots),
+            state: wire_state(machine.duty, &allowance).into(),
+            reason: in_words(&allowance, machine.slots).unwrap_or_default(),
+            toolchain: self.toolchain.borrow().to_string(),
             load,
             used_bytes: usage.used_bytes,
             budget_bytes: usage.budget_bytes,

@@ -25,6 +25,8 @@ pub struct MachineFacts {
     pub labels: BTreeMap<String, BTreeSet<String>>,
     /// Whether actions get namespaces of their own.
     pub sandboxed: bool,
+    /// What its [`Toolchain`](super::toolchain::Toolchain) is recognised by; empty while that is not known.
+    pub toolchain: String,
 }
 
 impl MachineFacts {
@@ -38,6 +40,7 @@ impl MachineFacts {
             pools: BTreeSet::from([DEFAULT_POOL.to_owned()]),
             labels: BTreeMap::new(),
             sandboxed,
+            toolchain: String::new(),
         }
     }
 
@@ -199,6 +202,7 @@ mod tests {
             pools: ["default", "big"].map(String::from).into(),
             labels: [("gpu".to_owned(), BTreeSet::from(["none".to_owned()]))].into(),
             sandboxed: true,
+            toolchain: String::new(),
         }
     }
 

@@ -100,12 +100,24 @@ impl fmt::Display for Reason {
     }
 }
 
+impl Reason {
+    /// Which of them it is, whatever the numbers in it.
+    pub fn kind(&self) -> std::mem::Discriminant<Self> {
+        std::mem::discriminant(self)
+    }
+}
+
 // === impl Manners ===
 
 impl Manners {
     /// Keeps to `rules`. Guests are welcome from the start, if nothing speaks against it.
     pub fn new(rules: Rules) -> Self {
         Self { rules, well_since: None, was_pressed: false }
+    }
+
+    /// Keeps to these from now on. What was seen so far counts.
+    pub fn keep_to(&mut self, rules: Rules) {
+        self.rules = rules;
     }
 
     /// What others may have, now that this was seen.
@@ -198,6 +210,18 @@ mod tests {
         assert_eq!(see(&mut manners, begin, 1, used(300)), (4, None), "nothing to recover from");
         let mut generous = Manners::new(Rules { while_used: 9, ..RULES });
         assert_eq!(see(&mut generous, begin, 0, used(0)), (4, None));
+    }
+
+    #[test]
+    fn rules_may_change_while_the_machine_recovers() {
+        let begin = Instant::now();
+        let mut manners = Manners::new(RULES);
+        let battery = Signs { load: Load { on_battery: Some(true), ..signs().load }, ..signs() };
+        see(&mut manners, begin, 0, battery);
+        assert_eq!(see(&mut manners, begin, 5, signs()).1, Some(Reason::Recovering));
+        manners.keep_to(Rules { guest_slots: 2, ..RULES });
+        assert_eq!(see(&mut manners, begin, 10, signs()), (0, Some(Reason::Recovering)));
+        assert_eq!(see(&mut manners, begin, 36, signs()), (2, None));
     }
 
     #[test]
