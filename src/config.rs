@@ -120,6 +120,8 @@ pub struct GuestConfig {
     pub reserve: usize,
     /// Whether guests may run while the machine runs on battery.
     pub on_battery: bool,
+    /// Whether guests may run while programs of the machine wait for memory or disks, or little memory is left.
+    pub under_pressure: bool,
     /// Of the slots for guests, those that they have while somebody uses the machine.
     pub while_used: SlotShare,
     /// How long after the last sign of a person the machine counts as used.
@@ -391,6 +393,7 @@ impl Set {
                 slots: required(raw.guest_slots),
                 reserve: required(raw.reserve_for_me),
                 on_battery: required(raw.guests_on_battery),
+                under_pressure: required(raw.guests_under_pressure),
                 while_used: required(raw.guest_slots_while_used),
                 used_for: required(raw.used_for).0,
                 running: required(raw.running_guests),

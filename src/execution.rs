@@ -6,6 +6,7 @@
 //! - [`queue`] is the pure state machine that decides who runs what, where and when;
 //! - [`placement`] knows what it costs to run something somewhere, [`run_times`] how long it will take;
 //! - [`grants`] decides which machine of the farm may use the slots of this one, and for whom;
+//! - [`lending`] lends the slots of this machine by what grants decides, to its own queue and to others;
 //! - [`observer`] is told what becomes of operations, [`about`] is what they remember of their actions;
 //! - [`operations`] remembers the operations, live and finished, that clients ask about by name;
 //! - [`live_logs`] knows where the commands that run now write stdout and stderr;
@@ -35,6 +36,7 @@ pub mod about;
 pub mod action;
 pub mod grants;
 pub mod inline;
+pub mod lending;
 pub mod live_logs;
 pub mod missing;
 pub mod observer;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tonic::service::Routes;
 
@@ -23,6 +24,7 @@ use crate::activity::Activity;
 use crate::cas::ContentAddressableStorage;
 use crate::cas::disk::{DiskCas, OpenError, RebuildProgress};
 use crate::config::{Config, SandboxMode};
+use crate::execution::lending::HomeWorker;
 use crate::execution::{Scheduler, Sequence};
 use crate::history::{Explainer, History};
 use crate::peer::discovery::Invitations;
@@ -30,6 +32,7 @@ use crate::peer::trust::TrustError;
 use crate::peer::trust::join::{Joining, Notices, Unannounced};
 use crate::peer::{Peers, Trust};
 use crate::platform::MachineFacts;
+use crate::platform::toolchain::OwnToolchain;
 use crate::rpc::action_cache::ActionCacheService;
 use crate::rpc::byte_stream::ByteStreamService;
 use crate::rpc::capabilities::{CacheCapabilitiesProvider, CapabilitiesService};
@@ -37,16 +40,18 @@ use crate::rpc::cas::CasService;
 use crate::rpc::control::{ControlParts, ControlService, FarmParts, SocketFile, bind_private};
 use crate::rpc::execution::{ExecutionCapabilitiesProvider, ExecutionService};
 use crate::rpc::operations::OperationsService;
-use crate::rpc::peer::{NoGuests, PeerService};
+use crate::rpc::peer::PeerService;
 use crate::rpc::server::{Limits, Listener};
 use crate::rpc::{Instances, server};
 use crate::tasks::Tasks;
 use crate::telemetry;
+use crate::worker::guests::Guests;
 use crate::worker::local::LocalWorker;
 use crate::worker::sandbox::{self, ActionGroup, Mode, SandboxSupport, SpawnerConfig, SpawnerPool};
 use crate::worker::{RunError, Runner};
 
 mod boot;
+mod farm;
 mod manners;
 mod meter;
 mod open_files;
@@ -55,6 +60,7 @@ mod status;
 mod told;
 mod toolchain;
 
+use farm::{Farm, Neighbours};
 use manners::Welcome;
 use meter::Meter;
 use status::StatusSource;
@@ -187,8 +193,6 @@ impl Node {
             Arc::new((Arc::clone(&activity), history.clone())),
             &tasks,
         );
-        scheduler.add_worker(worker.clone());
-
         let instances = Instances::new(settings::instances(&config));
         let action_cache = ActionCacheService::new(
             Arc::clone(&results),
@@ -201,10 +205,14 @@ impl Node {
         let limits = settings::limits(&config, open_files.now);
         let peer_config = settings::peers(&config, activity.epoch(), doors.endpoints.peers);
         let peers = Peers::start(peer_config, trust.clone(), &tasks).await;
-        let welcome = Welcome::start(config.guests.clone(), worker, peers.clone(), &tasks);
         let toolchain = toolchain::follow(&config.data_dir, &tasks);
+        let farm = take_part(&config, &scheduler, &peers, &cas, toolchain.clone(), &tasks)?;
+        scheduler.add_worker(Arc::new(HomeWorker::new(worker.clone(), farm.lender.clone())));
+        let guests = farm.guests(worker.clone());
+        let welcome =
+            Welcome::start(config.guests.clone(), worker, farm.lender.clone(), peers.clone(), &tasks);
         let door = FarmDoor {
-            routes: peer_routes(&config, &peers, &store, &tasks),
+            routes: peer_routes(&config, &peers, guests, &store, &tasks),
             limits: settings::peer_limits(&config, open_files.now),
             trust: trust.clone(),
         };
@@ -219,6 +227,7 @@ impl Node {
             toolchain: toolchain.clone(),
         };
         tasks.spawn("teller", teller.run(tasks.token().clone()));
+        tasks.spawn("farm", farm.run(tasks.token().clone()));
         let settled = Arc::new(config.clone());
         let source = StatusSource {
             endpoints: doors.endpoints.clone(),
@@ -536,9 +545,34 @@ fn routes(
         .add_service(OperationsService::new(scheduler.clone()).into_server())
 }
 
+/// How this machine takes part in its farm: what it lends, and what it needs to borrow.
+fn take_part(
+    config: &Config,
+    scheduler: &Scheduler,
+    peers: &Peers,
+    cas: &Arc<dyn ContentAddressableStorage>,
+    fingerprint: watch::Receiver<Arc<str>>,
+    tasks: &Tasks,
+) -> Result<Farm, NodeError> {
+    let name: Arc<str> = config.name.as_str().into();
+    let logs = farm::logs(&config.data_dir);
+    let toolchain = OwnToolchain { rule: config.guests.toolchain_rule, fingerprint };
+    let home = Farm::home(Arc::clone(cas), toolchain, &logs)
+        .map_err(|source| NodeError::Io { path: logs, source })?;
+    Ok(Farm {
+        lender: Farm::lender(&name, settings::lending(config), scheduler, peers),
+        scheduler: scheduler.clone(),
+        peers: peers.clone(),
+        neighbours: Neighbours::default(),
+        tasks: tasks.clone(),
+        name,
+        home,
+    })
+}
+
 /// What other machines of the farm are served: links, and the blobs that are here. What they move counts
 /// for the builds of theirs, and not for those here.
-fn peer_routes(config: &Config, peers: &Peers, store: &DiskCas, tasks: &Tasks) -> Routes {
+fn peer_routes(config: &Config, peers: &Peers, guests: Guests, store: &DiskCas, tasks: &Tasks) -> Routes {
     let cas: Arc<dyn ContentAddressableStorage> = Arc::new(store.clone());
     let (instances, theirs) =
         (Instances::default(), Arc::new(Activity::new(0, &config.name, Sequence::default())));
@@ -549,7 +583,7 @@ fn peer_routes(config: &Config, peers: &Peers, store: &DiskCas, tasks: &Tasks) -
         Arc::clone(&theirs),
         tasks,
     );
-    Routes::new(PeerService::new(peers.clone(), Arc::new(NoGuests)).into_server())
+    Routes::new(PeerService::new(peers.clone(), Some(Arc::new(guests))).into_server())
         .add_service(CasService::new(cas, instances, theirs))
         .add_service(byte_stream)
 }

@@ -33,6 +33,7 @@ pub mod remote;
 pub mod sandbox;
 mod scratch;
 mod slots;
+pub mod traces;
 
 /// One action handed to a worker: everything it needs besides the CAS.
 #[derive(Clone, Debug)]

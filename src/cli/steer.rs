@@ -56,7 +56,9 @@ pub(super) struct ResumeArgs {
 /// Lasts until the node ends; the setting `slots` is for longer. Where it becomes fewer, what runs is
 /// finished first.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  farmhand slots 2\n  farmhand slots --guests 0    nobody else runs anything here")]
+#[command(
+    after_help = "Examples:\n  farmhand slots 2\n  farmhand slots --guests 0    nobody else runs anything here"
+)]
 pub(super) struct SlotsArgs {
     /// Actions at once, at least 1
     #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..), required_unless_present = "guests")]

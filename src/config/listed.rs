@@ -150,11 +150,21 @@ impl Listed {
     }
 
     fn guests(&mut self, guests: &GuestConfig) {
-        let GuestConfig { slots, reserve, on_battery, while_used, used_for, running, toolchain_rule } = guests;
+        let GuestConfig {
+            slots,
+            reserve,
+            on_battery,
+            under_pressure,
+            while_used,
+            used_for,
+            running,
+            toolchain_rule,
+        } = guests;
         for (name, value) in [
             ("guest-slots", text(slots)),
             ("reserve-for-me", reserve.to_string()),
             ("guests-on-battery", on_battery.to_string()),
+            ("guests-under-pressure", under_pressure.to_string()),
             ("guest-slots-while-used", text(while_used)),
             ("used-for", span(*used_for)),
             ("running-guests", choice(running)),
@@ -251,6 +261,7 @@ mod tests {
         guest-slots-while-used = "all"
         reserve-for-me = 2
         running-guests = "hand-back"
+        guests-under-pressure = true
         toolchain-rule = "strict"
         no-discovery = true
         farm-key-file = "/k"

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use super::network::{InterfacePattern, PeerAddress};
 use super::values::{ByteSize, DiskBudget, Listen, MemoryShare, SlotShare, Span};
 use super::{
-    CommittedSize, ConfigError, InputRootMode, LogFormat, RunningGuests, SandboxMode, SyncMode, ToolchainRule,
-    UnknownProperties,
+    CommittedSize, ConfigError, InputRootMode, LogFormat, RunningGuests, SandboxMode, SyncMode,
+    ToolchainRule, UnknownProperties,
 };
 use crate::digest::DigestFunction;
 
@@ -135,6 +135,11 @@ pub struct RawConfig {
     #[arg(value_parser = clap::builder::BoolishValueParser::new())]
     #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub guests_on_battery: Option<bool>,
+    /// Let guests run while programs wait for memory or disks, or little memory is left
+    #[arg(long, env = "FARMHAND_GUESTS_UNDER_PRESSURE", help_heading = "Guests")]
+    #[arg(value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub guests_under_pressure: Option<bool>,
     /// Slots of guests while somebody uses this machine: a number, half of theirs, or all
     #[arg(long, env = "FARMHAND_GUEST_SLOTS_WHILE_USED", value_name = "N", help_heading = "Guests")]
     pub guest_slots_while_used: Option<SlotShare>,
@@ -255,7 +260,7 @@ impl RawConfig {
             disk_budget max_blob_size lease sync epoch_interval scrub_interval history compressed_committed_size
             slots sandbox action_memory action_tmp action_processes disk_reserve unknown_properties pools default_timeout max_timeout
             queue_limit keep_finished orphan_grace orphan_yield update_interval
-            guest_slots reserve_for_me guests_on_battery guest_slots_while_used used_for running_guests toolchain_rule
+            guest_slots reserve_for_me guests_on_battery guests_under_pressure guest_slots_while_used used_for running_guests toolchain_rule
             peer_listen no_discovery peer interfaces person farm_key_file
             log_filter log_format
             labels instances

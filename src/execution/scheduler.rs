@@ -25,7 +25,7 @@ use super::live_logs::{LiveLogs, LogFiles};
 use super::observer::{Observer, Sequence};
 use super::operations::{Call, Kind, Operation, OperationId, OperationState, Operations, Stage};
 use super::placement::{Holdings, Site};
-use super::queue::{Event, Now, Queue, Refusal, Submission};
+use super::queue::{Duty, Event, Now, Queue, Refusal, Submission};
 use super::run_times::Like;
 use super::{ExecuteError, PRIORITIES, Settings, response};
 use crate::action_cache::{ActionCache, ActionKey};
@@ -106,12 +106,16 @@ struct Shared {
     logs: LiveLogs,
     settings: Settings,
     demand: watch::Sender<DemandByMachine>,
+    duties: watch::Sender<DutyByMachine>,
     events: mpsc::UnboundedSender<Message>,
     tasks: Tasks,
 }
 
 /// What is wanted of each machine that is there, or was.
 pub type DemandByMachine = BTreeMap<Arc<str>, Demand>;
+
+/// What machines were told to do, those that were told anything.
+pub type DutyByMachine = BTreeMap<Arc<str>, Duty>;
 
 /// What the driver is told.
 enum Message {
@@ -148,6 +152,7 @@ impl Scheduler {
             observer,
             logs: LiveLogs::default(),
             demand: watch::Sender::default(),
+            duties: watch::Sender::default(),
             events,
             tasks: tasks.clone(),
             settings,
@@ -186,6 +191,11 @@ impl Scheduler {
     pub fn demand(&self) -> watch::Receiver<DemandByMachine> {
         self.send(Message::WatchDemand);
         self.shared.demand.subscribe()
+    }
+
+    /// Follows what machines are told to do.
+    pub fn duties(&self) -> watch::Receiver<DutyByMachine> {
+        self.shared.duties.subscribe()
     }
 
     /// Starts an action, or finds its result. The operation returned may be over already: a hit, or

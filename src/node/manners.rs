@@ -1,7 +1,7 @@
 //! [`Welcome`]: how many slots others may have now, so that whoever sits at this machine never minds.
 //!
 //! Every two seconds the signs of the machine are read ([`Signs`]) and judged ([`Manners`]). What comes of
-//! it is told to whoever grants slots, and guests that run are treated as the setting says: the node's own
+//! it is told to who lends the slots, and guests that run are treated as the setting says: the node's own
 //! worker has them stand still, or hands them back. While no other machine has a link to this one or the
 //! other way round there are no guests, and nothing is read.
 //!
@@ -15,6 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{GuestConfig, SlotShare};
+use crate::execution::lending::Lender;
 use crate::peer::Peers;
 use crate::peer::members::Standing;
 use crate::platform::Load;
@@ -43,21 +44,28 @@ struct Watch {
     /// Nobody has it while it looks.
     presence: Option<Presence>,
     worker: Arc<LocalWorker>,
+    lender: Lender,
     peers: Peers,
 }
 
 // === impl Welcome ===
 
 impl Welcome {
-    /// Watches over the machine of `worker`, by a task of `tasks`.
-    pub(super) fn start(settings: GuestConfig, worker: Arc<LocalWorker>, peers: Peers, tasks: &Tasks) -> Self {
+    /// Watches over the machine of `worker`, whose slots `lender` lends, by a task of `tasks`.
+    pub(super) fn start(
+        settings: GuestConfig,
+        worker: Arc<LocalWorker>,
+        lender: Lender,
+        peers: Peers,
+        tasks: &Tasks,
+    ) -> Self {
         let (wanted, told) = watch::channel(settings.slots);
         let rules = rules(&settings, settings.slots, worker.slots());
         let (allowance, told_allowance) =
             watch::channel(Allowance { slots: rules.guest_slots, reason: None });
         let manners = Manners::new(rules);
         let presence = Some(Presence::default());
-        let watch = Watch { settings, wanted: told, allowance, manners, presence, worker, peers };
+        let watch = Watch { settings, wanted: told, allowance, manners, presence, worker, lender, peers };
         tasks.spawn("manners", watch.run(tasks.token().clone()));
         Self { wanted: Arc::new(wanted), allowance: told_allowance }
     }
@@ -112,6 +120,7 @@ impl Watch {
             Some(signs) => self.manners.see(Instant::now(), &signs),
             None => Allowance { slots: rules.guest_slots, reason: None },
         };
+        self.lender.change_limits(|limits| limits.guests = allowance.slots);
         self.worker.limit_guests(allowance.slots, self.settings.running);
         let changed = self.allowance.send_if_modified(|told| {
             // How much memory is left is no news.
@@ -151,6 +160,7 @@ fn rules(settings: &GuestConfig, wanted: SlotShare, slots: usize) -> Rules {
     Rules {
         guest_slots,
         on_battery: settings.on_battery,
+        under_pressure: settings.under_pressure,
         while_used: settings.while_used.resolve(guest_slots),
         used_for: settings.used_for,
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::cas::disk::DiskConfig;
 use crate::config::{Config, InputRootMode};
 use crate::execution::action::PlatformRules;
-use crate::execution::{Retention, Settings};
+use crate::execution::{Duty, Retention, Settings, grants};
 use crate::peer::PeersConfig;
 use crate::peer::trust::join::JoinSettings;
 use crate::platform::{self, MachineFacts};
@@ -87,8 +87,21 @@ pub(super) fn execution(config: &Config) -> Settings {
         grace: config.orphan_grace,
         orphan_yield: config.orphan_yield,
         update_interval: config.update_interval,
+        person: config.farm.person.as_str().into(),
         retention: Retention { age: config.keep_finished, ..usual.retention },
         ..usual
+    }
+}
+
+/// What this machine lends: everything, to whoever comes.
+pub(super) fn lending(config: &Config) -> grants::Limits {
+    grants::Limits {
+        slots: config.slots,
+        guests: config.guests.slots.resolve(config.slots),
+        reserve: config.guests.reserve,
+        person: config.farm.person.as_str().into(),
+        duty: Duty::Active,
+        ahead: true,
     }
 }
 

@@ -14,7 +14,7 @@ use super::trust::FarmKey;
 use super::trust::rotation::Fellows;
 use super::trust::testing::trust;
 use super::*;
-use crate::rpc::peer::{NoGuests, PeerService};
+use crate::rpc::peer::PeerService;
 use crate::rpc::server::{self, Limits, Listener};
 
 /// A machine: its part of the farm, and the door to it.
@@ -45,7 +45,7 @@ impl Machine {
             interfaces: None,
         };
         let peers = Peers::start(config, trust.clone(), &tasks).await;
-        let service = PeerService::new(peers.clone(), Arc::new(NoGuests));
+        let service = PeerService::new(peers.clone(), None);
         let listener = Listener::Members(listener, trust.clone());
         let token = tasks.token().clone();
         tasks.spawn("port", async move {

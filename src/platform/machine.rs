@@ -109,6 +109,11 @@ impl Requirements {
         reasons
     }
 
+    /// Whether an action sees compilers and libraries of the machine it runs on.
+    pub fn uses_host(&self) -> bool {
+        self.input_root != InputRootPlace::Filesystem
+    }
+
     fn needs_of_sandbox(&self) -> Vec<String> {
         let place = match &self.input_root {
             InputRootPlace::Worker => None,

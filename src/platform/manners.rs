@@ -30,6 +30,8 @@ pub struct Rules {
     pub guest_slots: usize,
     /// Whether guests may run while the machine runs on battery.
     pub on_battery: bool,
+    /// Whether guests may run while memory or disks are short.
+    pub under_pressure: bool,
     /// Actions of others at once while somebody uses the machine.
     pub while_used: usize,
     /// How long after the last sign of a person the machine counts as used.
@@ -150,6 +152,9 @@ impl Manners {
         if load.on_battery == Some(true) && !self.rules.on_battery {
             return Some(Reason::Battery);
         }
+        if self.rules.under_pressure {
+            return None;
+        }
         let [least, most] = MEMORY_BOUNDS;
         let reserve = (load.memory_total / MEMORY_SHARE).clamp(least, most);
         let wanted = if was_well { reserve } else { reserve + reserve / 2 };
@@ -169,8 +174,13 @@ mod tests {
 
     use super::*;
 
-    const RULES: Rules =
-        Rules { guest_slots: 4, on_battery: false, while_used: 1, used_for: Duration::from_secs(300) };
+    const RULES: Rules = Rules {
+        guest_slots: 4,
+        on_battery: false,
+        under_pressure: false,
+        while_used: 1,
+        used_for: Duration::from_secs(300),
+    };
 
     fn signs() -> Signs {
         let load = Load { memory_total: 16 << 30, memory_available: 8 << 30, ..Load::default() };
@@ -236,6 +246,8 @@ mod tests {
             let mut manners = Manners::new(RULES);
             let seen = see(&mut manners, Instant::now(), 0, Signs { load, untouched: None });
             assert_eq!(seen, (0, Some(reason)));
+            let mut careless = Manners::new(Rules { under_pressure: true, ..RULES });
+            assert_eq!(see(&mut careless, Instant::now(), 0, Signs { load, untouched: None }), (4, None));
             assert!(!reason.to_string().is_empty());
         }
     }

@@ -10,15 +10,18 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::architecture;
+use super::{Requirements, architecture};
+use crate::config::ToolchainRule;
 use crate::digest::{Digest, DigestFunction};
 
 /// Where actions find tools unless they say otherwise.
@@ -79,13 +82,45 @@ struct FileIdentity {
     modified: (i64, i64),
 }
 
+/// The toolchain of this machine, and what others are to actions that use it. Clones follow the same.
+#[derive(Clone, Debug)]
+pub struct OwnToolchain {
+    /// What becomes of such actions.
+    pub rule: ToolchainRule,
+    /// What it is recognised by; empty until that is known.
+    pub fingerprint: watch::Receiver<Arc<str>>,
+}
+
+// === impl OwnToolchain ===
+
+impl OwnToolchain {
+    /// Whether a machine whose toolchain is recognised by `there` has another. What is unknown equals nothing.
+    pub fn differs(&self, there: &str) -> bool {
+        let here = self.fingerprint.borrow();
+        here.is_empty() || **here != *there
+    }
+
+    /// Why such a machine never runs an action with these requirements; `None` if it may.
+    pub fn mismatch(&self, there: &str, requirements: &Requirements) -> Option<String> {
+        let is_ruled_out =
+            self.rule == ToolchainRule::Strict && requirements.uses_host() && self.differs(there);
+        is_ruled_out.then(|| {
+            let name =
+                |fingerprint: &str| if fingerprint.is_empty() { "unknown" } else { fingerprint }.to_owned();
+            let (there, here) = (name(there), name(&self.fingerprint.borrow()));
+            format!("its toolchain ({there}) is not that of this machine ({here})")
+        })
+    }
+}
+
 // === impl Toolchain ===
 
 impl Toolchain {
     /// Looks at the tools in `path`. Those that are as they were `before` are not asked. Tools that say
     /// nothing count as absent.
     pub async fn look(path: &[impl AsRef<Path>], before: &Self) -> Self {
-        let found = TOOLS.iter().filter_map(|(name, ask)| Some((*name, *ask, FileIdentity::find(path, name)?)));
+        let found =
+            TOOLS.iter().filter_map(|(name, ask)| Some((*name, *ask, FileIdentity::find(path, name)?)));
         let tools = join_all(found.map(async |(name, ask, file)| {
             let known = before.tools.iter().find(|tool| tool.name == name && tool.file == file);
             let version = match known {
@@ -192,6 +227,7 @@ async fn beginning(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use super::super::InputRootPlace;
     use super::*;
 
     /// A directory of tools.
@@ -225,6 +261,22 @@ mod tests {
         fn runs(&self, name: &str) -> usize {
             fs::read_to_string(self.0.path().join(format!("{name}.runs"))).unwrap_or_default().lines().count()
         }
+    }
+
+    #[test]
+    fn a_strict_rule_keeps_actions_on_equal_machines() {
+        let host = Requirements::default();
+        let own = Requirements { input_root: InputRootPlace::Filesystem, ..Requirements::default() };
+        let toolchain = |rule, here: &str| OwnToolchain { rule, fingerprint: watch::channel(here.into()).1 };
+        let strict = toolchain(ToolchainRule::Strict, "a");
+        assert_eq!(strict.mismatch("a", &host), None);
+        assert!(strict.mismatch("b", &host).unwrap().contains("(b)"));
+        assert_eq!(strict.mismatch("b", &own), None, "it brings its own");
+        let unknown = toolchain(ToolchainRule::Strict, "");
+        assert!(unknown.mismatch("", &host).is_some(), "what is unknown is not equal");
+        let warning = toolchain(ToolchainRule::Warn, "a");
+        assert_eq!(warning.mismatch("b", &host), None);
+        assert!(warning.differs("b") && !warning.differs("a"));
     }
 
     #[tokio::test]

@@ -15,7 +15,6 @@ use super::byte_stream::{ReadError, WriteError};
 use super::cas::{BatchError, TreeError};
 use super::compression::CompressionError;
 use super::instances::InstanceError;
-use super::peer::GuestError;
 use super::resource_name::ResourceNameError;
 use crate::action_cache::{ActionCacheError, PinError};
 use crate::activity::Full;
@@ -81,16 +80,6 @@ impl StatusOf for KeyRefused {
         match self {
             Self::Malformed => Code::InvalidArgument,
             Self::NotKept(_) => Code::Unavailable,
-        }
-    }
-}
-
-impl StatusOf for GuestError {
-    fn code(&self) -> Code {
-        match self {
-            Self::Unserved => Code::Unimplemented,
-            Self::NotGranted => Code::ResourceExhausted,
-            Self::Malformed(_) => Code::InvalidArgument,
         }
     }
 }

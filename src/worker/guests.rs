@@ -43,6 +43,9 @@ const INTERVAL: Duration = Duration::from_millis(100);
 /// Rounds of fetching: each brings the directories one level further down.
 const MAX_DEPTH: usize = 200;
 
+/// Bytes from which on other machines than the owner are asked for them first.
+const WORTH_ASKING: u64 = 1 << 20;
+
 /// A worker that can say what it lacks for an action.
 #[async_trait]
 pub trait Host: Worker {
@@ -229,13 +232,20 @@ impl Guest {
                 Ok(missing) if !missing.is_empty() => missing,
                 _ => break,
             };
-            let fetch = self.fetcher.fetch(&missing, &self.sources);
+            let fetch = self.fetcher.fetch(&missing, self.sources_for(&missing));
             match self.cancel.run_until_cancelled(fetch).await {
                 Some(brought) => fetched += brought?,
                 None => break,
             }
         }
         Ok(fetched)
+    }
+
+    /// Only what is large is worth asking others for before its owner, who surely has it.
+    fn sources_for(&self, missing: &[Digest]) -> &[Arc<dyn BlobSource>] {
+        let bytes: u64 = missing.iter().map(|digest| digest.size()).sum();
+        let owner = self.sources.len().saturating_sub(1);
+        if bytes < WORTH_ASKING { &self.sources[owner..] } else { &self.sources }
     }
 
     async fn execute(&self) -> Result<reapi::ExecuteResponse, NoResponse> {

@@ -25,12 +25,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
 use super::lease::GuestLease;
+use super::traces::Traces;
 use super::{Lease, NoResponse, Progress, SlotsError, Worker, WorkerLost};
 use crate::action_cache::complete::named;
 use crate::cas::ContentAddressableStorage;
 use crate::cas::fetch::{BlobSource, FetchError, Fetcher};
 use crate::digest::{Digest, DigestFunction};
+use crate::peer::MachineId;
 use crate::peer::link::AnyChannel;
+use crate::platform::toolchain::OwnToolchain;
 use crate::platform::{MachineFacts, Requirements};
 
 mod clock;
@@ -46,14 +49,12 @@ const ROUNDS: usize = 3;
 
 /// Another machine.
 pub struct RemoteWorker {
-    name: String,
+    name: Arc<str>,
+    id: MachineId,
     client: PeerClient<AnyChannel>,
     blobs: Arc<dyn BlobSource>,
     facts: RwLock<Arc<MachineFacts>>,
-    cas: Arc<dyn ContentAddressableStorage>,
-    fetcher: Fetcher,
-    /// Where output of running actions is kept as it comes.
-    logs: PathBuf,
+    home: Home,
     slots: AtomicUsize,
     grant: AtomicU64,
 }
@@ -65,8 +66,12 @@ pub struct Home {
     pub cas: Arc<dyn ContentAddressableStorage>,
     /// Brings blobs into it.
     pub fetcher: Fetcher,
-    /// A directory for output of running actions.
+    /// A directory for output of running actions, as it comes.
     pub logs: PathBuf,
+    /// What runs left elsewhere.
+    pub traces: Traces,
+    /// Compilers and libraries that its actions see, which they may have to find elsewhere, too.
+    pub toolchain: OwnToolchain,
 }
 
 /// Output of a running action, as it comes. The files go with it.
@@ -78,9 +83,10 @@ struct Logs {
 // === impl RemoteWorker ===
 
 impl RemoteWorker {
-    /// The machine called `name` at the other end of `channel`, which has these `facts` and `blobs`.
+    /// The machine of this `name` and `id` at the other end of `channel`, which has these `facts` and `blobs`.
     pub fn new(
-        name: impl Into<String>,
+        name: impl Into<Arc<str>>,
+        id: MachineId,
         channel: AnyChannel,
         blobs: Arc<dyn BlobSource>,
         facts: MachineFacts,
@@ -88,12 +94,11 @@ impl RemoteWorker {
     ) -> Self {
         Self {
             name: name.into(),
+            id,
             client: PeerClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
             blobs,
             facts: RwLock::new(Arc::new(facts)),
-            cas: home.cas,
-            fetcher: home.fetcher,
-            logs: home.logs,
+            home,
             slots: AtomicUsize::new(0),
             grant: AtomicU64::new(0),
         }
@@ -116,7 +121,7 @@ impl RemoteWorker {
     }
 
     fn lost(&self, reason: impl Into<String>) -> WorkerLost {
-        WorkerLost { worker: self.name.clone(), reason: reason.into() }
+        WorkerLost { worker: self.name.to_string(), reason: reason.into() }
     }
 
     fn refused(&self, status: &Status) -> NoResponse {
@@ -138,6 +143,7 @@ impl RemoteWorker {
         progress: &mpsc::UnboundedSender<Progress>,
         cancel: &CancellationToken,
         logs: &mut Logs,
+        root: Digest,
     ) -> Result<Vec<u8>, NoResponse> {
         let mut deadline: Option<Instant> = None;
         loop {
@@ -158,7 +164,10 @@ impl RemoteWorker {
                 return Err(self.lost("it ended a run without an answer").into());
             };
             match answer.message {
-                Some(run_response::Message::Staging(_)) => tell(progress, Progress::Staging),
+                Some(run_response::Message::Staging(staging)) => {
+                    self.home.traces.staged(&self.name, root, staging.fetched_bytes);
+                    tell(progress, Progress::Staging);
+                }
                 Some(run_response::Message::Running(_)) => tell(progress, logs.progress()),
                 Some(run_response::Message::Output(output)) => logs.append(&output),
                 Some(run_response::Message::Collecting(_)) => tell(progress, Progress::Collecting),
@@ -173,10 +182,10 @@ impl RemoteWorker {
     async fn bring(&self, function: DigestFunction, result: &reapi::ActionResult) -> Result<(), WorkerLost> {
         let nonsense = |error| self.lost(format!("its result cannot be read: {error}"));
         for _ in 0..ROUNDS {
-            let named = named(&*self.cas, function, result).await.map_err(nonsense)?;
+            let named = named(&*self.home.cas, function, result).await.map_err(nonsense)?;
             let is_last = named.unread.is_empty();
             let wanted: Vec<Digest> = if is_last { named.blobs.into_iter().collect() } else { named.unread };
-            match self.fetcher.fetch(&wanted, std::slice::from_ref(&self.blobs)).await {
+            match self.home.fetcher.fetch(&wanted, std::slice::from_ref(&self.blobs)).await {
                 Ok(_) if is_last => return Ok(()),
                 Ok(_) => {}
                 Err(error @ (FetchError::Missing(_) | FetchError::Source(_))) => {
@@ -189,6 +198,12 @@ impl RemoteWorker {
         }
         Err(self.lost("its outputs are nested deeper than any client makes them"))
     }
+}
+
+/// Bytes of the files that a result names itself.
+fn bytes_of(result: &reapi::ActionResult) -> u64 {
+    let sizes = result.output_files.iter().filter_map(|file| file.digest.as_ref());
+    sizes.map(|digest| u64::try_from(digest.size_bytes).unwrap_or_default()).sum()
 }
 
 fn tell(progress: &mpsc::UnboundedSender<Progress>, news: Progress) {
@@ -207,11 +222,14 @@ impl Worker for RemoteWorker {
     }
 
     async fn set_slots(&self, _: usize) -> Result<(), SlotsError> {
-        Err(SlotsError::Remote(self.name.clone()))
+        Err(SlotsError::Remote(self.name.to_string()))
     }
 
     fn mismatches(&self, requirements: &Requirements) -> Vec<String> {
-        requirements.mismatches(&self.facts.read().unwrap_or_else(PoisonError::into_inner))
+        let facts = self.facts.read().unwrap_or_else(PoisonError::into_inner);
+        let mut mismatches = requirements.mismatches(&facts);
+        mismatches.extend(self.home.toolchain.mismatch(&facts.toolchain, requirements));
+        mismatches
     }
 
     async fn execute(
@@ -221,22 +239,25 @@ impl Worker for RemoteWorker {
         cancel: CancellationToken,
     ) -> Result<reapi::ExecuteResponse, NoResponse> {
         let unable = |error| self.lost(format!("no place for its output here: {error}"));
-        let mut logs = Logs::open(&self.logs, &lease.operation).map_err(unable)?;
-        let (function, queued_at) = (lease.function(), lease.queued_at);
-        let guest = GuestLease { lease, holders: Vec::new(), grant: self.grant.load(Ordering::Relaxed) };
+        let mut logs = Logs::open(&self.home.logs, &lease.operation).map_err(unable)?;
+        let (function, queued_at, root) = (lease.function(), lease.queued_at, lease.input_root);
+        let build = lease.invocation.share();
+        let holders = self.home.traces.holders(&build, self.id);
+        let guest = GuestLease { lease, holders, grant: self.grant.load(Ordering::Relaxed) };
         let (requests, waiting) = mpsc::channel(2);
         let first = run_request::Message::Lease(guest.to_wire());
         // The channel is empty.
         let _ = requests.try_send(peer::RunRequest { message: Some(first) });
         let run = self.client.clone().run(ReceiverStream::new(waiting)).await;
         let answers = run.map_err(|status| self.refused(&status))?.into_inner();
-        let response = self.follow(answers, requests, &progress, &cancel, &mut logs).await?;
+        let response = self.follow(answers, requests, &progress, &cancel, &mut logs, root).await?;
         let mut response = reapi::ExecuteResponse::decode(&*response)
             .map_err(|error| self.lost(format!("its answer does not decode: {error}")))?;
         if let Some(result) = &mut response.result {
             self.bring(function, result).await?;
+            self.home.traces.made(self.id, &build, bytes_of(result));
             if let Some(metadata) = &mut result.execution_metadata {
-                metadata.worker.clone_from(&self.name);
+                metadata.worker = self.name.to_string();
                 clock::align(metadata, queued_at, std::time::SystemTime::now());
             }
         }

@@ -5,5 +5,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that meets what it did not expect should end there")]
 
+mod farm;
+mod figures;
 mod lan;
 mod links;
+mod machine;
+mod support;

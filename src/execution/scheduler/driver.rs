@@ -71,7 +71,10 @@ pub(super) async fn run(shared: Arc<Shared>, queue: Queue, mut messages: mpsc::U
 impl Driver {
     fn handle(&mut self, message: Message) {
         match message {
-            Message::Event(event) => self.apply(event),
+            Message::Event(event) => {
+                self.note_duty(&event);
+                self.apply(event);
+            }
             Message::Submit { operation, submission, reply } => self.submit(operation, submission, reply),
             Message::AddWorker(worker) => self.add_worker(worker),
             Message::Question(question) => self.answer(question),
@@ -79,6 +82,13 @@ impl Driver {
             Message::Holdings(holdings) => self.queue.set_holdings(holdings),
         }
         self.patience -= u32::from(self.has_new_demand);
+    }
+
+    /// Tells who watches what a machine was told to do.
+    fn note_duty(&self, event: &Event) {
+        if let Event::Told { worker, duty } = event {
+            self.shared.duties.send_if_modified(|told| told.insert(worker.clone(), *duty) != Some(*duty));
+        }
     }
 
     /// Tells who watches what is wanted of each machine.
@@ -196,7 +206,7 @@ impl Driver {
     }
 
     fn assign(&mut self, assignment: Assignment) {
-        let Assignment { attempt, worker: name, operation, action, queued_at, .. } = assignment;
+        let Assignment { attempt, worker: name, operation, action, queued_at, person, .. } = assignment;
         let report = Report::new(&self.shared, Event::Lost(attempt, "it gave no answer".into()));
         let Some(worker) = self.workers.get(&name).cloned() else { return };
         let invocation = self.shared.operations.get(operation).map(|operation| operation.invocation.clone());
@@ -210,7 +220,7 @@ impl Driver {
             platform: action.requirements.clone(),
             timeout: action.timeout,
             queued_at,
-            person: Arc::default(),
+            person,
             is_guest: false,
             invocation,
         };

@@ -48,12 +48,8 @@ pub(super) struct Visit {
 impl Company {
     /// Nobody, with room for all.
     pub(super) fn new() -> Arc<Self> {
-        let state = State {
-            guests: BTreeMap::new(),
-            next: 0,
-            most: usize::MAX,
-            surplus: RunningGuests::default(),
-        };
+        let state =
+            State { guests: BTreeMap::new(), next: 0, most: usize::MAX, surplus: RunningGuests::default() };
         Arc::new(Self(Mutex::new(state)))
     }
 

@@ -9,12 +9,14 @@ use bytes::Bytes;
 use farmhand_proto::peer::peer_server::{Peer, PeerServer};
 use futures_util::StreamExt;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response};
 
 use super::*;
 use crate::cas::fetch::{SourceError, SourceStream};
 use crate::cas::memory::MemoryCas;
+use crate::config::ToolchainRule;
 use crate::digest::DigestFunction;
 use crate::instance::InstanceName;
 use crate::peer::MachineId;
@@ -211,10 +213,16 @@ impl Bench {
             cas: Arc::new(owner.clone()),
             fetcher: Fetcher::new(Arc::new(owner.clone())),
             logs: logs.path().to_owned(),
+            traces: Traces::default(),
+            toolchain: OwnToolchain {
+                rule: ToolchainRule::default(),
+                fingerprint: watch::channel(Arc::default()).1,
+            },
         };
         let blobs = Arc::new(Neighbour(cas));
         let channel = crate::peer::link::boxed(endpoint.connect().await.unwrap());
-        let worker = RemoteWorker::new("far", channel, blobs, MachineFacts::default(), home);
+        let worker =
+            RemoteWorker::new("far", MachineId::new([3; 32]), channel, blobs, MachineFacts::default(), home);
         worker.granted(2, 7);
         Self { owner, host, worker, server, tasks, logs }
     }

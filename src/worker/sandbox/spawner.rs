@@ -24,7 +24,6 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::channel::Channel;
 use super::condition::Condition;
-use super::{cgroup, enter};
 use super::guardian::Guardian;
 use super::launch::{self, Launch, Ready};
 use super::memory::{MEMORY, Memory, Watch};
@@ -32,6 +31,7 @@ use super::network::Loopback;
 use super::sys::{self, ChildStack, Reaped};
 use super::template::{Copy, Template};
 use super::wire::{Failure, Order, Reply, Request};
+use super::{cgroup, enter};
 use crate::worker::{Exit, InputRoot, Network, Outcome, Usage, plain};
 
 /// Serves one daemon.
@@ -203,7 +203,8 @@ impl Spawner {
     ) -> Result<Option<Exit>, Failure> {
         let stopped = loop {
             let deadline = timeout.and_then(|timeout| running.reaches(timeout));
-            let look = watch.and_then(|_| running.reaches(running.time() + Watch::look_again(running.time())));
+            let look =
+                watch.and_then(|_| running.reaches(running.time() + Watch::look_again(running.time())));
             let event =
                 self.next_event(channel, deadline, look).map_err(Failure::step("watch the action"))?;
             self.reap(&mut |reaped| running.take_in(reaped));

@@ -31,11 +31,12 @@ impl Client {
     /// Connects.
     pub(crate) async fn connect(address: SocketAddr, instance: &str) -> Self {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap().tcp_nodelay(true);
-        Self {
-            channel: endpoint.connect().await.unwrap(),
-            instance: instance.to_owned(),
-            function: DigestFunction::Sha256,
-        }
+        Self::over(endpoint.connect().await.unwrap(), instance)
+    }
+
+    /// For calls over that connection.
+    pub(crate) fn over(channel: Channel, instance: &str) -> Self {
+        Self { channel, instance: instance.to_owned(), function: DigestFunction::Sha256 }
     }
 
     /// The same connection with another digest function.

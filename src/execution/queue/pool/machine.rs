@@ -125,12 +125,14 @@ impl Machine {
         }
     }
 
-    /// It came again, or offers something else.
+    /// It came again, or offers something else. What it granted while it was there holds.
     pub(super) fn join(&mut self, slots: usize, matcher: Matcher) {
         self.matcher = matcher;
-        self.slots = Slots::Open(slots);
+        if self.grant == 0 || !self.is_present() {
+            self.slots = Slots::Open(slots);
+            self.forget_grants();
+        }
         self.left_at = None;
-        self.forget_grants();
     }
 
     /// It went away, and with it everything it had.

@@ -1,0 +1,335 @@
+//! The farm, as this node takes part in it: it has actions run by other machines, and runs those of others.
+//!
+//! One task follows everything that concerns both: links that come and go, what others would run here, what
+//! this machine would have run elsewhere, and what a person told it. Each machine that is linked has a
+//! task of its own, for as long as the link lasts, that keeps the scheduler's view of it true.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use farmhand_proto::peer::MachineState;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::cas::ContentAddressableStorage;
+use crate::cas::fetch::{BlobSource, Fetcher};
+use crate::cas::remote::RemoteBlobs;
+use crate::execution::Scheduler;
+use crate::execution::action::PreparedAction;
+use crate::execution::grants::{Demand, Event, Grant, Limits, Owner};
+use crate::execution::lending::{Lender, Outlet};
+use crate::execution::placement::{Holdings, Site};
+use crate::execution::scheduler::DemandByMachine;
+use crate::peer::{Calls, DemandEvent, MachineId, Peer, PeerEvent, PeerEvents, Peers};
+use crate::platform::MachineFacts;
+use crate::platform::toolchain::OwnToolchain;
+use crate::tasks::Tasks;
+use crate::worker::guests::{Guests, Host, Sources};
+use crate::worker::remote::{Home, RemoteWorker};
+use crate::worker::traces::Traces;
+
+/// How often the lender is told that time passes, while others have anything to do with it.
+const TICK: Duration = Duration::from_millis(250);
+
+/// What the node takes part with.
+#[derive(Clone)]
+pub(super) struct Farm {
+    pub(super) name: Arc<str>,
+    pub(super) scheduler: Scheduler,
+    pub(super) peers: Peers,
+    pub(super) lender: Lender,
+    pub(super) home: Home,
+    pub(super) neighbours: Neighbours,
+    pub(super) tasks: Tasks,
+}
+
+/// The blobs of machines that are linked.
+#[derive(Clone, Default)]
+pub(super) struct Neighbours(Arc<Mutex<BTreeMap<MachineId, Arc<dyn BlobSource>>>>);
+
+/// A machine that is linked, and who looks after it.
+struct Linked {
+    peer: Peer,
+    /// Ends its task, which takes it out of the scheduler for the reason that is set.
+    ending: watch::Sender<Option<String>>,
+    task: JoinHandle<()>,
+    told: Demand,
+}
+
+/// Where grants go.
+struct Post {
+    name: Arc<str>,
+    scheduler: Scheduler,
+    peers: Peers,
+}
+
+struct Driver {
+    farm: Farm,
+    linked: BTreeMap<MachineId, Linked>,
+    /// What this machine wants of each; `None` until there is anybody else.
+    demand: Option<watch::Receiver<DemandByMachine>>,
+    /// What its own worker was told to be wanted.
+    told: Demand,
+}
+
+impl Holdings for Traces {
+    fn lacking(&self, action: &PreparedAction, machine: &str) -> u64 {
+        Self::lacking(self, machine, &action.input_root)
+    }
+}
+
+// === impl Farm ===
+
+impl Farm {
+    /// What this machine lends, to itself and to others.
+    pub(super) fn lender(name: &Arc<str>, limits: Limits, scheduler: &Scheduler, peers: &Peers) -> Lender {
+        let (name, scheduler, peers) = (name.clone(), scheduler.clone(), peers.clone());
+        Lender::new(limits, Post { name, scheduler, peers })
+    }
+
+    /// What is needed of this machine to have actions run elsewhere; their output comes to a directory
+    /// that is made here.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub(super) fn home(
+        cas: Arc<dyn ContentAddressableStorage>,
+        toolchain: OwnToolchain,
+        logs: &Path,
+    ) -> io::Result<Home> {
+        // What an earlier start left there.
+        match std::fs::remove_dir_all(logs) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => private_directory(logs)?,
+        }
+        let fetcher = Fetcher::new(Arc::clone(&cas));
+        Ok(Home { cas, fetcher, logs: logs.to_owned(), traces: Traces::default(), toolchain })
+    }
+
+    /// Takes guests in, that `host` runs.
+    pub(super) fn guests(&self, host: Arc<dyn Host>) -> Guests {
+        let (fetcher, lender) = (self.home.fetcher.clone(), Arc::new(self.lender.clone()));
+        Guests::new(host, fetcher, lender, Arc::new(self.neighbours.clone()), self.tasks.clone())
+    }
+
+    /// Takes part, until `stop` fires.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let (links, calls) = (self.peers.events(), self.peers.calls());
+        self.scheduler.set_holdings(Arc::new(self.home.traces.clone()));
+        let driver = Driver { farm: self, linked: BTreeMap::new(), demand: None, told: Demand::default() };
+        stop.run_until_cancelled_owned(driver.run(links, calls)).await;
+    }
+}
+
+fn private_directory(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+// === impl Driver ===
+
+impl Driver {
+    async fn run(mut self, mut links: PeerEvents, mut calls: Calls) {
+        let mut duties = self.farm.scheduler.duties();
+        duties.mark_changed();
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                event = links.next() => self.link(event).await,
+                event = calls.next() => self.called(event),
+                () = changed(&mut self.demand) => self.tell_demand(),
+                Ok(()) = duties.changed() => {
+                    let duty = duties.borrow_and_update().get(&self.farm.name).copied();
+                    self.farm.lender.change_limits(|limits| limits.duty = duty.unwrap_or_default());
+                }
+                _ = ticks.tick(), if self.demand.is_some() => self.farm.lender.apply(Event::Tick),
+            }
+        }
+    }
+
+    async fn link(&mut self, event: PeerEvent) {
+        match event {
+            PeerEvent::Linked(peer) => self.linked(peer),
+            PeerEvent::Lost { id, reason, .. } => {
+                let Some(linked) = self.linked.remove(&id) else { return };
+                self.farm.neighbours.remove(id);
+                linked.ending.send_replace(Some(reason));
+                // Soon: it waits for nothing else. The next link to that machine comes after.
+                let _ended = linked.task.await;
+            }
+        }
+    }
+
+    fn linked(&mut self, peer: Peer) {
+        tracing::info!(machine = %peer.name, id = %peer.id, "linked with a machine of the farm");
+        let blobs = Arc::new(RemoteBlobs::new(&*peer.name, crate::peer::link::boxed(peer.channel())));
+        self.farm.neighbours.insert(peer.id, blobs.clone());
+        let (ending, ended) = watch::channel(None);
+        let keeper = keep(self.farm.clone(), peer.clone(), blobs, ended);
+        let task = self.farm.tasks.spawn("machine", keeper);
+        self.linked.insert(peer.id, Linked { peer, ending, task, told: Demand::default() });
+        self.watch_demand();
+        self.tell_demand();
+    }
+
+    fn called(&mut self, event: DemandEvent) {
+        match event {
+            DemandEvent::Demand { id, demand, .. } => {
+                self.watch_demand();
+                let demand = Demand::from_wire(demand.as_ref().clone());
+                self.farm.lender.apply(Event::Demand(Owner::Peer(id), demand));
+            }
+            DemandEvent::Gone { id, .. } => self.farm.lender.apply(Event::Gone(id)),
+        }
+    }
+
+    /// From the first moment on at which anybody else is there.
+    fn watch_demand(&mut self) {
+        self.demand.get_or_insert_with(|| self.farm.scheduler.demand());
+    }
+
+    fn tell_demand(&mut self) {
+        let Some(demand) = &mut self.demand else { return };
+        let demand = demand.borrow_and_update();
+        if let Some(own) = demand.get(&self.farm.name).filter(|own| **own != self.told) {
+            self.told = own.clone();
+            self.farm.lender.apply(Event::Demand(Owner::Own, own.clone()));
+        }
+        for linked in self.linked.values_mut() {
+            if let Some(wanted) = demand.get(&linked.peer.name).filter(|wanted| **wanted != linked.told) {
+                linked.told = wanted.clone();
+                linked.peer.demand(wanted.to_wire());
+            }
+        }
+    }
+}
+
+/// Returns when there is something new; never while there is nothing to follow.
+async fn changed<T>(followed: &mut Option<watch::Receiver<T>>) {
+    let news = match followed {
+        Some(followed) => followed.changed().await.is_ok(),
+        None => false,
+    };
+    if !news {
+        std::future::pending().await
+    }
+}
+
+/// Has the scheduler know a machine as it is, until its link ends.
+async fn keep(farm: Farm, peer: Peer, blobs: Arc<RemoteBlobs>, mut ended: watch::Receiver<Option<String>>) {
+    let (mut state, mut grants) = (peer.state(), peer.grants());
+    let mut known: Option<(Arc<RemoteWorker>, MachineFacts)> = None;
+    let mut toolchain = farm.home.toolchain.fingerprint.clone();
+    state.mark_changed();
+    loop {
+        tokio::select! {
+            biased;
+            _ = ended.changed() => break,
+            Ok(()) = toolchain.changed() => {
+                // What is known of the machine is to be compared anew.
+                known.iter_mut().for_each(|(_, facts)| *facts = MachineFacts::default());
+                state.mark_changed();
+            }
+            Ok(()) = state.changed() => {
+                let told = state.borrow_and_update().clone();
+                let Some(facts) = told.as_deref().map(facts) else { continue };
+                if known.as_ref().is_some_and(|(_, known)| *known == facts) {
+                    continue;
+                }
+                let worker = known.take().map(|(worker, _)| worker);
+                let worker = worker.unwrap_or_else(|| farm.worker(&peer, blobs.clone()));
+                worker.learn(facts.clone());
+                farm.scheduler.add_worker(worker.clone());
+                let has_other_toolchain = farm.home.toolchain.differs(&facts.toolchain);
+                farm.scheduler.site(&peer.name, Site { has_other_toolchain, ..site(&peer) });
+                known = Some((worker, facts));
+                grants.mark_changed();
+            }
+            Ok(()) = grants.changed(), if known.is_some() => {
+                let grant = Grant::from_wire(grants.borrow_and_update().clone());
+                if let Some((worker, _)) = &known {
+                    worker.granted(grant.slots.count(), grant.number);
+                }
+                farm.scheduler.grant(&peer.name, grant);
+            }
+        }
+    }
+    farm.home.traces.forget(&peer.name);
+    if known.is_some() {
+        let reason = ended.borrow().clone();
+        farm.scheduler.remove_worker(&peer.name, &reason.unwrap_or_default());
+    }
+}
+
+/// Where a machine is.
+fn site(peer: &Peer) -> Site {
+    let latency = peer.round_trip().unwrap_or_default();
+    Site { is_remote: true, latency, ..Site::default() }
+}
+
+/// What a machine says it is and has.
+fn facts(state: &MachineState) -> MachineFacts {
+    let mut labels: BTreeMap<String, std::collections::BTreeSet<String>> = BTreeMap::new();
+    for (name, value) in state.labels.iter().filter_map(|label| label.split_once('=')) {
+        labels.entry(name.to_owned()).or_default().insert(value.to_owned());
+    }
+    MachineFacts {
+        os: state.os.clone(),
+        isa: state.isa.iter().cloned().collect(),
+        cores: state.cpus.into(),
+        memory: state.memory,
+        pools: state.pools.iter().cloned().collect(),
+        labels,
+        sandboxed: state.sandboxed,
+        toolchain: state.toolchain.clone(),
+    }
+}
+
+impl Farm {
+    fn worker(&self, peer: &Peer, blobs: Arc<RemoteBlobs>) -> Arc<RemoteWorker> {
+        let channel = crate::peer::link::boxed(peer.channel());
+        // What it is comes next.
+        let facts = MachineFacts::default();
+        Arc::new(RemoteWorker::new(peer.name.clone(), peer.id, channel, blobs, facts, self.home.clone()))
+    }
+}
+
+// === impl Neighbours ===
+
+impl Neighbours {
+    fn insert(&self, id: MachineId, blobs: Arc<dyn BlobSource>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id, blobs);
+    }
+
+    fn remove(&self, id: MachineId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+}
+
+impl Sources for Neighbours {
+    fn source(&self, id: MachineId) -> Option<Arc<dyn BlobSource>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+}
+
+// === impl Post ===
+
+impl Outlet for Post {
+    fn grant(&self, to: Owner, grant: Grant) {
+        match to {
+            Owner::Own => self.scheduler.grant(&self.name, grant),
+            Owner::Peer(id) => self.peers.grant(id, grant.to_wire()),
+        }
+    }
+}
+
+/// Where output of actions that run elsewhere comes.
+pub(super) fn logs(data_dir: &Path) -> PathBuf {
+    data_dir.join("scratch").join("elsewhere")
+}

@@ -1,0 +1,186 @@
+//! [`Traces`]: what runs left on other machines, as far as this one has seen.
+//!
+//! Who ran an action has its inputs and what it made. So another action with the same inputs costs
+//! nothing to move there, and one of the same build may fetch what was made from where it was made.
+//! All of this is a guess: machines evict what they like, and whoever acts on it asks before.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::digest::Digest;
+use crate::peer::MachineId;
+
+/// Input roots that are remembered for each machine, in each of two halves.
+const MOST_ROOTS: usize = 4096;
+
+/// Builds that are remembered, in each of two halves.
+const MOST_BUILDS: usize = 64;
+
+/// Machines that are named for one action.
+const MOST_HOLDERS: usize = 3;
+
+/// Part of the mean that the latest run makes up: one of so many.
+const WEIGHT: u64 = 8;
+
+/// What is remembered. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Traces(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    machines: HashMap<Arc<str>, Machine>,
+    /// Bytes that each machine made for each build.
+    made: Halves<Arc<str>, BTreeMap<MachineId, u64>>,
+}
+
+#[derive(Debug, Default)]
+struct Machine {
+    roots: Halves<Digest, ()>,
+    /// Bytes a run there fetched, in the mean.
+    fetched: u64,
+}
+
+/// A map that forgets what was not touched for long: the older half, when the younger one is full.
+#[derive(Debug)]
+struct Halves<K, V> {
+    young: HashMap<K, V>,
+    old: HashMap<K, V>,
+}
+
+// === impl Traces ===
+
+impl Traces {
+    /// A run of an action with this input root has its inputs on `machine`, and so many bytes had to be
+    /// fetched for that.
+    pub fn staged(&self, machine: &Arc<str>, root: Digest, fetched: u64) {
+        let mut inner = self.inner();
+        let machine = inner.machines.entry(machine.clone()).or_default();
+        machine.fetched = (machine.fetched * (WEIGHT - 1) + fetched) / WEIGHT;
+        machine.roots.touch(root, MOST_ROOTS);
+    }
+
+    /// A run for `build` made so many bytes on `machine`.
+    pub fn made(&self, machine: MachineId, build: &Arc<str>, bytes: u64) {
+        if !build.is_empty() && bytes > 0 {
+            let mut inner = self.inner();
+            let made = inner.made.touch(build.clone(), MOST_BUILDS);
+            let sum = made.entry(machine).or_default();
+            *sum = sum.saturating_add(bytes);
+        }
+    }
+
+    /// A machine began anew, or is gone.
+    pub fn forget(&self, machine: &str) {
+        self.inner().machines.remove(machine);
+    }
+
+    /// About how many bytes `machine` would have to fetch to run an action with this input root.
+    pub fn lacking(&self, machine: &str, root: &Digest) -> u64 {
+        let inner = self.inner();
+        let known = inner.machines.get(machine);
+        known.map_or(0, |machine| if machine.roots.has(root) { 0 } else { machine.fetched })
+    }
+
+    /// Machines that made most of what `build` has made so far, without the one that asks.
+    pub fn holders(&self, build: &str, without: MachineId) -> Vec<MachineId> {
+        let inner = self.inner();
+        let made = inner.made.get(build).into_iter().flatten();
+        let mut made: Vec<_> = made.filter(|(id, _)| **id != without).map(|(id, sum)| (*sum, *id)).collect();
+        made.sort_unstable_by(|one, other| other.cmp(one));
+        made.into_iter().take(MOST_HOLDERS).map(|(_, id)| id).collect()
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Halves ===
+
+impl<K, V> Default for Halves<K, V> {
+    fn default() -> Self {
+        Self { young: HashMap::new(), old: HashMap::new() }
+    }
+}
+
+impl<K: Clone + Eq + std::hash::Hash, V: Default> Halves<K, V> {
+    /// What is kept under `key`, in the younger half, of which each keeps `most` at most.
+    fn touch(&mut self, key: K, most: usize) -> &mut V {
+        if self.young.len() >= most && !self.young.contains_key(&key) {
+            self.old = std::mem::take(&mut self.young);
+        }
+        let before = self.old.remove(&key);
+        self.young.entry(key).or_insert_with(|| before.unwrap_or_default())
+    }
+
+    fn get<Q: Eq + std::hash::Hash + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.young.get(key).or_else(|| self.old.get(key))
+    }
+
+    fn has(&self, key: &K) -> bool {
+        self.get(key).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::digest::DigestFunction;
+
+    fn root(number: usize) -> Digest {
+        Digest::of(DigestFunction::Sha256, &number.to_be_bytes())
+    }
+
+    fn id(number: u8) -> MachineId {
+        MachineId::new([number; 32])
+    }
+
+    #[test]
+    fn what_ran_somewhere_costs_nothing_there_again() {
+        let (traces, attic) = (Traces::default(), Arc::from("attic"));
+        assert_eq!(traces.lacking("attic", &root(1)), 0, "nothing is known");
+        for _ in 0..100 {
+            traces.staged(&attic, root(1), 8000);
+        }
+        assert_eq!(traces.lacking("attic", &root(1)), 0);
+        let usual = traces.lacking("attic", &root(2));
+        assert!((7000..=8000).contains(&usual), "{usual}");
+        assert_eq!(traces.lacking("cellar", &root(2)), 0);
+        traces.forget("attic");
+        assert_eq!(traces.lacking("attic", &root(2)), 0);
+    }
+
+    #[test]
+    fn who_made_most_of_a_build_is_named_first() {
+        let (traces, build) = (Traces::default(), Arc::from("b"));
+        for (machine, bytes) in [(1, 10), (2, 500), (3, 40), (4, 1), (5, 0), (2, 1)] {
+            traces.made(id(machine), &build, bytes);
+        }
+        assert_eq!(traces.holders("b", id(9)), [id(2), id(3), id(1)]);
+        assert_eq!(traces.holders("b", id(2)), [id(3), id(1), id(4)]);
+        assert!(traces.holders("other", id(9)).is_empty());
+        traces.made(id(1), &Arc::from(""), 7);
+        assert!(traces.holders("", id(9)).is_empty(), "no build is nobody's");
+    }
+
+    #[test]
+    fn what_is_long_ago_is_forgotten() {
+        let (traces, attic) = (Traces::default(), Arc::from("attic"));
+        for number in 0..3 * MOST_ROOTS {
+            traces.staged(&attic, root(number), 1 << 20);
+            traces.made(id(1), &format!("{number}").into(), 1);
+        }
+        let inner = traces.inner();
+        let machine = &inner.machines["attic"];
+        assert!(machine.roots.young.len() + machine.roots.old.len() <= 2 * MOST_ROOTS);
+        assert!(inner.made.young.len() + inner.made.old.len() <= 2 * MOST_BUILDS);
+        assert!(!machine.roots.has(&root(0)) && machine.roots.has(&root(3 * MOST_ROOTS - 1)));
+        let known: HashSet<_> = machine.roots.young.keys().collect();
+        assert!(machine.roots.old.keys().all(|root| !known.contains(root)));
+    }
+}
