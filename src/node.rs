@@ -223,7 +223,7 @@ impl Node {
             store: store.clone(),
             directory: config.data_dir.clone(),
             peers: peers.clone(),
-            allowance: welcome.allowance(),
+            welcome: welcome.clone(),
             toolchain: toolchain.clone(),
         };
         tasks.spawn("teller", teller.run(tasks.token().clone()));

@@ -5,7 +5,7 @@
 //! worker has them stand still, or hands them back. While no other machine has a link to this one or the
 //! other way round there are no guests, and nothing is read.
 //!
-//! That a person told the machine to rest is no matter of manners, but of its [`Duty`](crate::execution::Duty).
+//! That a person told the machine to rest is no matter of manners, but of its [`Duty`].
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,6 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{GuestConfig, SlotShare};
+use crate::execution::Duty;
 use crate::execution::lending::Lender;
 use crate::peer::Peers;
 use crate::peer::members::Standing;
@@ -70,9 +71,12 @@ impl Welcome {
         Self { wanted: Arc::new(wanted), allowance: told_allowance }
     }
 
-    /// What others may have, as it changes.
-    pub(super) fn allowance(&self) -> watch::Receiver<Allowance> {
-        self.allowance.clone()
+    /// What others may have of a machine that has so many slots now.
+    pub(super) fn now(&self, slots: usize) -> Allowance {
+        let (wanted, allowance) = (self.wanted.borrow().resolve(slots), *self.allowance.borrow());
+        // Where nothing speaks against it, what a person said a moment ago holds already.
+        let allowed = if allowance.reason.is_some() { allowance.slots } else { wanted };
+        Allowance { slots: allowed.min(wanted), ..allowance }
     }
 
     /// Lends so many slots from now on, until the node ends.
@@ -166,13 +170,14 @@ fn rules(settings: &GuestConfig, wanted: SlotShare, slots: usize) -> Rules {
     }
 }
 
-/// An allowance of a machine that has so many slots, in words; `None` where there is nothing to explain.
-pub(super) fn in_words(allowance: &Allowance, slots: usize) -> Option<String> {
-    let reason = allowance.reason?;
-    Some(match allowance.slots {
-        0 => format!("takes no guests: {reason}"),
-        some => format!("takes guests on {some} of {slots} slots: {reason}"),
-    })
+/// Why a machine with so many slots lends fewer of them, in words; empty where it does not, and where a
+/// person told it to rest.
+pub(super) fn in_words(duty: Duty, allowance: &Allowance, slots: usize) -> String {
+    match (duty, allowance.reason, allowance.slots) {
+        (Duty::Active, Some(reason), 0) => format!("takes no guests: {reason}"),
+        (Duty::Active, Some(reason), some) => format!("takes guests on {some} of {slots} slots: {reason}"),
+        _ => String::new(),
+    }
 }
 
 #[cfg(test)]
@@ -196,10 +201,12 @@ mod tests {
 
     #[test]
     fn what_is_taken_away_is_explained() {
-        let words = |slots, reason| in_words(&Allowance { slots, reason }, 8);
-        assert_eq!(words(4, None), None);
-        assert_eq!(words(0, Some(Reason::Battery)).unwrap(), "takes no guests: it runs on battery");
-        let used = words(4, Some(Reason::Used)).unwrap();
+        let words = |slots, reason| in_words(Duty::Active, &Allowance { slots, reason }, 8);
+        assert_eq!(words(4, None), "");
+        assert_eq!(words(0, Some(Reason::Battery)), "takes no guests: it runs on battery");
+        let used = words(4, Some(Reason::Used));
         assert_eq!(used, "takes guests on 4 of 8 slots: somebody uses it");
+        let used = Allowance { slots: 4, reason: Some(Reason::Used) };
+        assert_eq!(in_words(Duty::Paused, &used, 8), "", "that is reason enough");
     }
 }

@@ -73,15 +73,15 @@ impl StatusSource {
     }
 
     fn machine(&self, machine: Option<&MachineState>, measured: &Measured) -> control::Machine {
-        let allowance = *self.welcome.allowance().borrow();
-        let state = wire_state(machine.map(|machine| machine.duty).unwrap_or_default(), &allowance);
+        let duty = machine.map(|machine| machine.duty).unwrap_or_default();
         let slots = machine.map_or(self.config.slots, |machine| machine.slots);
+        let allowance = self.welcome.now(slots);
         let busy = machine.map_or(0, |machine| machine.busy);
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let stats = measured.stats.as_ref();
         control::Machine {
             name: self.config.name.clone(),
-            state: state.into(),
+            state: wire_state(duty, &allowance).into(),
             is_self: true,
             slots: u32::try_from(slots).unwrap_or(u32::MAX),
             busy: u32::try_from(busy).unwrap_or(u32::MAX),
@@ -97,7 +97,7 @@ impl StatusSource {
             id: self.trust.me().to_string(),
             address: self.endpoints.peers.map(|address| address.to_string()).unwrap_or_default(),
             boot_epoch: self.activity.epoch(),
-            reason: in_words(&allowance, slots).unwrap_or_default(),
+            reason: in_words(duty, &allowance, slots),
             guest_slots: Some(u32::try_from(allowance.slots).unwrap_or(u32::MAX)),
             toolchain: self.toolchain.borrow().to_string(),
             ..Default::default()

@@ -9,13 +9,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::manners::in_words;
+use super::manners::{Welcome, in_words};
 use super::status::{wire_load, wire_state};
 use crate::cas::disk::DiskCas;
 use crate::execution::Scheduler;
 use crate::peer::Peers;
 use crate::peer::members::Standing;
-use crate::platform::manners::Allowance;
 use crate::platform::{Load, MachineFacts, Readings};
 
 /// How often it is looked whether there is something new.
@@ -34,7 +33,7 @@ pub(super) struct Teller {
     pub(super) directory: PathBuf,
     pub(super) peers: Peers,
     /// What others may have.
-    pub(super) allowance: watch::Receiver<Allowance>,
+    pub(super) welcome: Welcome,
     /// What the toolchain is recognised by.
     pub(super) toolchain: watch::Receiver<Arc<str>>,
 }
@@ -89,14 +88,14 @@ impl Teller {
         let Some(machine) = machines.into_iter().find(|machine| *machine.name == *self.name) else {
             return false;
         };
-        let (usage, allowance) = (self.store.usage(), *self.allowance.borrow());
+        let (usage, allowance) = (self.store.usage(), self.welcome.now(machine.slots));
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         self.peers.publish(peer::MachineState {
             slots: count(machine.slots),
             busy: count(machine.busy),
             guest_slots: count(allowance.slots),
             state: wire_state(machine.duty, &allowance).into(),
-            reason: in_words(&allowance, machine.slots).unwrap_or_default(),
+            reason: in_words(machine.duty, &allowance, machine.slots),
             toolchain: self.toolchain.borrow().to_string(),
             load,
             used_bytes: usage.used_bytes,
