@@ -225,9 +225,10 @@ impl Node {
             peers: peers.clone(),
             welcome: welcome.clone(),
             toolchain: toolchain.clone(),
+            lender: farm.lender.clone(),
         };
         tasks.spawn("teller", teller.run(tasks.token().clone()));
-        tasks.spawn("farm", farm.run(tasks.token().clone()));
+        tasks.spawn("farm", farm.clone().run(tasks.token().clone()));
         let settled = Arc::new(config.clone());
         let source = StatusSource {
             endpoints: doors.endpoints.clone(),
@@ -242,8 +243,9 @@ impl Node {
             trust: trust.clone(),
             welcome,
             toolchain,
+            lender: farm.lender.clone(),
         };
-        let farm = farm_parts(&source.config, trust, peers, &tasks);
+        let parts = farm_parts(&source.config, trust, peers, &tasks);
         let control = ControlService::new(ControlParts {
             source: Arc::new(source),
             activity,
@@ -256,7 +258,7 @@ impl Node {
             instances,
             config: settled,
             log: telemetry::recent(),
-            farm,
+            farm: parts,
         });
         let endpoints = doors.endpoints.clone();
         let sockets = doors.serve(routes, limits, door, control, &tasks);

@@ -32,6 +32,7 @@ pub mod plain;
 pub mod remote;
 pub mod sandbox;
 mod scratch;
+pub mod shortage;
 mod slots;
 pub mod traces;
 

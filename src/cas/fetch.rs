@@ -16,7 +16,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::watch;
 
 use super::{CasError, ContentAddressableStorage};
-use crate::digest::Digest;
+use crate::digest::{Digest, DigestFunction};
 
 mod plan;
 #[cfg(test)]
@@ -159,6 +159,19 @@ impl Fetcher {
             }
         }
         Err(FetchError::Missing(absent))
+    }
+
+    /// Stores blobs that somebody sent unasked, as what they are.
+    ///
+    /// # Errors
+    /// When they cannot be stored.
+    pub async fn keep(&self, function: DigestFunction, blobs: &[Bytes]) -> Result<Fetched, CasError> {
+        let mut kept = Fetched::default();
+        for blob in blobs {
+            self.local.put(&Digest::of(function, blob), blob.clone()).await?;
+            kept += Fetched { blobs: 1, bytes: blob.len() as u64 };
+        }
+        Ok(kept)
     }
 
     async fn fetch_from_all(

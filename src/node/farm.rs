@@ -71,6 +71,8 @@ struct Post {
 struct Driver {
     farm: Farm,
     linked: BTreeMap<MachineId, Linked>,
+    /// What others would run here, those too that this machine has no link to.
+    wanted: BTreeMap<MachineId, Demand>,
     /// What this machine wants of each; `None` until there is anybody else.
     demand: Option<watch::Receiver<DemandByMachine>>,
     /// What its own worker was told to be wanted.
@@ -121,7 +123,13 @@ impl Farm {
     pub(super) async fn run(self, stop: CancellationToken) {
         let (links, calls) = (self.peers.events(), self.peers.calls());
         self.scheduler.set_holdings(Arc::new(self.home.traces.clone()));
-        let driver = Driver { farm: self, linked: BTreeMap::new(), demand: None, told: Demand::default() };
+        let driver = Driver {
+            farm: self,
+            linked: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            demand: None,
+            told: Demand::default(),
+        };
         stop.run_until_cancelled_owned(driver.run(links, calls)).await;
     }
 }
@@ -159,6 +167,7 @@ impl Driver {
             PeerEvent::Lost { id, reason, .. } => {
                 let Some(linked) = self.linked.remove(&id) else { return };
                 self.farm.neighbours.remove(id);
+                self.note_wanted(id);
                 linked.ending.send_replace(Some(reason));
                 // Soon: it waits for nothing else. The next link to that machine comes after.
                 let _ended = linked.task.await;
@@ -172,8 +181,9 @@ impl Driver {
         self.farm.neighbours.insert(peer.id, blobs.clone());
         let (ending, ended) = watch::channel(None);
         let keeper = keep(self.farm.clone(), peer.clone(), blobs, ended);
-        let task = self.farm.tasks.spawn("machine", keeper);
-        self.linked.insert(peer.id, Linked { peer, ending, task, told: Demand::default() });
+        let (id, task) = (peer.id, self.farm.tasks.spawn("machine", keeper));
+        self.linked.insert(id, Linked { peer, ending, task, told: Demand::default() });
+        self.note_wanted(id);
         self.watch_demand();
         self.tell_demand();
     }
@@ -182,11 +192,23 @@ impl Driver {
         match event {
             DemandEvent::Demand { id, demand, .. } => {
                 self.watch_demand();
-                let demand = Demand::from_wire(demand.as_ref().clone());
-                self.farm.lender.apply(Event::Demand(Owner::Peer(id), demand));
+                self.wanted.insert(id, Demand::from_wire(demand.as_ref().clone()));
+                self.note_wanted(id);
             }
-            DemandEvent::Gone { id, .. } => self.farm.lender.apply(Event::Gone(id)),
+            DemandEvent::Gone { id, .. } => {
+                self.wanted.remove(&id);
+                self.farm.lender.apply(Event::Gone(id));
+            }
         }
+    }
+
+    /// The lender hears of what a machine wants only while this one has a link to it: otherwise inputs
+    /// could not be fetched from there, and nothing could be run for it.
+    fn note_wanted(&self, id: MachineId) {
+        let Some(wanted) = self.wanted.get(&id) else { return };
+        let is_linked = self.linked.contains_key(&id);
+        let demand = if is_linked { wanted.clone() } else { Demand::default() };
+        self.farm.lender.apply(Event::Demand(Owner::Peer(id), demand));
     }
 
     /// From the first moment on at which anybody else is there.

@@ -16,6 +16,7 @@ use super::meter::{Measured, Meter};
 use crate::activity::Activity;
 use crate::cas::disk::DiskStats;
 use crate::config::{Config, SlotShare};
+use crate::execution::lending::{Lender, Lent};
 use crate::execution::{Duty, MachineState, Scheduler};
 use crate::history::describe;
 use crate::peer::members::Standing;
@@ -40,6 +41,7 @@ pub(super) struct StatusSource {
     pub(super) welcome: Welcome,
     /// What the toolchain is recognised by.
     pub(super) toolchain: watch::Receiver<Arc<str>>,
+    pub(super) lender: Lender,
 }
 
 // === impl StatusSource ===
@@ -74,9 +76,8 @@ impl StatusSource {
 
     fn machine(&self, machine: Option<&MachineState>, measured: &Measured) -> control::Machine {
         let duty = machine.map(|machine| machine.duty).unwrap_or_default();
-        let slots = machine.map_or(self.config.slots, |machine| machine.slots);
+        let Lent { slots, busy, .. } = self.lender.lent();
         let allowance = self.welcome.now(slots);
-        let busy = machine.map_or(0, |machine| machine.busy);
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let stats = measured.stats.as_ref();
         control::Machine {

@@ -13,6 +13,7 @@ use super::manners::{Welcome, in_words};
 use super::status::{wire_load, wire_state};
 use crate::cas::disk::DiskCas;
 use crate::execution::Scheduler;
+use crate::execution::lending::{Lender, Lent};
 use crate::peer::Peers;
 use crate::peer::members::Standing;
 use crate::platform::{Load, MachineFacts, Readings};
@@ -36,6 +37,7 @@ pub(super) struct Teller {
     pub(super) welcome: Welcome,
     /// What the toolchain is recognised by.
     pub(super) toolchain: watch::Receiver<Arc<str>>,
+    pub(super) lender: Lender,
 }
 
 /// The load, while somebody is told of it.
@@ -88,14 +90,15 @@ impl Teller {
         let Some(machine) = machines.into_iter().find(|machine| *machine.name == *self.name) else {
             return false;
         };
-        let (usage, allowance) = (self.store.usage(), self.welcome.now(machine.slots));
+        let Lent { slots, busy, .. } = self.lender.lent();
+        let (usage, allowance) = (self.store.usage(), self.welcome.now(slots));
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         self.peers.publish(peer::MachineState {
-            slots: count(machine.slots),
-            busy: count(machine.busy),
+            slots: count(slots),
+            busy: count(busy),
             guest_slots: count(allowance.slots),
             state: wire_state(machine.duty, &allowance).into(),
-            reason: in_words(machine.duty, &allowance, machine.slots),
+            reason: in_words(machine.duty, &allowance, slots),
             toolchain: self.toolchain.borrow().to_string(),
             load,
             used_bytes: usage.used_bytes,

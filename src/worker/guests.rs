@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use farmhand_proto::peer::run_response::Message as Answer;
 use farmhand_proto::peer::{self, run_request};
 use farmhand_proto::reapi;
@@ -96,6 +97,7 @@ struct Guest {
     host: Arc<dyn Host>,
     fetcher: Fetcher,
     lease: Lease,
+    luggage: Vec<Bytes>,
     sources: Vec<Arc<dyn BlobSource>>,
     answers: mpsc::Sender<Result<peer::RunResponse, Status>>,
     cancel: CancellationToken,
@@ -151,6 +153,7 @@ impl Guests {
             fetcher: self.fetcher.clone(),
             sources: self.sources_of(owner, &guest),
             lease: guest.lease,
+            luggage: guest.luggage,
             answers,
             cancel,
         };
@@ -226,7 +229,8 @@ impl Guest {
     /// Fetches what is missing below the input root. What is wrong with it otherwise, the host says when it
     /// stages it.
     async fn bring_inputs(&self) -> Result<Fetched, FetchError> {
-        let mut fetched = Fetched::default();
+        let function = self.lease.input_root.function();
+        let mut fetched = self.fetcher.keep(function, &self.luggage).await.map_err(FetchError::Cas)?;
         for _ in 0..MAX_DEPTH {
             let missing = match self.host.missing_inputs(self.lease.input_root).await {
                 Ok(missing) if !missing.is_empty() => missing,

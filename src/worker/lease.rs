@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use farmhand_proto::time::{duration, std_duration, system_time, timestamp};
 use farmhand_proto::{peer, reapi};
 use prost::Message;
@@ -20,6 +21,10 @@ use crate::platform::{InputRootPlace, PlatformError, Requirements};
 
 /// Machines that may be named as having blobs of an action.
 const MAX_HOLDERS: usize = 8;
+
+/// Blobs that may come with a lease, and their bytes.
+pub(super) const MOST_LUGGAGE: usize = 512;
+pub(super) const LUGGAGE_BYTES: usize = 512 << 10;
 
 /// The longest a guest may run, whatever its owner allows.
 const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -36,6 +41,8 @@ pub struct GuestLease {
     pub holders: Vec<MachineId>,
     /// The grant it stands on.
     pub grant: u64,
+    /// Small blobs of its inputs that the machine probably lacks.
+    pub luggage: Vec<Bytes>,
 }
 
 /// Why a lease cannot be understood. The owner is at fault, or newer.
@@ -73,7 +80,7 @@ pub enum LeaseError {
 impl GuestLease {
     /// What the owner tells the machine that runs it.
     pub fn to_wire(&self) -> peer::Lease {
-        let Self { lease, holders, grant } = self;
+        let Self { lease, holders, grant, luggage } = self;
         let values = lease.platform.properties.iter().flat_map(|(name, values)| {
             values.iter().map(|value| reapi::platform::Property { name: name.clone(), value: value.clone() })
         });
@@ -93,6 +100,7 @@ impl GuestLease {
             metadata: reapi::RequestMetadata::from(&*lease.invocation).encode_to_vec(),
             holders: holders.iter().map(|id| peer::Holder { machine: id.bytes().to_vec() }).collect(),
             grant: *grant,
+            luggage: luggage.iter().map(|blob| blob.to_vec()).collect(),
         }
     }
 
@@ -107,6 +115,11 @@ impl GuestLease {
             .map_err(|source| LeaseError::Decode { role: "the Command", source })?;
         let metadata = reapi::RequestMetadata::decode(&*wire.metadata)
             .map_err(|source| LeaseError::Decode { role: "the RequestMetadata", source })?;
+        if wire.luggage.len() > MOST_LUGGAGE
+            || wire.luggage.iter().map(Vec::len).sum::<usize>() > LUGGAGE_BYTES
+        {
+            return Err(LeaseError::Field("luggage"));
+        }
         let holders = wire.holders.iter().take(MAX_HOLDERS);
         let lease = Lease {
             operation: name("operation", wire.operation)?,
@@ -129,6 +142,7 @@ impl GuestLease {
             lease,
             holders: holders.filter_map(|holder| MachineId::read(&holder.machine)).collect(),
             grant: wire.grant,
+            luggage: wire.luggage.into_iter().map(Bytes::from).collect(),
         })
     }
 }
@@ -196,7 +210,8 @@ mod tests {
             is_guest: true,
             invocation: Arc::new(invocation),
         };
-        GuestLease { lease, holders: vec![MachineId::new([7; 32])], grant: 9 }
+        let luggage = vec![Bytes::from_static(b"blob")];
+        GuestLease { lease, holders: vec![MachineId::new([7; 32])], grant: 9, luggage }
     }
 
     /// Makes a lease one that no owner sends.

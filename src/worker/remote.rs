@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
 use super::lease::GuestLease;
+use super::shortage::shortage_of;
 use super::traces::Traces;
 use super::{Lease, NoResponse, Progress, SlotsError, Worker, WorkerLost};
 use crate::action_cache::complete::named;
@@ -37,6 +38,9 @@ use crate::platform::toolchain::OwnToolchain;
 use crate::platform::{MachineFacts, Requirements};
 
 mod clock;
+mod luggage;
+
+use luggage::Luggage;
 
 /// Bytes of the largest message taken: a result with very many outputs.
 const MAX_MESSAGE: usize = 32 << 20;
@@ -243,16 +247,24 @@ impl Worker for RemoteWorker {
         let (function, queued_at, root) = (lease.function(), lease.queued_at, lease.input_root);
         let build = lease.invocation.share();
         let holders = self.home.traces.holders(&build, self.id);
-        let guest = GuestLease { lease, holders, grant: self.grant.load(Ordering::Relaxed) };
+        let mut luggage = Luggage::pack(&*self.home.cas, &self.home.traces, &self.name, root).await;
+        let grant = self.grant.load(Ordering::Relaxed);
+        let guest = GuestLease { lease, holders, grant, luggage: luggage.blobs() };
         let (requests, waiting) = mpsc::channel(2);
         let first = run_request::Message::Lease(guest.to_wire());
         // The channel is empty.
         let _ = requests.try_send(peer::RunRequest { message: Some(first) });
         let run = self.client.clone().run(ReceiverStream::new(waiting)).await;
-        let answers = run.map_err(|status| self.refused(&status))?.into_inner();
-        let response = self.follow(answers, requests, &progress, &cancel, &mut logs, root).await?;
+        let run = match run.map_err(|status| self.refused(&status)) {
+            Ok(run) => self.follow(run.into_inner(), requests, &progress, &cancel, &mut logs, root).await,
+            Err(none) => Err(none),
+        };
+        let response = run.inspect_err(|_| luggage.came_back())?;
         let mut response = reapi::ExecuteResponse::decode(&*response)
             .map_err(|error| self.lost(format!("its answer does not decode: {error}")))?;
+        if let Some(reason) = response.status.as_ref().and_then(shortage_of) {
+            return Err(self.lost(reason).into());
+        }
         if let Some(result) = &mut response.result {
             self.bring(function, result).await?;
             self.home.traces.made(self.id, &build, bytes_of(result));

@@ -13,6 +13,9 @@ use crate::peer::MachineId;
 /// Input roots that are remembered for each machine, in each of two halves.
 const MOST_ROOTS: usize = 4096;
 
+/// Blobs sent along that are remembered for each machine, in each of two halves.
+const MOST_SENT: usize = 16 * 1024;
+
 /// Builds that are remembered, in each of two halves.
 const MOST_BUILDS: usize = 64;
 
@@ -36,6 +39,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Machine {
     roots: Halves<Digest, ()>,
+    /// Blobs that were sent along with leases.
+    sent: Halves<Digest, ()>,
     /// Bytes a run there fetched, in the mean.
     fetched: u64,
 }
@@ -57,6 +62,27 @@ impl Traces {
         let machine = inner.machines.entry(machine.clone()).or_default();
         machine.fetched = (machine.fetched * (WEIGHT - 1) + fetched) / WEIGHT;
         machine.roots.touch(root, MOST_ROOTS);
+    }
+
+    /// Whether there is anything to send along for an action with this input root.
+    pub fn is_new(&self, machine: &str, root: &Digest) -> bool {
+        self.inner().machines.get(machine).is_none_or(|machine| !machine.roots.has(root))
+    }
+
+    /// Takes note that `machine` is sent this blob; `false` if it was before.
+    pub fn send(&self, machine: &Arc<str>, blob: Digest) -> bool {
+        let mut inner = self.inner();
+        let sent = &mut inner.machines.entry(machine.clone()).or_default().sent;
+        let is_new = !sent.has(&blob);
+        sent.touch(blob, MOST_SENT);
+        is_new
+    }
+
+    /// These were not sent after all.
+    pub fn unsend(&self, machine: &str, blobs: &[Digest]) {
+        if let Some(machine) = self.inner().machines.get_mut(machine) {
+            blobs.iter().for_each(|blob| machine.sent.forget(blob));
+        }
     }
 
     /// A run for `build` made so many bytes on `machine`.
@@ -120,6 +146,11 @@ impl<K: Clone + Eq + std::hash::Hash, V: Default> Halves<K, V> {
         self.young.get(key).or_else(|| self.old.get(key))
     }
 
+    fn forget(&mut self, key: &K) {
+        self.young.remove(key);
+        self.old.remove(key);
+    }
+
     fn has(&self, key: &K) -> bool {
         self.get(key).is_some()
     }
@@ -153,6 +184,19 @@ mod tests {
         assert_eq!(traces.lacking("cellar", &root(2)), 0);
         traces.forget("attic");
         assert_eq!(traces.lacking("attic", &root(2)), 0);
+    }
+
+    #[test]
+    fn a_blob_is_sent_along_once() {
+        let (traces, attic) = (Traces::default(), Arc::from("attic"));
+        assert!(traces.is_new("attic", &root(1)));
+        assert!(traces.send(&attic, root(1)));
+        assert!(!traces.send(&attic, root(1)));
+        assert!(traces.send(&Arc::from("cellar"), root(1)));
+        traces.unsend("attic", &[root(1)]);
+        assert!(traces.send(&attic, root(1)), "it never arrived");
+        traces.staged(&attic, root(1), 0);
+        assert!(!traces.is_new("attic", &root(1)));
     }
 
     #[test]

@@ -113,5 +113,8 @@ async fn a_second_machine_works_soon_after_its_start() {
     });
     let first = there.fold(f64::INFINITY, f64::min);
     assert!(first.is_finite(), "nothing ran there: {:?}", places(&outcomes));
-    println!("FIGURE a second machine, from its start to its first action of the first: {:.2} s", first - began);
+    println!(
+        "FIGURE a second machine, from its start to its first action of the first: {:.2} s",
+        first - began
+    );
 }

@@ -250,6 +250,10 @@ pub struct Lease {
     /// The grant it stands on.
     #[prost(uint64, tag = "14")]
     pub grant: u64,
+    /// Small blobs of its inputs that the machine probably lacks: Directories, and files. Whatever else it
+    /// lacks it fetches. Their digests are those of their bytes, by the function of input_root_digest.
+    #[prost(bytes = "vec", repeated, tag = "15")]
+    pub luggage: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 /// A machine that has blobs of an action.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

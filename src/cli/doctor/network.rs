@@ -329,7 +329,7 @@ mod tests {
         let status = GetStatusResponse { machines: vec![own], ..Default::default() };
         let network = Network { status: Some(status), ..self::network() };
         assert_eq!(machine_check(&network, &other).instead.as_deref(), Some(OTHER_TOOLCHAIN));
-        assert_eq!(machine_check(&network, &cellar).state, CheckState::Ok);
+        assert_eq!(machine_check(&network, cellar).state, CheckState::Ok);
         let network = self::network();
         let unlinked = unlinked_checks(&network);
         assert_eq!(unlinked.len(), 1);

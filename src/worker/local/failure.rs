@@ -10,6 +10,7 @@ use crate::worker::RunError;
 use crate::worker::inputs::InputError;
 use crate::worker::missing::missing_blobs;
 use crate::worker::outputs::{OutputError, RequestError};
+use crate::worker::shortage::shortage;
 
 /// Numbers of `google.rpc.Code`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub(super) enum Failure {
     Refused { code: Code, text: String, exit_code: i32 },
     /// The lease was cancelled before the command began.
     Cancelled,
+    /// This machine lacks something.
+    Shortage(String),
     /// This machine is at fault.
     Lost(String),
 }
@@ -61,8 +64,7 @@ impl Failure {
     /// is told.
     fn of_the_machine(error: &(dyn std::error::Error + 'static)) -> Self {
         let Some(remedy) = remedy(error) else { return Self::Lost(error.to_string()) };
-        let text = format!("the machine cannot run the action now: {error}; {remedy}");
-        Self::Refused { code: Code::ResourceExhausted, text, exit_code: 0 }
+        Self::Shortage(format!("{error}; {remedy}"))
     }
 
     /// The answer to the client, or why this worker has none.
@@ -70,6 +72,7 @@ impl Failure {
         let (status, exit_code) = match self {
             Self::Missing(digests) => (missing_blobs(&digests), 0),
             Self::Refused { code, text, exit_code } => (status(code, text), exit_code),
+            Self::Shortage(reason) => (shortage(&reason), 0),
             Self::Cancelled => (status(Code::Cancelled, "the action was cancelled before it ran"), 0),
             Self::Lost(reason) => return Err(reason),
         };
