@@ -28,7 +28,7 @@ pub use listed::Setting;
 pub use network::{InterfacePattern, PeerAddress};
 pub use paths::Host;
 pub use raw::RawConfig;
-pub use values::{DiskBudget, MemoryShare};
+pub use values::{DiskBudget, MemoryShare, SlotShare};
 
 /// The settings of a node, all of them valid.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,6 +69,8 @@ pub struct Config {
     pub compressed_committed_size: CommittedSize,
     /// Actions that run at once; 1 at least.
     pub slots: usize,
+    /// What actions of other machines may do here.
+    pub guests: GuestConfig,
     /// Whether actions get namespaces.
     pub sandbox: SandboxMode,
     /// Memory of all actions together.
@@ -107,6 +109,27 @@ pub struct Config {
     pub log: LogConfig,
     /// Files that settings were read from, for people.
     pub files: Vec<PathBuf>,
+}
+
+/// What actions of other machines, the guests, may do here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestConfig {
+    /// Of the slots, those for guests at most.
+    pub slots: SlotShare,
+    /// Slots that the person of this machine gets before others.
+    pub reserve: usize,
+    /// Whether guests may run while the machine runs on battery.
+    pub on_battery: bool,
+    /// Whether guests may run while programs of the machine wait for memory or disks, or little memory is left.
+    pub under_pressure: bool,
+    /// Of the slots for guests, those that they have while somebody uses the machine.
+    pub while_used: SlotShare,
+    /// How long after the last sign of a person the machine counts as used.
+    pub used_for: Duration,
+    /// What becomes of guests that run when fewer may.
+    pub running: RunningGuests,
+    /// What other machines are for actions that use the toolchain of the host.
+    pub toolchain_rule: ToolchainRule,
 }
 
 /// How this node meets the other machines of its farm.
@@ -200,6 +223,30 @@ pub enum UnknownProperties {
     Ignore,
     /// Run where the labels have the same name and value.
     Match,
+}
+
+/// What becomes of guests that run when fewer may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunningGuests {
+    /// They go on to their end.
+    #[default]
+    Finish,
+    /// They stand still until more may run again.
+    Freeze,
+    /// They are ended, and run elsewhere.
+    HandBack,
+}
+
+/// What becomes of actions that use the host's toolchain, and of machines where that is another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ToolchainRule {
+    /// They never run there.
+    Strict,
+    /// They run there when no other machine has a slot.
+    #[default]
+    Warn,
 }
 
 /// What the input root is to an action.
@@ -342,6 +389,16 @@ impl Set {
             history: at_least("history", required(raw.history), 1000)?,
             compressed_committed_size: required(raw.compressed_committed_size),
             slots: at_least("slots", raw.slots.unwrap_or(host.cores), 1)?,
+            guests: GuestConfig {
+                slots: required(raw.guest_slots),
+                reserve: required(raw.reserve_for_me),
+                on_battery: required(raw.guests_on_battery),
+                under_pressure: required(raw.guests_under_pressure),
+                while_used: required(raw.guest_slots_while_used),
+                used_for: required(raw.used_for).0,
+                running: required(raw.running_guests),
+                toolchain_rule: required(raw.toolchain_rule),
+            },
             sandbox: required(raw.sandbox),
             action_memory: required(raw.action_memory),
             action_tmp: required(raw.action_tmp),
@@ -563,6 +620,8 @@ mod tests {
         assert_eq!(config.unknown_properties, UnknownProperties::default());
         assert_eq!(config.compressed_committed_size, CommittedSize::default());
         assert_eq!(config.log.format, LogFormat::default());
+        assert_eq!(config.guests.running, RunningGuests::default());
+        assert_eq!(config.guests.toolchain_rule, ToolchainRule::default());
         assert_eq!(config.lease, Duration::from_secs(3 * 3600));
         assert!(config.instances.is_empty() && !config.insecure_lan);
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tonic::service::Routes;
 
@@ -31,6 +32,7 @@ use crate::peer::trust::TrustError;
 use crate::peer::trust::join::{Joining, Notices, Unannounced};
 use crate::peer::{MachineId, Peers, Trust};
 use crate::platform::MachineFacts;
+use crate::platform::toolchain::OwnToolchain;
 use crate::rpc::action_cache::ActionCacheService;
 use crate::rpc::byte_stream::ByteStreamService;
 use crate::rpc::capabilities::{CacheCapabilitiesProvider, CapabilitiesService};
@@ -50,14 +52,17 @@ use crate::worker::{RunError, Runner};
 mod boot;
 mod claims;
 mod farm;
+mod manners;
 mod meter;
 mod open_files;
 mod settings;
 mod status;
 mod told;
+mod toolchain;
 
 use claims::{Ledger, LinkedPeers};
 use farm::{Farm, Neighbours};
+use manners::Welcome;
 use meter::Meter;
 use status::StatusSource;
 use told::Teller;
@@ -176,7 +181,7 @@ impl Node {
 
         let spawners = Arc::new(start_spawners(&config, open_files.inherited).await?);
         let facts = settings::facts(&config, spawners.is_sandboxed());
-        let worker = open_worker(&config, facts.clone(), &store, Arc::clone(&spawners), &tasks)?;
+        let worker = Arc::new(open_worker(&config, facts.clone(), &store, Arc::clone(&spawners), &tasks)?);
         let history = history.await.map_err(|panic| lost(&config, &panic))?;
         let sequence = Sequence::after(history.last_sequence());
         let activity = start_activity(&config, &store, sequence.clone(), &tasks);
@@ -201,11 +206,13 @@ impl Node {
         let limits = settings::limits(&config, open_files.now);
         let peer_config = settings::peers(&config, activity.epoch(), doors.endpoints.peers);
         let peers = Peers::start(peer_config, trust.clone(), &tasks).await;
-        let farm = take_part(&config, &scheduler, (&peers, trust.me()), &cas, &tasks)?;
-        let worker = Arc::new(worker);
+        let toolchain = toolchain::follow(&config.data_dir, &tasks);
+        let farm = take_part(&config, &scheduler, (&peers, trust.me()), &cas, toolchain.clone(), &tasks)?;
         scheduler.add_worker(Arc::new(HomeWorker::new(worker.clone(), farm.lender.clone())));
-        let guests = Arc::new(farm.guests(worker));
+        let guests = Arc::new(farm.guests(worker.clone()));
         let service = PeerService::new(peers.clone()).with(guests, Arc::new(farm.clone()));
+        let welcome =
+            Welcome::start(config.guests.clone(), worker, farm.lender.clone(), peers.clone(), &tasks);
         let door = FarmDoor {
             routes: peer_routes(&config, service, &store, &tasks),
             limits: settings::peer_limits(&config, open_files.now),
@@ -218,6 +225,8 @@ impl Node {
             store: store.clone(),
             directory: config.data_dir.clone(),
             peers: peers.clone(),
+            welcome: welcome.clone(),
+            toolchain: toolchain.clone(),
             lender: farm.lender.clone(),
         };
         tasks.spawn("teller", teller.run(tasks.token().clone()));
@@ -234,6 +243,8 @@ impl Node {
             scheduler: scheduler.clone(),
             peers: peers.clone(),
             trust: trust.clone(),
+            welcome,
+            toolchain,
             lender: farm.lender.clone(),
         };
         let parts = farm_parts(&source.config, trust, peers, &tasks);
@@ -544,11 +555,14 @@ fn take_part(
     scheduler: &Scheduler,
     (peers, me): (&Peers, MachineId),
     cas: &Arc<dyn ContentAddressableStorage>,
+    fingerprint: watch::Receiver<Arc<str>>,
     tasks: &Tasks,
 ) -> Result<Farm, NodeError> {
     let name: Arc<str> = config.name.as_str().into();
     let logs = farm::logs(&config.data_dir);
-    let home = Farm::home(Arc::clone(cas), &logs).map_err(|source| NodeError::Io { path: logs, source })?;
+    let toolchain = OwnToolchain { rule: config.guests.toolchain_rule, fingerprint };
+    let home = Farm::home(Arc::clone(cas), toolchain, &logs)
+        .map_err(|source| NodeError::Io { path: logs, source })?;
     Ok(Farm {
         lender: Farm::lender(&name, settings::lending(config), scheduler, peers),
         scheduler: scheduler.clone(),

@@ -18,6 +18,8 @@ use crate::config::UnknownProperties;
 mod load;
 mod machine;
 pub mod manners;
+pub mod presence;
+pub mod toolchain;
 
 pub use load::{Load, Readings};
 pub use machine::{MachineFacts, architecture, total_memory};

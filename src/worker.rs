@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use farmhand_proto::reapi;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::digest::{Digest, DigestFunction};
@@ -56,6 +57,8 @@ pub struct Lease {
     pub queued_at: SystemTime,
     /// For whom it runs; empty where nobody said.
     pub person: Arc<str>,
+    /// Whether it came from another machine, and so gives way to what this one does for its own.
+    pub is_guest: bool,
     /// Who called.
     pub invocation: Arc<RequestMetadata>,
 }
@@ -99,7 +102,7 @@ pub enum NoResponse {
     /// It went away.
     #[error(transparent)]
     Lost(#[from] WorkerLost),
-    /// It had no slot for the action after all, and has begun nothing of it.
+    /// It had no slot for the action after all, or needs the slot for itself; nothing is left of it.
     #[error("the worker had no slot for it")]
     Busy,
 }
@@ -188,6 +191,9 @@ pub struct PreparedCommand {
     pub network: Network,
     /// User and group id the action sees itself as (sandbox only).
     pub ids: (u32, u32),
+    /// Set where it runs for another machine: then it has the least claim to processors and disks, and
+    /// stands still while this says so.
+    pub guest: Option<watch::Receiver<bool>>,
 }
 
 /// The file system an action sees.
@@ -248,7 +254,7 @@ pub struct Limits {
     pub address_space: Option<u64>,
     /// Bytes of the largest file it may write.
     pub file_size: Option<u64>,
-    /// Wall time; the whole tree is killed when it is over.
+    /// Wall time, without the time it has to stand still; the whole tree is killed when it is over.
     pub timeout: Option<Duration>,
 }
 
@@ -257,7 +263,7 @@ pub struct Limits {
 pub struct Exit {
     /// Exit status of the main process.
     pub outcome: Outcome,
-    /// Wall time from start to end of the main process.
+    /// Wall time from start to end of the main process, without the time it had to stand still.
     pub wall: Duration,
     /// What all its processes used.
     pub usage: Usage,

@@ -14,6 +14,7 @@ use super::error::CliError;
 use super::output::{Paint, print, print_json};
 use super::serve;
 use crate::config::{Config, RawConfig};
+use crate::platform::toolchain::{self, Toolchain};
 use crate::worker::sandbox::SandboxSupport;
 
 mod kernel;
@@ -73,6 +74,8 @@ pub(super) struct Facts {
     sandbox: SandboxSupport,
     /// Who else is there.
     network: network::Network,
+    /// Compilers and libraries that actions see.
+    toolchain: Toolchain,
 }
 
 /// All checks, in the order in which they are told.
@@ -97,6 +100,8 @@ pub(super) async fn run(args: DoctorArgs) -> Result<(), CliError> {
     let mut facts = Facts::gather(serve::load(args.config, args.settings)?);
     facts.sandbox = kernel::try_sandbox(&facts.disk).await;
     facts.network = network::Network::look(&facts.config).await;
+    let remembered = Toolchain::remembered(&facts.config.data_dir.join(toolchain::FILE));
+    facts.toolchain = Toolchain::look(&toolchain::PATHS, &remembered).await;
     let checks = CHECKS.iter().map(|check| check(&facts)).chain(network::checks(&facts));
     let checks: Vec<Check> = checks.collect();
     if args.json {
@@ -121,7 +126,8 @@ impl Facts {
         let socket = config.runtime_dir.join("control.sock");
         let running = std::os::unix::net::UnixStream::connect(socket).is_ok();
         let sandbox = kernel::unknown("no child was started");
-        Self { config, disk, running, sandbox, network: network::Network::default() }
+        let (network, toolchain) = (network::Network::default(), Toolchain::default());
+        Self { config, disk, running, sandbox, network, toolchain }
     }
 }
 

@@ -20,7 +20,8 @@ use super::target::TargetArgs;
 /// With --json keys are added, never renamed or removed. `state` is active, yielding, draining, paused,
 /// lost, connecting (looked for), refused (it has another farm key) or incompatible (its program is too
 /// old or too new); `reason` says more. `drained` says that nothing runs on one that drains, `linked` that
-/// the node can use it, `links_back` that it can use the node. Sizes are bytes; what is not known is null.
+/// the node can use it, `links_back` that it can use the node. `guest_slots` are those that others may have
+/// now; `toolchain` is equal on machines whose compilers and libraries are. Sizes are bytes; what is not known is null.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  farmhand machines\n  farmhand machines --json | jq '.[] | select(.drained).name'"
@@ -46,11 +47,13 @@ pub(super) struct MachineJson<'a> {
     is_self: bool,
     slots: u32,
     busy: u32,
+    guest_slots: Option<u32>,
     last_heard_seconds: Option<f64>,
     version: &'a str,
     os: Option<&'a str>,
     arch: Option<&'a str>,
     cpus: Option<u32>,
+    toolchain: Option<&'a str>,
     load: Option<LoadJson>,
     #[serde(flatten)]
     link: LinkJson<'a>,
@@ -99,11 +102,13 @@ pub(super) fn machine_json(machine: &Machine) -> MachineJson<'_> {
         is_self: machine.is_self,
         slots: machine.slots,
         busy: machine.busy,
+        guest_slots: machine.guest_slots,
         last_heard_seconds: machine.last_heard.as_ref().and_then(std_duration).map(|time| time.as_secs_f64()),
         version: &machine.version,
         os: Some(machine.os.as_str()).filter(|os| text(os)),
         arch: Some(machine.arch.as_str()).filter(|arch| text(arch)),
         cpus: (machine.cpus > 0).then_some(machine.cpus),
+        toolchain: Some(machine.toolchain.as_str()).filter(|toolchain| text(toolchain)),
         load: machine.load.as_ref().map(|load| LoadJson {
             cpu: load.cpu,
             load1: load.load1,
@@ -322,5 +327,9 @@ shed     refused       -                -                      -
         assert_eq!(json[0]["load"]["cpu"], 0.25);
         assert_eq!(json[1]["load"], serde_json::Value::Null);
         assert_eq!(json[0]["os"], serde_json::Value::Null);
+        assert_eq!(json[0]["guest_slots"], serde_json::Value::Null);
+        let lent = Machine { guest_slots: Some(2), toolchain: "ab".into(), ..machines[0].clone() };
+        let lent = serde_json::to_value(machine_json(&lent)).unwrap();
+        assert_eq!((&lent["guest_slots"], &lent["toolchain"]), (&2.into(), &"ab".into()));
     }
 }

@@ -56,11 +56,16 @@ pub(super) struct ResumeArgs {
 /// Lasts until the node ends; the setting `slots` is for longer. Where it becomes fewer, what runs is
 /// finished first.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  farmhand slots 2")]
+#[command(
+    after_help = "Examples:\n  farmhand slots 2\n  farmhand slots --guests 0    nobody else runs anything here"
+)]
 pub(super) struct SlotsArgs {
     /// Actions at once, at least 1
-    #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    slots: u32,
+    #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..), required_unless_present = "guests")]
+    slots: Option<u32>,
+    /// Of these, actions of other machines at once: a number, or all
+    #[arg(long, value_name = "N", value_parser = guest_slots)]
+    guests: Option<u32>,
     #[command(flatten)]
     which: WhichArgs,
 }
@@ -80,12 +85,12 @@ struct WhichArgs {
 
 /// Pauses a machine.
 pub(super) async fn pause(args: PauseArgs) -> Result<(), CliError> {
-    args.which.set(State::Paused, None).await?.tell()
+    args.which.set(State::Paused).await?.tell()
 }
 
 /// Drains a machine, and waits for it if that is wanted.
 pub(super) async fn drain(args: DrainArgs) -> Result<(), CliError> {
-    let mut changed = args.which.set(State::Draining, None).await?;
+    let mut changed = args.which.set(State::Draining).await?;
     if args.wait {
         changed.drained().await?;
     }
@@ -94,12 +99,13 @@ pub(super) async fn drain(args: DrainArgs) -> Result<(), CliError> {
 
 /// Lets a machine work again.
 pub(super) async fn resume(args: ResumeArgs) -> Result<(), CliError> {
-    args.which.set(State::Active, None).await?.tell()
+    args.which.set(State::Active).await?.tell()
 }
 
 /// Changes the slots of a machine.
 pub(super) async fn slots(args: SlotsArgs) -> Result<(), CliError> {
-    args.which.set(State::Unspecified, Some(args.slots)).await?.tell()
+    let SlotsArgs { slots, guests: guest_slots, which } = args;
+    which.change(SetMachineRequest { slots, guest_slots, ..Default::default() }).await?.tell()
 }
 
 /// A machine that was told something.
@@ -112,13 +118,25 @@ struct Changed {
 // === impl WhichArgs ===
 
 impl WhichArgs {
-    async fn set(&self, state: State, slots: Option<u32>) -> Result<Changed, CliError> {
+    async fn set(&self, state: State) -> Result<Changed, CliError> {
+        self.change(SetMachineRequest { state: state.into(), ..Default::default() }).await
+    }
+
+    async fn change(&self, request: SetMachineRequest) -> Result<Changed, CliError> {
         let mut control = self.target.connect().await?;
         let machine = self.machine.clone().unwrap_or_default();
-        let request = SetMachineRequest { machine, state: state.into(), slots };
+        let request = SetMachineRequest { machine, ..request };
         let answer = control.set_machine(request).await.map_err(explain)?.into_inner();
         let machine = answer.machine.ok_or_else(|| CliError::new("the node does not tell the machine"))?;
         Ok(Changed { control, machine, json: self.json })
+    }
+}
+
+/// A number of slots for others; as large as can be for all there are.
+fn guest_slots(text: &str) -> Result<u32, String> {
+    match text {
+        "all" => Ok(u32::MAX),
+        number => number.parse().map_err(|_| "write a number, or all".to_owned()),
     }
 }
 
@@ -172,12 +190,12 @@ fn sentence(machine: &Machine, paint: Paint) -> String {
         State::Draining => format!("{name} is draining: {runs} left"),
         State::Paused if machine.busy == 0 => format!("{name} is paused: nothing runs"),
         State::Paused => format!("{name} is paused: {runs} left"),
-        _ => format!(
-            "{name} is {}: {} of {} busy",
-            standing(machine),
-            machine.busy,
-            plural(machine.slots.into(), "slot")
-        ),
+        _ => {
+            let slots = plural(machine.slots.into(), "slot");
+            let lent = machine.guest_slots.filter(|lent| *lent < machine.slots);
+            let lent = lent.map(|lent| format!(", {lent} for others")).unwrap_or_default();
+            format!("{name} is {}: {} of {slots} busy{lent}", standing(machine), machine.busy)
+        }
     }
 }
 
@@ -237,5 +255,9 @@ mod tests {
         ] {
             assert_eq!(sentence(&machine(state, busy), Paint::plain()), expected);
         }
+        let lent = |slots| Machine { guest_slots: Some(slots), ..machine(State::Yielding, 0) };
+        let told = "attic is yielding: 0 of 4 slots busy, 2 for others";
+        assert_eq!(sentence(&lent(2), Paint::plain()), told);
+        assert_eq!(sentence(&lent(4), Paint::plain()), "attic is yielding: 0 of 4 slots busy");
     }
 }

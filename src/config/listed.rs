@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::values::ByteSize;
-use super::{Config, FarmConfig, InputRootMode, InstanceSettings, LogConfig};
+use super::{Config, FarmConfig, GuestConfig, InputRootMode, InstanceSettings, LogConfig};
 
 /// A setting in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,8 +49,9 @@ impl Listed {
     fn of(config: &Config) -> Self {
         let mut listed = Self::default();
         listed.node(config);
-        let Config { farm, log, labels, instances, .. } = config;
+        let Config { farm, guests, log, labels, instances, .. } = config;
         let FarmConfig { listen, discovery, peers, interfaces, person, key_file } = farm;
+        listed.guests(guests);
         listed.put("peer-listen", text(listen));
         listed.put("no-discovery", (!discovery).to_string());
         listed.put("peer", list(peers));
@@ -89,6 +90,7 @@ impl Listed {
             history,
             compressed_committed_size,
             slots,
+            guests: _,
             sandbox,
             action_memory,
             action_tmp,
@@ -142,6 +144,31 @@ impl Listed {
             ("orphan-grace", span(*orphan_grace)),
             ("orphan-yield", span(*orphan_yield)),
             ("update-interval", span(*update_interval)),
+        ] {
+            self.put(name, value);
+        }
+    }
+
+    fn guests(&mut self, guests: &GuestConfig) {
+        let GuestConfig {
+            slots,
+            reserve,
+            on_battery,
+            under_pressure,
+            while_used,
+            used_for,
+            running,
+            toolchain_rule,
+        } = guests;
+        for (name, value) in [
+            ("guest-slots", text(slots)),
+            ("reserve-for-me", reserve.to_string()),
+            ("guests-on-battery", on_battery.to_string()),
+            ("guests-under-pressure", under_pressure.to_string()),
+            ("guest-slots-while-used", text(while_used)),
+            ("used-for", span(*used_for)),
+            ("running-guests", choice(running)),
+            ("toolchain-rule", choice(toolchain_rule)),
         ] {
             self.put(name, value);
         }
@@ -230,6 +257,12 @@ mod tests {
         peer = ["a:1", "[fe80::1%eth0]:9"]
         interfaces = ["en*", "!docker0"]
         person = "ada"
+        guest-slots = 3
+        guest-slots-while-used = "all"
+        reserve-for-me = 2
+        running-guests = "hand-back"
+        guests-under-pressure = true
+        toolchain-rule = "strict"
         no-discovery = true
         farm-key-file = "/k"
         log-filter = "warn,farmhand::cas=trace"

@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::network::{InterfacePattern, PeerAddress};
-use super::values::{ByteSize, DiskBudget, Listen, MemoryShare, Span};
-use super::{CommittedSize, ConfigError, InputRootMode, LogFormat, SandboxMode, SyncMode, UnknownProperties};
+use super::values::{ByteSize, DiskBudget, Listen, MemoryShare, SlotShare, Span};
+use super::{
+    CommittedSize, ConfigError, InputRootMode, LogFormat, RunningGuests, SandboxMode, SyncMode,
+    ToolchainRule, UnknownProperties,
+};
 use crate::digest::DigestFunction;
 
 /// The defaults, as the commented file people read.
@@ -121,6 +124,35 @@ pub struct RawConfig {
     #[arg(long, env = "FARMHAND_UPDATE_INTERVAL", value_name = "TIME", help_heading = "Running actions")]
     pub update_interval: Option<Span>,
 
+    /// Slots that actions of other machines may have: a number, half, or all
+    #[arg(long, env = "FARMHAND_GUEST_SLOTS", value_name = "N", help_heading = "Guests")]
+    pub guest_slots: Option<SlotShare>,
+    /// Slots that your own actions get before those of others
+    #[arg(long, env = "FARMHAND_RESERVE_FOR_ME", value_name = "N", help_heading = "Guests")]
+    pub reserve_for_me: Option<usize>,
+    /// Let guests run while this machine runs on battery
+    #[arg(long, env = "FARMHAND_GUESTS_ON_BATTERY", help_heading = "Guests")]
+    #[arg(value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub guests_on_battery: Option<bool>,
+    /// Let guests run while programs wait for memory or disks, or little memory is left
+    #[arg(long, env = "FARMHAND_GUESTS_UNDER_PRESSURE", help_heading = "Guests")]
+    #[arg(value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub guests_under_pressure: Option<bool>,
+    /// Slots of guests while somebody uses this machine: a number, half of theirs, or all
+    #[arg(long, env = "FARMHAND_GUEST_SLOTS_WHILE_USED", value_name = "N", help_heading = "Guests")]
+    pub guest_slots_while_used: Option<SlotShare>,
+    /// How long this machine counts as used after somebody typed or moved something
+    #[arg(long, env = "FARMHAND_USED_FOR", value_name = "TIME", help_heading = "Guests")]
+    pub used_for: Option<Span>,
+    /// What becomes of guests that run when fewer may
+    #[arg(long, env = "FARMHAND_RUNNING_GUESTS", value_name = "WHAT", help_heading = "Guests")]
+    pub running_guests: Option<RunningGuests>,
+    /// Whether actions that use the compilers of the host run where those are others
+    #[arg(long, env = "FARMHAND_TOOLCHAIN_RULE", value_name = "RULE", help_heading = "Guests")]
+    pub toolchain_rule: Option<ToolchainRule>,
+
     /// Address for the other machines of the farm
     #[arg(long, env = "FARMHAND_PEER_LISTEN", value_name = "ADDR", help_heading = "The farm")]
     pub peer_listen: Option<Listen>,
@@ -228,6 +260,7 @@ impl RawConfig {
             disk_budget max_blob_size lease sync epoch_interval scrub_interval history compressed_committed_size
             slots sandbox action_memory action_tmp action_processes disk_reserve unknown_properties pools default_timeout max_timeout
             queue_limit keep_finished orphan_grace orphan_yield update_interval
+            guest_slots reserve_for_me guests_on_battery guests_under_pressure guest_slots_while_used used_for running_guests toolchain_rule
             peer_listen no_discovery peer interfaces person farm_key_file
             log_filter log_format
             labels instances

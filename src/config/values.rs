@@ -47,6 +47,18 @@ pub enum MemoryShare {
     Percent(u8),
 }
 
+/// A part of the slots there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Scalar")]
+pub enum SlotShare {
+    /// As many as there are.
+    All,
+    /// Half of them, rounded up.
+    Half,
+    /// This many, if there are so many.
+    Slots(usize),
+}
+
 /// Percent of the disk that [`DiskBudget::Auto`] takes.
 pub const AUTO_PERCENT: u8 = 20;
 
@@ -65,6 +77,9 @@ pub enum ValueError {
     /// No share of the memory.
     #[error("{0:?} is not a part of the memory; write a size (4GiB), a share (50%), or none for no limit")]
     Memory(String),
+    /// No share of the slots.
+    #[error("{0:?} is not a part of the slots; write a number, half or all")]
+    Slots(String),
     /// No duration.
     #[error("{0:?} is not a duration; write a number with a unit, for example 90s, 10m or 3h")]
     Duration(String),
@@ -241,6 +256,41 @@ impl FromStr for MemoryShare {
     }
 }
 
+// === impl SlotShare ===
+
+impl SlotShare {
+    /// The share of so many slots.
+    pub fn resolve(self, slots: usize) -> usize {
+        match self {
+            Self::All => slots,
+            Self::Half => slots.div_ceil(2),
+            Self::Slots(wanted) => wanted.min(slots),
+        }
+    }
+}
+
+impl fmt::Display for SlotShare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Half => f.write_str("half"),
+            Self::Slots(slots) => slots.fmt(f),
+        }
+    }
+}
+
+impl FromStr for SlotShare {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        match text.trim() {
+            "all" => Ok(Self::All),
+            "half" => Ok(Self::Half),
+            number => number.parse().map(Self::Slots).map_err(|_| ValueError::Slots(text.to_owned())),
+        }
+    }
+}
+
 fn parse_percent(text: &str) -> Option<u8> {
     text.trim().parse().ok().filter(|percent| (1..=100).contains(percent))
 }
@@ -314,6 +364,14 @@ impl TryFrom<Scalar> for MemoryShare {
     }
 }
 
+impl TryFrom<Scalar> for SlotShare {
+    type Error = ValueError;
+
+    fn try_from(Scalar(text): Scalar) -> Result<Self, ValueError> {
+        text.parse()
+    }
+}
+
 impl TryFrom<Scalar> for DiskBudget {
     type Error = ValueError;
 
@@ -327,6 +385,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn shares_of_slots() {
+        for (text, share, of_seven) in
+            [("all", SlotShare::All, 7), ("half", SlotShare::Half, 4), ("9", SlotShare::Slots(9), 7)]
+        {
+            assert_eq!(text.parse(), Ok(share));
+            assert_eq!((share.to_string().as_str(), share.resolve(7), share.resolve(0)), (text, of_seven, 0));
+        }
+        for text in ["", "-1", "most", "50%"] {
+            assert_eq!(text.parse::<SlotShare>(), Err(ValueError::Slots(text.into())));
+        }
+    }
 
     #[test]
     fn sizes() {

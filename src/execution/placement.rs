@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use super::action::PreparedAction;
 use super::run_times::{Halves, Like, RunTimes};
-use crate::platform::{InputRootPlace, Requirements};
 
 /// Names whose run times are remembered.
 const NAMES: usize = 8192;
@@ -51,16 +50,6 @@ pub struct Site {
     pub has_other_toolchain: bool,
 }
 
-/// What becomes of actions that use the host's toolchain, and of machines where that is another.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ToolchainRule {
-    /// They never run there.
-    Strict,
-    /// They run there when no other machine has a slot.
-    #[default]
-    Warn,
-}
-
 /// What it costs to run something somewhere, without what decides first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Price {
@@ -86,25 +75,6 @@ impl Holdings for Everywhere {
     fn lacking(&self, _: &PreparedAction, _: &str) -> u64 {
         0
     }
-}
-
-// === impl ToolchainRule ===
-
-impl ToolchainRule {
-    /// Why a machine never runs an action with these requirements, given what the toolchains of this
-    /// machine and of that one are recognised by; `None` if it may. What is unknown equals nothing.
-    pub fn mismatch(self, here: &str, there: &str, requirements: &Requirements) -> Option<String> {
-        let differs = here.is_empty() || here != there;
-        (self == Self::Strict && differs && uses_host(requirements)).then(|| {
-            let there = if there.is_empty() { "unknown" } else { there };
-            format!("its toolchain ({there}) is not that of this machine ({here})")
-        })
-    }
-}
-
-/// Whether an action sees the host's toolchain.
-pub(super) fn uses_host(requirements: &Requirements) -> bool {
-    requirements.input_root != InputRootPlace::Filesystem
 }
 
 // === impl Price ===
@@ -208,18 +178,6 @@ mod tests {
         let another = Like::new("//b", "Cpp");
         assert!(placement.expected(another, "slow") > placement.expected(another, "fast"));
         assert_eq!(placement.expected(Like::new("//c", ""), "fast"), None);
-    }
-
-    #[test]
-    fn a_strict_rule_keeps_actions_on_equal_machines() {
-        let host = Requirements::default();
-        let own = Requirements { input_root: InputRootPlace::Filesystem, ..Requirements::default() };
-        let strict = ToolchainRule::Strict;
-        assert_eq!(strict.mismatch("a", "a", &host), None);
-        assert!(strict.mismatch("a", "b", &host).unwrap().contains("(b)"));
-        assert!(strict.mismatch("", "", &host).is_some(), "what is unknown is not equal");
-        assert_eq!(strict.mismatch("a", "b", &own), None, "it brings its own");
-        assert_eq!(ToolchainRule::Warn.mismatch("a", "b", &host), None);
     }
 
     proptest! {

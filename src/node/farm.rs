@@ -31,6 +31,7 @@ use crate::execution::placement::{Holdings, Site};
 use crate::execution::scheduler::{DemandByMachine, Followed};
 use crate::peer::{Calls, DemandEvent, MachineId, Peer, PeerEvent, PeerEvents, Peers};
 use crate::platform::MachineFacts;
+use crate::platform::toolchain::OwnToolchain;
 use crate::rpc::peer::Actions;
 use crate::tasks::Tasks;
 use crate::worker::guests::{Guests, Host, Sources};
@@ -107,14 +108,18 @@ impl Farm {
     ///
     /// # Errors
     /// When the directory cannot be made.
-    pub(super) fn home(cas: Arc<dyn ContentAddressableStorage>, logs: &Path) -> io::Result<Home> {
+    pub(super) fn home(
+        cas: Arc<dyn ContentAddressableStorage>,
+        toolchain: OwnToolchain,
+        logs: &Path,
+    ) -> io::Result<Home> {
         // What an earlier start left there.
         match std::fs::remove_dir_all(logs) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => private_directory(logs)?,
         }
         let fetcher = Fetcher::new(Arc::clone(&cas));
-        Ok(Home { cas, fetcher, logs: logs.to_owned(), traces: Traces::default() })
+        Ok(Home { cas, fetcher, logs: logs.to_owned(), traces: Traces::default(), toolchain })
     }
 
     /// Takes guests in, that `host` runs.
@@ -271,11 +276,17 @@ async fn changed<T>(followed: &mut Option<watch::Receiver<T>>) {
 async fn keep(farm: Farm, peer: Peer, blobs: Arc<RemoteBlobs>, mut ended: watch::Receiver<Option<String>>) {
     let (mut state, mut grants) = (peer.state(), peer.grants());
     let mut known: Option<(Arc<RemoteWorker>, MachineFacts)> = None;
+    let mut toolchain = farm.home.toolchain.fingerprint.clone();
     state.mark_changed();
     loop {
         tokio::select! {
             biased;
             _ = ended.changed() => break,
+            Ok(()) = toolchain.changed() => {
+                // What is known of the machine is to be compared anew.
+                known.iter_mut().for_each(|(_, facts)| *facts = MachineFacts::default());
+                state.mark_changed();
+            }
             Ok(()) = state.changed() => {
                 let told = state.borrow_and_update().clone();
                 let Some(facts) = told.as_deref().map(facts) else { continue };
@@ -286,7 +297,8 @@ async fn keep(farm: Farm, peer: Peer, blobs: Arc<RemoteBlobs>, mut ended: watch:
                 let worker = worker.unwrap_or_else(|| farm.worker(&peer, blobs.clone()));
                 worker.learn(facts.clone());
                 farm.scheduler.add_worker(worker.clone());
-                farm.scheduler.site(&peer.name, site(&peer));
+                let has_other_toolchain = farm.home.toolchain.differs(&facts.toolchain);
+                farm.scheduler.site(&peer.name, Site { has_other_toolchain, ..site(&peer) });
                 known = Some((worker, facts));
                 grants.mark_changed();
             }
@@ -326,6 +338,7 @@ fn facts(state: &MachineState) -> MachineFacts {
         pools: state.pools.iter().cloned().collect(),
         labels,
         sandboxed: state.sandboxed,
+        toolchain: state.toolchain.clone(),
     }
 }
 

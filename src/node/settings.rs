@@ -97,8 +97,8 @@ pub(super) fn execution(config: &Config) -> Settings {
 pub(super) fn lending(config: &Config) -> grants::Limits {
     grants::Limits {
         slots: config.slots,
-        guests: config.slots,
-        reserve: 0,
+        guests: config.guests.slots.resolve(config.slots),
+        reserve: config.guests.reserve,
         person: config.farm.person.as_str().into(),
         duty: Duty::Active,
         ahead: true,

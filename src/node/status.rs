@@ -8,18 +8,21 @@ use farmhand_proto::client::PROTOCOL_VERSION;
 use farmhand_proto::control::{self, GetStatusResponse, machine, warning};
 use farmhand_proto::protobuf;
 use farmhand_proto::time::{duration, timestamp};
+use tokio::sync::watch;
 
 use super::Endpoints;
+use super::manners::{Welcome, in_words};
 use super::meter::{Measured, Meter};
 use crate::activity::Activity;
 use crate::cas::disk::DiskStats;
-use crate::config::Config;
+use crate::config::{Config, SlotShare};
 use crate::execution::lending::{Lender, Lent};
 use crate::execution::{Duty, MachineState, Scheduler};
 use crate::history::describe;
 use crate::peer::members::Standing;
 use crate::peer::trust::Trust;
 use crate::peer::{PeerInfo, Peers};
+use crate::platform::manners::Allowance;
 use crate::platform::{self, Load};
 use crate::rpc::control::ControlSource;
 
@@ -35,6 +38,9 @@ pub(super) struct StatusSource {
     pub(super) meter: Meter,
     pub(super) peers: Peers,
     pub(super) trust: Trust,
+    pub(super) welcome: Welcome,
+    /// What the toolchain is recognised by.
+    pub(super) toolchain: watch::Receiver<Arc<str>>,
     pub(super) lender: Lender,
 }
 
@@ -69,13 +75,14 @@ impl StatusSource {
     }
 
     fn machine(&self, machine: Option<&MachineState>, measured: &Measured) -> control::Machine {
-        let state = wire_state(machine.map(|machine| machine.duty).unwrap_or_default());
+        let duty = machine.map(|machine| machine.duty).unwrap_or_default();
         let Lent { slots, busy, .. } = self.lender.lent();
+        let allowance = self.welcome.now(slots);
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let stats = measured.stats.as_ref();
         control::Machine {
             name: self.config.name.clone(),
-            state: state.into(),
+            state: wire_state(duty, &allowance).into(),
             is_self: true,
             slots: u32::try_from(slots).unwrap_or(u32::MAX),
             busy: u32::try_from(busy).unwrap_or(u32::MAX),
@@ -91,6 +98,9 @@ impl StatusSource {
             id: self.trust.me().to_string(),
             address: self.endpoints.peers.map(|address| address.to_string()).unwrap_or_default(),
             boot_epoch: self.activity.epoch(),
+            reason: in_words(duty, &allowance, slots),
+            guest_slots: Some(u32::try_from(allowance.slots).unwrap_or(u32::MAX)),
+            toolchain: self.toolchain.borrow().to_string(),
             ..Default::default()
         }
     }
@@ -119,6 +129,7 @@ impl StatusSource {
         warnings.extend(machine.as_ref().and_then(|machine| at_rest(machine, execution.queued)));
         let this = self.machine(machine.as_ref(), measured);
         let others = self.peers.list();
+        warnings.extend(other_toolchains(&this.toolchain, &others));
         GetStatusResponse {
             node: Some(self.node()),
             machines: std::iter::once(this).chain(others.iter().map(other_machine)).collect(),
@@ -137,6 +148,10 @@ impl ControlSource for StatusSource {
 
     async fn glance(&self) -> GetStatusResponse {
         self.response(&self.meter.glance()).await
+    }
+
+    fn lend(&self, slots: usize) {
+        self.welcome.lend(SlotShare::Slots(slots));
     }
 
     async fn operations(&self) -> Vec<control::Operation> {
@@ -186,6 +201,8 @@ fn other_machine(peer: &PeerInfo) -> control::Machine {
         linked: peer.standing == Standing::Linked,
         links_back: peer.calls,
         boot_epoch: peer.boot_epoch.unwrap_or_default(),
+        guest_slots: peer.state.as_ref().map(|told| told.guest_slots),
+        toolchain: told.toolchain,
     }
 }
 
@@ -194,9 +211,10 @@ fn signed_micros(micros: i64) -> protobuf::Duration {
     protobuf::Duration { seconds: micros / 1_000_000, nanos }
 }
 
-/// A duty, as it is told.
-pub(super) fn wire_state(duty: Duty) -> machine::State {
+/// How a machine stands, as it is told.
+pub(super) fn wire_state(duty: Duty, allowance: &Allowance) -> machine::State {
     match duty {
+        Duty::Active if allowance.reason.is_some() => machine::State::Yielding,
         Duty::Active => machine::State::Active,
         Duty::Draining => machine::State::Draining,
         Duty::Paused => machine::State::Paused,
@@ -209,6 +227,19 @@ fn warn(text: &str, remedy: &str) -> control::Warning {
         text: text.to_owned(),
         remedy: remedy.to_owned(),
     }
+}
+
+/// Machines whose compilers and libraries are others than here.
+fn other_toolchains(here: &str, others: &[PeerInfo]) -> Option<control::Warning> {
+    let differs = |peer: &&PeerInfo| {
+        let there = peer.state.as_ref().map_or("", |state| &state.toolchain);
+        peer.standing == Standing::Linked && !there.is_empty() && there != here
+    };
+    let names: Vec<&str> = others.iter().filter(differs).map(|peer| &*peer.name).collect();
+    (!here.is_empty() && !names.is_empty()).then(|| {
+        let text = format!("{} have another toolchain: actions that use it may give other results there", names.join(", "));
+        warn(&text, "install the same, or set `toolchain-rule` to \"strict\"; `farmhand doctor` on each shows what it has")
+    })
 }
 
 /// A build hangs on a machine that rests, and nothing in the build tool says why.

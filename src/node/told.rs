@@ -1,12 +1,15 @@
 //! What the other machines of the farm are told of this one.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use farmhand_proto::{control, peer};
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::manners::{Welcome, in_words};
 use super::status::{wire_load, wire_state};
 use crate::cas::disk::DiskCas;
 use crate::execution::Scheduler;
@@ -30,6 +33,10 @@ pub(super) struct Teller {
     /// A directory on the disk of the store.
     pub(super) directory: PathBuf,
     pub(super) peers: Peers,
+    /// What others may have.
+    pub(super) welcome: Welcome,
+    /// What the toolchain is recognised by.
+    pub(super) toolchain: watch::Receiver<Arc<str>>,
     pub(super) lender: Lender,
 }
 
@@ -83,14 +90,16 @@ impl Teller {
         let Some(machine) = machines.into_iter().find(|machine| *machine.name == *self.name) else {
             return false;
         };
-        let Lent { slots, guests, busy } = self.lender.lent();
-        let usage = self.store.usage();
+        let Lent { slots, busy, .. } = self.lender.lent();
+        let (usage, allowance) = (self.store.usage(), self.welcome.now(slots));
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         self.peers.publish(peer::MachineState {
             slots: count(slots),
             busy: count(busy),
-            guest_slots: count(guests),
-            state: wire_state(machine.duty).into(),
+            guest_slots: count(allowance.slots),
+            state: wire_state(machine.duty, &allowance).into(),
+            reason: in_words(machine.duty, &allowance, slots),
+            toolchain: self.toolchain.borrow().to_string(),
             load,
             used_bytes: usage.used_bytes,
             budget_bytes: usage.budget_bytes,

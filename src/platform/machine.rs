@@ -25,6 +25,8 @@ pub struct MachineFacts {
     pub labels: BTreeMap<String, BTreeSet<String>>,
     /// Whether actions get namespaces of their own.
     pub sandboxed: bool,
+    /// What its [`Toolchain`](super::toolchain::Toolchain) is recognised by; empty while that is not known.
+    pub toolchain: String,
 }
 
 impl MachineFacts {
@@ -38,6 +40,7 @@ impl MachineFacts {
             pools: BTreeSet::from([DEFAULT_POOL.to_owned()]),
             labels: BTreeMap::new(),
             sandboxed,
+            toolchain: String::new(),
         }
     }
 
@@ -104,6 +107,11 @@ impl Requirements {
         });
         reasons.extend(unknown);
         reasons
+    }
+
+    /// Whether an action sees compilers and libraries of the machine it runs on.
+    pub fn uses_host(&self) -> bool {
+        self.input_root != InputRootPlace::Filesystem
     }
 
     fn needs_of_sandbox(&self) -> Vec<String> {
@@ -199,6 +207,7 @@ mod tests {
             pools: ["default", "big"].map(String::from).into(),
             labels: [("gpu".to_owned(), BTreeSet::from(["none".to_owned()]))].into(),
             sandboxed: true,
+            toolchain: String::new(),
         }
     }
 

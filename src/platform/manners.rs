@@ -2,7 +2,8 @@
 //!
 //! A pure state machine over what is measured every few seconds ([`Signs`]). It closes the door at once
 //! and opens it again only after things were well for a while, so that a machine at a threshold does not
-//! flap. What is decided holds for new guests; what becomes of those that run is for [`Running`] to say.
+//! flap. What is decided holds for new guests; what becomes of those that run
+//! the setting `running-guests` says.
 
 use std::fmt;
 use std::time::Duration;
@@ -29,6 +30,8 @@ pub struct Rules {
     pub guest_slots: usize,
     /// Whether guests may run while the machine runs on battery.
     pub on_battery: bool,
+    /// Whether guests may run while memory or disks are short.
+    pub under_pressure: bool,
     /// Actions of others at once while somebody uses the machine.
     pub while_used: usize,
     /// How long after the last sign of a person the machine counts as used.
@@ -42,18 +45,6 @@ pub struct Signs {
     pub load: Load,
     /// Time since a person typed something; unset where it cannot be told.
     pub untouched: Option<Duration>,
-}
-
-/// What becomes of guests that run when no new ones are let in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Running {
-    /// They go on to their end.
-    #[default]
-    Finish,
-    /// They stand still until the reason is over.
-    Freeze,
-    /// They are ended, and run elsewhere.
-    HandBack,
 }
 
 /// Why there are fewer guests than the rules allow.
@@ -111,12 +102,24 @@ impl fmt::Display for Reason {
     }
 }
 
+impl Reason {
+    /// Which of them it is, whatever the numbers in it.
+    pub fn kind(&self) -> std::mem::Discriminant<Self> {
+        std::mem::discriminant(self)
+    }
+}
+
 // === impl Manners ===
 
 impl Manners {
     /// Keeps to `rules`. Guests are welcome from the start, if nothing speaks against it.
     pub fn new(rules: Rules) -> Self {
         Self { rules, well_since: None, was_pressed: false }
+    }
+
+    /// Keeps to these from now on. What was seen so far counts.
+    pub fn keep_to(&mut self, rules: Rules) {
+        self.rules = rules;
     }
 
     /// What others may have, now that this was seen.
@@ -149,6 +152,9 @@ impl Manners {
         if load.on_battery == Some(true) && !self.rules.on_battery {
             return Some(Reason::Battery);
         }
+        if self.rules.under_pressure {
+            return None;
+        }
         let [least, most] = MEMORY_BOUNDS;
         let reserve = (load.memory_total / MEMORY_SHARE).clamp(least, most);
         let wanted = if was_well { reserve } else { reserve + reserve / 2 };
@@ -168,8 +174,13 @@ mod tests {
 
     use super::*;
 
-    const RULES: Rules =
-        Rules { guest_slots: 4, on_battery: false, while_used: 1, used_for: Duration::from_secs(300) };
+    const RULES: Rules = Rules {
+        guest_slots: 4,
+        on_battery: false,
+        under_pressure: false,
+        while_used: 1,
+        used_for: Duration::from_secs(300),
+    };
 
     fn signs() -> Signs {
         let load = Load { memory_total: 16 << 30, memory_available: 8 << 30, ..Load::default() };
@@ -212,6 +223,18 @@ mod tests {
     }
 
     #[test]
+    fn rules_may_change_while_the_machine_recovers() {
+        let begin = Instant::now();
+        let mut manners = Manners::new(RULES);
+        let battery = Signs { load: Load { on_battery: Some(true), ..signs().load }, ..signs() };
+        see(&mut manners, begin, 0, battery);
+        assert_eq!(see(&mut manners, begin, 5, signs()).1, Some(Reason::Recovering));
+        manners.keep_to(Rules { guest_slots: 2, ..RULES });
+        assert_eq!(see(&mut manners, begin, 10, signs()), (0, Some(Reason::Recovering)));
+        assert_eq!(see(&mut manners, begin, 36, signs()), (2, None));
+    }
+
+    #[test]
     fn each_kind_of_pressure_is_told() {
         let load = signs().load;
         let cases = [
@@ -223,6 +246,8 @@ mod tests {
             let mut manners = Manners::new(RULES);
             let seen = see(&mut manners, Instant::now(), 0, Signs { load, untouched: None });
             assert_eq!(seen, (0, Some(reason)));
+            let mut careless = Manners::new(Rules { under_pressure: true, ..RULES });
+            assert_eq!(see(&mut careless, Instant::now(), 0, Signs { load, untouched: None }), (4, None));
             assert!(!reason.to_string().is_empty());
         }
     }

@@ -83,6 +83,12 @@ pub trait ControlSource: Send + Sync + 'static {
         self.status().await
     }
 
+    /// Runs at most so many actions of other machines at once from now on, until the node ends. A number
+    /// larger than that of its slots means all of them. By default there are none to lend.
+    fn lend(&self, slots: usize) {
+        tracing::debug!(slots, "nothing is lent here");
+    }
+
     /// The operations in flight.
     async fn operations(&self) -> Vec<Operation>;
 

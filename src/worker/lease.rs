@@ -135,6 +135,7 @@ impl GuestLease {
             timeout: timeout.ok_or(LeaseError::Field("timeout"))?,
             queued_at: wire.queued_at.as_ref().and_then(system_time).unwrap_or(now),
             person: name("person", wire.person)?.into(),
+            is_guest: true,
             invocation: Arc::new(metadata.into()),
         };
         Ok(Self {
@@ -206,6 +207,7 @@ mod tests {
             timeout: Duration::from_millis(1500),
             queued_at: SystemTime::UNIX_EPOCH + Duration::from_secs(5),
             person: "anna".into(),
+            is_guest: true,
             invocation: Arc::new(invocation),
         };
         let luggage = vec![Bytes::from_static(b"blob")];

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use farmhand_proto::reapi;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::guests::Host;
@@ -34,10 +34,12 @@ use super::{
     RunError, Runner, Seat, SlotsError, Worker, WorkerLost,
 };
 use crate::cas::{ContentAddressableStorage, LocalBlobs, Pins};
+use crate::config::RunningGuests;
 use crate::digest::Digest;
 use crate::platform::{InputRootPlace, MachineFacts, NetworkAccess, Requirements};
 use crate::tasks::Tasks;
 
+mod company;
 mod disk_guard;
 mod failure;
 mod response;
@@ -45,6 +47,7 @@ mod run_directory;
 mod spills;
 mod timeline;
 
+use company::{Company, Visit};
 use disk_guard::DiskGuard;
 use failure::{Code, Failure};
 pub use response::ResourceUsage;
@@ -97,6 +100,7 @@ pub struct LocalWorker {
     guard: DiskGuard,
     spills: Spills,
     slots: Arc<Slots>,
+    company: Arc<Company>,
 }
 
 /// Inputs on disk, kept as long as this lives.
@@ -111,6 +115,8 @@ enum Staged {
 struct Run<'a> {
     worker: &'a LocalWorker,
     lease: &'a Lease,
+    /// Whether to stand still, for an action of another machine.
+    guest: Option<&'a watch::Receiver<bool>>,
     request: Arc<OutputRequest>,
     progress: &'a mpsc::UnboundedSender<Progress>,
     cancel: &'a CancellationToken,
@@ -172,8 +178,8 @@ impl LocalWorker {
         let runs = Arc::new(RunDirectories::new(config.scratch.join(run_directory::RUNS), sweeper));
         let guard = DiskGuard::start(&config.scratch, config.disk_reserve, tasks);
         let slots = Slots::new(config.slots);
-        let spills = Spills::default();
-        Ok(Self { config, facts, cas, blobs, runner, inputs, runs, guard, spills, slots })
+        let (spills, company) = (Spills::default(), Company::new());
+        Ok(Self { config, facts, cas, blobs, runner, inputs, runs, guard, spills, slots, company })
     }
 
     /// What this machine is and has.
@@ -181,9 +187,70 @@ impl LocalWorker {
         &self.facts
     }
 
+    /// Lets at most `most` actions of other machines run from now on: those that came first. What becomes
+    /// of the others that run, and of those that still come, `surplus` says.
+    pub fn limit_guests(&self, most: usize, surplus: RunningGuests) {
+        self.company.limit(most, surplus);
+    }
+
+    /// Runs an action of another machine, unless it is handed back before its end.
+    async fn host(
+        &self,
+        lease: Lease,
+        visit: &Visit,
+        progress: mpsc::UnboundedSender<Progress>,
+        cancel: CancellationToken,
+    ) -> Result<reapi::ExecuteResponse, NoResponse> {
+        let stop = cancel.child_token();
+        let mut work = Box::pin(self.perform(lease, Some(visit), progress, stop.clone()));
+        tokio::select! {
+            biased;
+            ended = &mut work => return ended,
+            () = visit.hand_back.cancelled() => stop.cancel(),
+        }
+        match work.await {
+            Ok(response) if is_cancelled(&response) && !cancel.is_cancelled() => Err(NoResponse::Busy),
+            ended => ended,
+        }
+    }
+
+    async fn perform(
+        &self,
+        lease: Lease,
+        visit: Option<&Visit>,
+        progress: mpsc::UnboundedSender<Progress>,
+        cancel: CancellationToken,
+    ) -> Result<reapi::ExecuteResponse, NoResponse> {
+        let mut timeline = Timeline::start(&self.config.name, lease.queued_at);
+        let slot = tokio::select! {
+            biased;
+            () = cancel.cancelled() => None,
+            slot = self.slots.take() => slot,
+        };
+        let guest = visit.map(|visit| &visit.still);
+        let ended = match slot {
+            Some(_slot) => self.run(&lease, guest, &progress, &cancel, &mut timeline).await,
+            None => Err(Failure::Cancelled),
+        };
+        let mut response = match ended {
+            Ok(response) => response,
+            Err(failure) => failure.into_response().map_err(|reason| {
+                tracing::warn!(operation = lease.operation, reason, "an action could not be run here");
+                WorkerLost { worker: self.config.name.clone(), reason }
+            })?,
+        };
+        let empty = Digest::empty(lease.function()).to_wire();
+        let result = response.result.get_or_insert_default();
+        result.stdout_digest.get_or_insert_with(|| empty.clone());
+        result.stderr_digest.get_or_insert(empty);
+        timeline.fill(result.execution_metadata.get_or_insert_default());
+        Ok(response)
+    }
+
     async fn run(
         &self,
         lease: &Lease,
+        guest: Option<&watch::Receiver<bool>>,
         progress: &mpsc::UnboundedSender<Progress>,
         cancel: &CancellationToken,
         timeline: &mut Timeline,
@@ -192,7 +259,7 @@ impl LocalWorker {
         if lease.command.arguments.first().is_none_or(String::is_empty) {
             return Err(Failure::invalid("the Command has no program to run: arguments[0] is empty"));
         }
-        let run = Run { worker: self, lease, request, progress, cancel };
+        let run = Run { worker: self, lease, guest, request, progress, cancel };
         let _ = progress.send(Progress::Staging);
         timeline.enter(Stage::Fetching);
         if self.runner.is_sandboxed() { run.sandboxed(timeline).await } else { run.plainly(timeline).await }
@@ -246,29 +313,11 @@ impl Worker for LocalWorker {
         progress: mpsc::UnboundedSender<Progress>,
         cancel: CancellationToken,
     ) -> Result<reapi::ExecuteResponse, NoResponse> {
-        let mut timeline = Timeline::start(&self.config.name, lease.queued_at);
-        let slot = tokio::select! {
-            biased;
-            () = cancel.cancelled() => None,
-            slot = self.slots.take() => slot,
-        };
-        let ended = match slot {
-            Some(_slot) => self.run(&lease, &progress, &cancel, &mut timeline).await,
-            None => Err(Failure::Cancelled),
-        };
-        let mut response = match ended {
-            Ok(response) => response,
-            Err(failure) => failure.into_response().map_err(|reason| {
-                tracing::warn!(operation = lease.operation, reason, "an action could not be run here");
-                WorkerLost { worker: self.config.name.clone(), reason }
-            })?,
-        };
-        let empty = Digest::empty(lease.function()).to_wire();
-        let result = response.result.get_or_insert_default();
-        result.stdout_digest.get_or_insert_with(|| empty.clone());
-        result.stderr_digest.get_or_insert(empty);
-        timeline.fill(result.execution_metadata.get_or_insert_default());
-        Ok(response)
+        if lease.is_guest {
+            let visit = self.company.arrive();
+            return self.host(lease, &visit, progress, cancel).await;
+        }
+        self.perform(lease, None, progress, cancel).await
     }
 }
 
@@ -400,6 +449,7 @@ impl Attempt<'_> {
             limits: Limits { timeout: Some(lease.timeout), ..self.run.worker.config.limits },
             network,
             ids: (platform.uid.unwrap_or(usual_id), platform.gid.unwrap_or(usual_id)),
+            guest: self.run.guest.cloned(),
         })
     }
 
@@ -492,6 +542,10 @@ impl Attempt<'_> {
             Err(error) => Err(Failure::Lost(error.to_string())),
         }
     }
+}
+
+fn is_cancelled(response: &reapi::ExecuteResponse) -> bool {
+    response.status.as_ref().is_some_and(|status| status.code == Code::Cancelled as i32)
 }
 
 fn create(path: &Path) -> Result<File, Failure> {

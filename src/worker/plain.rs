@@ -30,7 +30,18 @@ pub(super) fn kill_descendants(mut reap: impl FnMut() -> bool) {
     }
 }
 
-/// Stops all descendants, so that none can start another while they are being killed one by one.
+/// Has everything that descends from this process stand still, or go on.
+pub(super) fn stand_still(still: bool) {
+    if still {
+        stop_all();
+        return;
+    }
+    for pid in descendants(getpid(), &parents()) {
+        let _ = kill_process(pid, Signal::CONT);
+    }
+}
+
+/// Stops all descendants. None is left that could start another while they are gone through one by one.
 fn stop_all() -> HashSet<Pid> {
     let mut stopped = HashSet::new();
     loop {

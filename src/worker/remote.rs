@@ -34,6 +34,7 @@ use crate::cas::fetch::{BlobSource, FetchError, Fetcher};
 use crate::digest::{Digest, DigestFunction};
 use crate::peer::MachineId;
 use crate::peer::link::AnyChannel;
+use crate::platform::toolchain::OwnToolchain;
 use crate::platform::{MachineFacts, Requirements};
 
 mod clock;
@@ -73,6 +74,8 @@ pub struct Home {
     pub logs: PathBuf,
     /// What runs left elsewhere.
     pub traces: Traces,
+    /// Compilers and libraries that its actions see, which they may have to find elsewhere, too.
+    pub toolchain: OwnToolchain,
 }
 
 /// Output of a running action, as it comes. The files go with it.
@@ -248,7 +251,10 @@ impl Worker for RemoteWorker {
     }
 
     fn mismatches(&self, requirements: &Requirements) -> Vec<String> {
-        requirements.mismatches(&self.facts.read().unwrap_or_else(PoisonError::into_inner))
+        let facts = self.facts.read().unwrap_or_else(PoisonError::into_inner);
+        let mut mismatches = requirements.mismatches(&facts);
+        mismatches.extend(self.home.toolchain.mismatch(&facts.toolchain, requirements));
+        mismatches
     }
 
     async fn execute(

@@ -19,6 +19,7 @@ mod digests;
 mod errors;
 mod execution;
 mod farm_key;
+mod guests;
 mod history;
 mod hostile;
 mod hostile_actions;

@@ -17,6 +17,7 @@ use std::time::Duration;
 use farmhand::worker::sandbox::Mode;
 use farmhand::worker::{Outcome, RunError, Runner};
 use futures_util::FutureExt;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::bench::{Bench, kill, marked, parent, unique_nap, until};
@@ -63,6 +64,9 @@ in_both_modes! {
     dropping_a_run_leaves_nothing
     limits_hold
     use_is_counted
+    guests_stand_back
+    guests_stand_still_when_told
+    a_guest_that_stands_still_dies_at_once
     actions_run_side_by_side
 }
 
@@ -209,6 +213,72 @@ async fn cancelling_kills_everything(bench: &Bench) {
     let done = bench.run_until(bench.shell("echo ran"), cancel).await;
     assert_eq!((done.outcome(), done.stdout.as_str()), (Outcome::Cancelled, ""));
     exit_codes_pass_through(bench).await;
+}
+
+/// A command of another machine, and what makes it stand still.
+fn guest(bench: &Bench, script: &str) -> (bench::Action, watch::Sender<bool>) {
+    let (still, told) = watch::channel(false);
+    (bench.shell(script).set(|command| command.guest = Some(told)), still)
+}
+
+async fn guests_stand_back(bench: &Bench) {
+    // Niceness, and the class of I/O where there is the tool to tell it.
+    let script = "sh -c 'cut -d\" \" -f19 /proc/self/stat; ! command -v ionice >/dev/null || ionice'";
+    let usual = bench.run(bench.shell(script)).await.stdout;
+    let (action, _still) = guest(bench, script);
+    let stdout = bench.run(action).await.stdout;
+    let mut lines = stdout.lines();
+    assert_eq!(lines.next(), Some("10"));
+    assert!(lines.next().is_none_or(|class| class == "idle"), "{stdout}");
+    // The next one of the machine's own is as those before.
+    assert_eq!(bench.run(bench.shell(script)).await.stdout, usual);
+    assert!(!usual.starts_with("10\n") && !usual.contains("idle"), "{usual}");
+}
+
+/// Whether all processes with this mark are stopped.
+fn is_stopped(mark: &str) -> bool {
+    let state = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let marked = marked(mark);
+    !marked.is_empty() && marked.iter().all(|pid| state(pid).contains(") T "))
+}
+
+async fn guests_stand_still_when_told(bench: &Bench) {
+    let nap = unique_nap();
+    // More than the time limit goes by while it stands still.
+    let script = format!(
+        "trap 'echo went; exit' USR1; sleep {nap} & setsid sleep {nap} & while :; do sleep 0.01; done"
+    );
+    let (action, still) = guest(bench, &script);
+    let action = action.set(|command| command.limits.timeout = Some(Duration::from_secs(4)));
+    let (done, ()) = tokio::join!(bench.run(action), async {
+        until("the action runs", || marked(&nap).len() >= 2).await;
+        still.send(true).unwrap();
+        until("it stands still", || is_stopped(&nap)).await;
+        tokio::time::sleep(Duration::from_millis(4200)).await;
+        let shell = marked(&script)[0].to_string();
+        assert!(Command::new("kill").args(["-USR1", &shell]).status().unwrap().success());
+        assert!(is_stopped(&nap));
+        still.send(false).unwrap();
+    });
+    assert_eq!((done.outcome(), done.stdout.as_str()), (Outcome::Exited(0), "went\n"));
+    assert!(done.exit().wall < Duration::from_secs(4));
+    assert_eq!(marked(&nap), [0_u32; 0]);
+    exit_codes_pass_through(bench).await;
+}
+
+async fn a_guest_that_stands_still_dies_at_once(bench: &Bench) {
+    let nap = unique_nap();
+    let script = format!("trap '' TERM; sleep {nap} & sleep {nap}");
+    let (action, still) = guest(bench, &script);
+    still.send(true).unwrap();
+    let cancel = CancellationToken::new();
+    let (done, ()) = tokio::join!(bench.run_until(action, cancel.clone()), async {
+        // A shell may become its last command.
+        until("it stands still from the beginning", || is_stopped(&script) || is_stopped(&nap)).await;
+        cancel.cancel();
+    });
+    assert_eq!(done.outcome(), Outcome::Cancelled);
+    assert_eq!([marked(&script), marked(&nap)].concat(), [0_u32; 0]);
 }
 
 async fn a_lost_spawner_is_told_and_replaced(bench: &Bench) {

@@ -121,6 +121,13 @@ pub struct Machine {
     /// The start of its node, as in Node.boot_epoch; 0 if it is not known.
     #[prost(uint64, tag = "29")]
     pub boot_epoch: u64,
+    /// Actions it runs at once for others than its own clients; unset where it was not told.
+    #[prost(uint32, optional, tag = "31")]
+    pub guest_slots: ::core::option::Option<u32>,
+    /// What the toolchain of its system is recognised by; equal where libc, compilers and interpreters are
+    /// alike, empty where it is not known.
+    #[prost(string, tag = "33")]
+    pub toolchain: ::prost::alloc::string::String,
 }
 /// Nested message and enum types in `Machine`.
 pub mod machine {
@@ -141,7 +148,8 @@ pub mod machine {
         Unspecified = 0,
         /// Takes actions.
         Active = 1,
-        /// Takes no new actions because somebody uses it.
+        /// Takes fewer actions of others for a while, or none: somebody uses it, or it has too little for
+        /// itself.
         Yielding = 2,
         /// Finishes what it has and takes nothing new, so that it may leave.
         Draining = 3,
@@ -1487,6 +1495,10 @@ pub struct SetMachineRequest {
     /// Actions it shall run at once, at least 1; unset leaves it. Until the node ends.
     #[prost(uint32, optional, tag = "3")]
     pub slots: ::core::option::Option<u32>,
+    /// Of these, actions of others at once; a number larger than that of its slots is all of them. Only
+    /// for the machine that answers; unset leaves it. Until the node ends.
+    #[prost(uint32, optional, tag = "4")]
+    pub guest_slots: ::core::option::Option<u32>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SetMachineResponse {

@@ -119,6 +119,7 @@ impl Spawners {
             limits: Limits::default(),
             network: Network::Loopback,
             ids: (1000, 1000),
+            guest: None,
         };
         Ok(Prepared { command, directory })
     }

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use rustix::process::Resource;
 
+use super::super::harmless::harmless;
 use super::super::output::{bytes, count};
 use super::kernel::Scratch;
 use super::{Check, Facts};
@@ -139,12 +140,14 @@ fn is_free(facts: &Facts, name: &'static str, address: SocketAddr, remedy: &str)
 }
 
 /// Whether actions find the compilers builds ask for most.
-pub(super) fn toolchain(_: &Facts) -> Check {
+pub(super) fn toolchain(facts: &Facts) -> Check {
     const NAME: &str = "toolchain";
     let is_there = |tool: &&str| ["/usr/bin", "/bin"].iter().any(|bin| Path::new(bin).join(tool).exists());
     let (found, missing): (Vec<&str>, Vec<&str>) = ["cc", "c++", "python3"].into_iter().partition(is_there);
     if missing.is_empty() {
-        return Check::ok(NAME, format!("{} in /usr/bin", found.join(", ")));
+        let versions: Vec<&str> = facts.toolchain.versions().map(|(_, version)| version).collect();
+        let found = if versions.is_empty() { found.join(", ") } else { harmless(&versions.join(" · ")) };
+        return Check::ok(NAME, format!("{}: {found}", facts.toolchain.fingerprint()));
     }
     Check::degraded(
         NAME,

@@ -26,6 +26,10 @@ const ANSWER: Duration = Duration::from_secs(3);
 /// Time for a port to answer.
 const REACH: Duration = Duration::from_secs(1);
 
+/// What to do about a machine with other compilers.
+const OTHER_TOOLCHAIN: &str = "actions that use the compilers or libraries of the host may give other results \
+     there: install the same (farmhand doctor on each shows what it has), or set toolchain-rule = \"strict\"";
+
 /// What was seen of the network.
 #[derive(Debug, Default)]
 pub(super) struct Network {
@@ -190,11 +194,18 @@ fn machine_check(network: &Network, machine: &Machine) -> Check {
         (_, _) if other_version.is_some() => {
             Check::degraded(name, detail, format!("this machine runs {}", other_version.unwrap_or_default()))
         }
+        _ if has_other_toolchain(network, machine) => Check::degraded(name, detail, OTHER_TOOLCHAIN),
         (_, Some(remark)) if !machine.links_back => {
             Check::degraded(name, remark, "let its firewall pass the peer port of this machine")
         }
         _ => Check::ok(name, detail),
     }
+}
+
+/// Whether it is known to have other compilers and libraries than this machine.
+fn has_other_toolchain(network: &Network, machine: &Machine) -> bool {
+    let here = network.own().map_or("", |own| &own.toolchain);
+    machine.linked && !here.is_empty() && !machine.toolchain.is_empty() && machine.toolchain != here
 }
 
 /// Members that are announced, and that the node knows nothing of.
@@ -312,6 +323,14 @@ mod tests {
             let check = check(&wrong);
             assert!(check.state == CheckState::Degraded && check.instead.is_some(), "{check:?}");
         }
+        let other = Machine { toolchain: "other".into(), ..cellar.clone() };
+        assert_eq!(check(&other).state, CheckState::Ok, "nothing is known of this machine");
+        let own = Machine { toolchain: "own".into(), ..network.machines()[0].clone() };
+        let status = GetStatusResponse { machines: vec![own], ..Default::default() };
+        let network = Network { status: Some(status), ..self::network() };
+        assert_eq!(machine_check(&network, &other).instead.as_deref(), Some(OTHER_TOOLCHAIN));
+        assert_eq!(machine_check(&network, cellar).state, CheckState::Ok);
+        let network = self::network();
         let unlinked = unlinked_checks(&network);
         assert_eq!(unlinked.len(), 1);
         assert!(unlinked[0].name.starts_with("machine 0404"));

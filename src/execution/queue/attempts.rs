@@ -113,8 +113,7 @@ impl Judge for View<'_> {
         let price = self.placement.price(&run.action, run.like, &machine.name, &machine.site);
         Cost {
             was_lost: run.was_lost_on(&machine.name),
-            has_other_toolchain: machine.site.has_other_toolchain
-                && placement::uses_host(&run.action.requirements),
+            has_other_toolchain: machine.site.has_other_toolchain && run.action.requirements.uses_host(),
             total: placement::step(price.total()),
             moving: placement::step(price.moving),
             is_remote: machine.site.is_remote,

@@ -240,6 +240,7 @@ impl Driver {
             timeout: action.timeout,
             queued_at,
             person,
+            is_guest: false,
             invocation,
         };
         let cancel = self.shared.tasks.token().child_token();

@@ -27,13 +27,20 @@ impl ControlService {
     ) -> Result<Response<SetMachineResponse>, Status> {
         let request = request.into_inner();
         let change = change(&request)?;
-        let name = match request.machine {
-            name if name.is_empty() => self.machine(|machine| machine.is_self).await?.name,
-            name => name,
-        };
+        let this = self.machine(|machine| machine.is_self).await?.name;
+        let name = if request.machine.is_empty() { this.clone() } else { request.machine };
+        if request.guest_slots.is_some() && name != this {
+            return Err(Status::failed_precondition(
+                "each machine is told by its own node what it lends: run `farmhand slots --guests` there",
+            ));
+        }
         let state = self.scheduler.set_machine(&name, change).await?;
         let (duty, slots) = (state.duty, state.slots);
-        tracing::info!(machine = name, ?duty, slots, "a person changed a machine");
+        let guest_slots = request.guest_slots;
+        if let Some(slots) = guest_slots {
+            self.source.lend(usize::try_from(slots).unwrap_or(usize::MAX));
+        }
+        tracing::info!(machine = name, ?duty, slots, guest_slots, "a person changed a machine");
         let machine = self.machine(|machine| machine.name == name).await?;
         Ok(Response::new(SetMachineResponse { machine: Some(machine) }))
     }
@@ -94,6 +101,10 @@ mod tests {
         async fn operations(&self) -> Vec<Operation> {
             Vec::new()
         }
+
+        fn lend(&self, slots: usize) {
+            assert_eq!(slots, 2, "what was asked for");
+        }
     }
 
     fn service() -> (Farm, Arc<ScriptedWorker>, ControlService) {
@@ -146,8 +157,15 @@ mod tests {
         let slots = |machine: &str, slots| SetMachineRequest {
             machine: machine.into(),
             slots: Some(slots),
-            state: 0,
+            ..Default::default()
         };
+        let guests = |machine: &str| SetMachineRequest {
+            machine: machine.into(),
+            guest_slots: Some(2),
+            ..Default::default()
+        };
+        assert_eq!(set(&service, guests("")).await, Ok(()));
+        assert_eq!(set(&service, guests("other")).await, Err(Code::FailedPrecondition));
         assert_eq!(set(&service, slots("worker", 3)).await, Ok(()));
         let state = &farm.scheduler.machines().await[0];
         assert_eq!((state.slots, state.duty), (3, Duty::Paused), "what is not said stays");

@@ -154,6 +154,7 @@ impl Bench {
             timeout: Duration::from_secs(60),
             queued_at: SystemTime::now(),
             person: Arc::default(),
+            is_guest: false,
             invocation: Arc::default(),
         }
     }
@@ -473,4 +474,49 @@ async fn large_logs_and_what_was_left_out() {
     assert_eq!(result.stdout_digest.as_ref().unwrap().size_bytes, 3_000_000);
     assert_eq!(bench.text(&result.stdout_digest).len(), 3_000_000);
     assert!(response.message.contains("pipe"), "{}", response.message);
+}
+
+/// Runs a guest, and does `then` once it runs.
+async fn host(bench: &Bench, cancel: &CancellationToken, then: impl Fn()) -> Result<i32, NoResponse> {
+    let guest = Lease { is_guest: true, ..bench.lease(sh("true", &[]), &[]) };
+    let (progress, mut steps) = mpsc::unbounded_channel();
+    let meanwhile = async {
+        while let Some(step) = steps.recv().await {
+            if matches!(step, Progress::Running { .. }) {
+                then();
+            }
+        }
+    };
+    let (ended, ()) = tokio::join!(bench.worker.execute(guest, progress, cancel.clone()), meanwhile);
+    ended.map(|response| code(&response))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_is_handed_back_was_never_here() {
+    let bench = Bench::new(ends(Outcome::Cancelled));
+    let cancel = CancellationToken::new();
+    let hand_back = || bench.worker.limit_guests(0, RunningGuests::HandBack);
+    assert!(matches!(host(&bench, &cancel, hand_back).await, Err(NoResponse::Busy)));
+    assert!(
+        matches!(host(&bench, &cancel, || {}).await, Err(NoResponse::Busy)),
+        "nor is there room for another"
+    );
+    bench.worker.limit_guests(1, RunningGuests::HandBack);
+    assert_eq!(host(&bench, &cancel, || cancel.cancel()).await.unwrap(), 1, "its owner ended it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_guests_can_be_told_to_stand_still() {
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let noted = Arc::clone(&seen);
+    let bench = Bench::new(sandbox(move |command| {
+        noted.lock().unwrap().push(command.guest.map(|still| *still.borrow()));
+        Ok(exit(Outcome::Exited(0)))
+    }));
+    bench.worker.limit_guests(0, RunningGuests::Freeze);
+    bench.execute(sh("true", &[])).await;
+    assert_eq!(host(&bench, &CancellationToken::new(), || {}).await.unwrap(), 0);
+    bench.worker.limit_guests(1, RunningGuests::Freeze);
+    assert_eq!(host(&bench, &CancellationToken::new(), || {}).await.unwrap(), 0);
+    assert_eq!(*seen.lock().unwrap(), [None, Some(true), Some(false)]);
 }

@@ -9,12 +9,14 @@ use bytes::Bytes;
 use farmhand_proto::peer::peer_server::{Peer, PeerServer};
 use futures_util::StreamExt;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response};
 
 use super::*;
 use crate::cas::fetch::{SourceError, SourceStream};
 use crate::cas::memory::MemoryCas;
+use crate::config::ToolchainRule;
 use crate::digest::DigestFunction;
 use crate::instance::InstanceName;
 use crate::peer::MachineId;
@@ -221,6 +223,10 @@ impl Bench {
             fetcher: Fetcher::new(Arc::new(owner.clone())),
             logs: logs.path().to_owned(),
             traces: Traces::default(),
+            toolchain: OwnToolchain {
+                rule: ToolchainRule::default(),
+                fingerprint: watch::channel(Arc::default()).1,
+            },
         };
         let blobs = Arc::new(Neighbour(cas));
         let channel = crate::peer::link::boxed(endpoint.connect().await.unwrap());
@@ -241,6 +247,7 @@ impl Bench {
             timeout: Duration::from_secs(60),
             queued_at: SystemTime::UNIX_EPOCH,
             person: "anna".into(),
+            is_guest: false,
             invocation: Arc::default(),
         }
     }

@@ -16,6 +16,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -40,6 +41,10 @@ const CONTROLLERS: &str = "cgroup.subtree_control";
 const WEIGHT: [(Version, &str, u64, u64); 2] =
     [(Version::One, "cpu.shares", 1024, 1 << 18), (Version::Two, "cpu.weight", 100, 10_000)];
 
+/// The part of the usual claim that an action of another machine has: that of a process at nice 10, in
+/// percent.
+const GUEST_SHARE: u64 = 11;
+
 /// Tries to sit down in a new seat. Whoever makes one removes the empty ones of others, and may take
 /// one for empty that is about to be taken.
 const TRIES: u32 = 10;
@@ -54,6 +59,16 @@ pub struct ActionGroup {
     memory: u64,
     /// Processes the kernel has killed in it for want of memory, as far as was told.
     kills: AtomicU64,
+}
+
+/// The part of a group that a spawner has to itself, as the spawner changes it.
+#[derive(Debug)]
+pub(super) struct Seat {
+    /// Takes its claim to the processors.
+    weight: fs::File,
+    /// The claim that is usual.
+    usual: u64,
+    is_for_guest: bool,
 }
 
 /// The kernel's two interfaces.
@@ -175,12 +190,35 @@ impl Drop for ActionGroup {
     }
 }
 
-/// Moves this process into the group at `directory`, and into a new seat below `seats`.
-pub(super) fn join(directory: &Path, seats: Option<&Path>) -> io::Result<()> {
+// === impl Seat ===
+
+impl Seat {
+    /// The seat that this process is in. `None` if its claim cannot be changed.
+    fn open(directory: &Path) -> Option<Self> {
+        WEIGHT.iter().find_map(|(_, file, usual, _)| {
+            let weight = fs::File::options().write(true).open(directory.join(file)).ok()?;
+            Some(Self { weight, usual: *usual, is_for_guest: false })
+        })
+    }
+
+    /// Gives the next action the claim that it has. A kernel that refuses is no reason not to run it.
+    pub(super) fn give_to(&mut self, guest: bool) {
+        if self.is_for_guest == guest {
+            return;
+        }
+        let weight = if guest { self.usual * GUEST_SHARE / 100 } else { self.usual };
+        if self.weight.write_all_at(weight.to_string().as_bytes(), 0).is_ok() {
+            self.is_for_guest = guest;
+        }
+    }
+}
+
+/// Moves this process into the group at `directory`, and into a new seat below `seats`, if there are any.
+pub(super) fn join(directory: &Path, seats: Option<&Path>) -> io::Result<Option<Seat>> {
     if seats != Some(directory) {
         enter(directory)?;
     }
-    let Some(seats) = seats else { return Ok(()) };
+    let Some(seats) = seats else { return Ok(None) };
     let seat = seats.join(std::process::id().to_string());
     let mut tries = 0;
     loop {
@@ -188,7 +226,7 @@ pub(super) fn join(directory: &Path, seats: Option<&Path>) -> io::Result<()> {
         fs::create_dir(&seat).or_else(ignore_existing)?;
         match enter(&seat) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && tries < TRIES => tries += 1,
-            outcome => return outcome,
+            outcome => return outcome.map(|()| Seat::open(&seat)),
         }
     }
 }

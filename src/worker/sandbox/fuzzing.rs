@@ -2,6 +2,8 @@
 
 use std::fs::File;
 
+use tokio::sync::watch;
+
 use super::wire::{HEADER, Reply, Request};
 use crate::worker::PreparedCommand;
 
@@ -9,6 +11,7 @@ use crate::worker::PreparedCommand;
 pub(crate) fn recode_request(message: &[u8]) -> Option<Vec<u8>> {
     let frame = match Request::decode(message).ok()? {
         Request::Kill => Request::kill_frame(),
+        Request::StandStill(still) => Request::stand_still_frame(still),
         Request::Run(order) => {
             let null = || File::open("/dev/null").expect("every machine has it");
             Request::run_frame(&PreparedCommand {
@@ -21,6 +24,7 @@ pub(crate) fn recode_request(message: &[u8]) -> Option<Vec<u8>> {
                 limits: order.limits,
                 network: order.network,
                 ids: order.ids,
+                guest: order.is_guest.then(|| watch::channel(false).1),
             })
         }
     };

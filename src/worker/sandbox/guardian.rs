@@ -130,12 +130,13 @@ fn serve(job: &Job) -> ExitCode {
 /// Splits this process into guardian and spawner.
 fn guard(job: &Job) -> Result<Role, Failure> {
     let children = settle().map_err(Failure::step("start the spawner"))?;
-    if let Some(group) = &job.group {
-        cgroup::join(group, job.seats.as_deref()).map_err(|error| {
+    let seat = match &job.group {
+        Some(group) => cgroup::join(group, job.seats.as_deref()).map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             Failure::at("join the control group", group)(errno)
-        })?;
-    }
+        })?,
+        None => None,
+    };
     let sandboxed = job.mode == pool::Mode::Sandbox;
     if sandboxed {
         enter_namespaces()?;
@@ -151,10 +152,10 @@ fn guard(job: &Job) -> Result<Role, Failure> {
     let guardian = Guardian(guardian);
     guardian.follow().map_err(Failure::step("follow the guardian"))?;
     let spawner = if sandboxed {
-        Spawner::sandboxed(children, guardian, Template::build(&job.shown, job.tmp_size)?)?
+        Spawner::sandboxed(children, guardian, Template::build(&job.shown, job.tmp_size)?, seat)?
     } else {
         become_subreaper()?;
-        Spawner::plain(children, guardian)?
+        Spawner::plain(children, guardian, seat)?
     };
     Ok(Role::Spawner(Box::new(spawner)))
 }

@@ -25,6 +25,9 @@ pub(super) const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// its spawner.
 const OOM_SCORE: &[u8] = b"800";
 
+/// How far actions of other machines stand back.
+const GUEST_NICE: i32 = 10;
+
 /// Strings and descriptors of a command, owned.
 pub(super) struct Launch {
     candidates: Vec<CString>,
@@ -33,6 +36,7 @@ pub(super) struct Launch {
     directory: CString,
     streams: [OwnedFd; 3],
     limits: Limits,
+    is_guest: bool,
 }
 
 /// A [`Launch`] in the form that exec wants.
@@ -59,6 +63,7 @@ impl Launch {
             directory: c_string(directory.as_os_str())?,
             streams,
             limits: order.limits,
+            is_guest: order.is_guest,
         })
     }
 
@@ -79,6 +84,9 @@ impl Ready<'_> {
     /// child has no descriptor but its three streams.
     pub(super) fn settle(&self) -> Result<(), Failure> {
         rustix::process::setsid().map_err(Failure::step("start a session"))?;
+        if self.launch.is_guest {
+            stand_back();
+        }
         umask(Mode::WGRP | Mode::WOTH);
         sys::leave_session_keyring();
         rustix::process::chdir(&*self.launch.directory).map_err(not_entered)?;
@@ -111,6 +119,20 @@ pub(super) fn volunteer() {
     let open = rustix::fs::open("/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
     if let Ok(file) = open {
         let _ = rustix::io::write(&file, OOM_SCORE);
+    }
+}
+
+/// In the child, in its own session: gives way to everybody else who wants processors or disks. What it
+/// starts does so too. A kernel that knows no such thing is no reason not to run.
+fn stand_back() {
+    if rustix::process::getpriority_process(None).is_ok_and(|nice| nice < GUEST_NICE) {
+        let _ = rustix::process::setpriority_process(None, GUEST_NICE);
+    }
+    let _ = sys::use_disks_last();
+    // Where sessions share the processors equally, niceness counts only within one.
+    let open = rustix::fs::open("/proc/self/autogroup", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+    if let Ok(file) = open {
+        let _ = rustix::io::write(&file, GUEST_NICE.to_string().as_bytes());
     }
 }
 

@@ -18,6 +18,7 @@ use rustix::net::{
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::cgroup::ActionGroup;
@@ -325,11 +326,19 @@ impl Spawner {
         self.socket.write_all(&frame[sent..]).await?;
         let (mut reader, mut writer) = self.socket.split();
         let mut reply = std::pin::pin!(read_reply(&mut reader));
-        tokio::select! {
-            biased;
-            reply = &mut reply => return reply,
-            () = cancel.cancelled() => writer.write_all(&Request::kill_frame()).await?,
+        let (mut guest, mut is_still) = (command.guest.clone(), false);
+        loop {
+            tokio::select! {
+                biased;
+                reply = &mut reply => return reply,
+                () = cancel.cancelled() => break,
+                () = differs(&mut guest, is_still) => {
+                    is_still = !is_still;
+                    writer.write_all(&Request::stand_still_frame(is_still)).await?;
+                }
+            }
         }
+        writer.write_all(&Request::kill_frame()).await?;
         reply.await
     }
 
@@ -358,6 +367,18 @@ impl Spawner {
         if let Err(error) = process.wait().await {
             tracing::warn!(%error, "cannot wait for a spawner process");
         }
+    }
+}
+
+/// Waits until a guest is to do otherwise than it does: to stand still, or to go on. Never ends for what is
+/// no guest.
+async fn differs(guest: &mut Option<watch::Receiver<bool>>, is_still: bool) {
+    let told = match guest {
+        Some(guest) => guest.wait_for(|still| *still != is_still).await.is_ok(),
+        None => false,
+    };
+    if !told {
+        std::future::pending().await
     }
 }
 

@@ -24,7 +24,6 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::channel::Channel;
 use super::condition::Condition;
-use super::enter;
 use super::guardian::Guardian;
 use super::launch::{self, Launch, Ready};
 use super::memory::{MEMORY, Memory, Watch};
@@ -32,6 +31,7 @@ use super::network::Loopback;
 use super::sys::{self, ChildStack, Reaped};
 use super::template::{Copy, Template};
 use super::wire::{Failure, Order, Reply, Request};
+use super::{cgroup, enter};
 use crate::worker::{Exit, InputRoot, Network, Outcome, Usage, plain};
 
 /// Serves one daemon.
@@ -42,6 +42,8 @@ pub(super) struct Spawner {
     stack: ChildStack,
     guardian: Guardian,
     containment: Containment,
+    /// Its claim to the processors, where it has one of its own.
+    seat: Option<cgroup::Seat>,
 }
 
 /// What keeps an action apart.
@@ -65,6 +67,9 @@ struct Running {
     started: Duration,
     ended: Option<Outcome>,
     usage: Usage,
+    /// Since when it stands still, and for how long it did before.
+    still_since: Option<Duration>,
+    stood: Duration,
 }
 
 /// What woke a supervising spawner.
@@ -75,6 +80,7 @@ enum Event {
     Look,
     TimeOver,
     Kill,
+    StandStill(bool),
     DaemonGone,
 }
 
@@ -86,24 +92,34 @@ impl Spawner {
         children: OwnedFd,
         guardian: Guardian,
         template: Template,
+        seat: Option<cgroup::Seat>,
     ) -> Result<Self, Failure> {
         let condition = Condition::now();
         let sandbox = Sandbox { template, condition, network: None, mounts: None };
-        let mut spawner = Self::new(children, guardian, Containment::Sandbox(Box::new(sandbox)))?;
+        let mut spawner = Self::new(children, guardian, Containment::Sandbox(Box::new(sandbox)), seat)?;
         spawner.stock_network()?;
         Ok(spawner)
     }
 
     /// A spawner without namespaces, for this process, which is a subreaper.
-    pub(super) fn plain(children: OwnedFd, guardian: Guardian) -> Result<Self, Failure> {
-        Self::new(children, guardian, Containment::Plain)
+    pub(super) fn plain(
+        children: OwnedFd,
+        guardian: Guardian,
+        seat: Option<cgroup::Seat>,
+    ) -> Result<Self, Failure> {
+        Self::new(children, guardian, Containment::Plain, seat)
     }
 
-    fn new(children: OwnedFd, guardian: Guardian, containment: Containment) -> Result<Self, Failure> {
+    fn new(
+        children: OwnedFd,
+        guardian: Guardian,
+        containment: Containment,
+        seat: Option<cgroup::Seat>,
+    ) -> Result<Self, Failure> {
         let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(Failure::step("open /dev/null"))?;
         let stack = ChildStack::new().map_err(Failure::step("make a stack"))?;
-        Ok(Self { children, null, stack, guardian, containment })
+        Ok(Self { children, null, stack, guardian, containment, seat })
     }
 
     /// Takes requests until the daemon is gone or this spawner retires.
@@ -140,6 +156,9 @@ impl Spawner {
         let stdin = launch::copy(self.null.as_fd())?;
         let launch = Launch::new(order, &enter::working_directory(order), [stdin, stdout, stderr])?;
         let root = self.containment.prepare(order)?;
+        if let Some(seat) = &mut self.seat {
+            seat.give_to(order.is_guest);
+        }
         let started = now();
         let main = match self.start(order, root.as_ref(), &launch.ready()) {
             Ok(main) => main,
@@ -148,7 +167,7 @@ impl Spawner {
                 return Err(failure);
             }
         };
-        let running = Running { main, started, ended: None, usage: Usage::default() };
+        let running = Running::new(main, started);
         let watch = self.containment.watch(order);
         self.supervise(running, order.limits.timeout, channel, watch.as_ref())
     }
@@ -182,9 +201,10 @@ impl Spawner {
         channel: &Channel,
         watch: Option<&Watch<'_>>,
     ) -> Result<Option<Exit>, Failure> {
-        let deadline = timeout.map(|timeout| running.started.saturating_add(timeout));
         let stopped = loop {
-            let look = watch.map(|_| now().saturating_add(Watch::look_again(running.time())));
+            let deadline = timeout.and_then(|timeout| running.reaches(timeout));
+            let look =
+                watch.and_then(|_| running.reaches(running.time() + Watch::look_again(running.time())));
             let event =
                 self.next_event(channel, deadline, look).map_err(Failure::step("watch the action"))?;
             self.reap(&mut |reaped| running.take_in(reaped));
@@ -197,6 +217,10 @@ impl Spawner {
             }
             match event {
                 Event::ChildEnded | Event::Look => {}
+                Event::StandStill(still) => {
+                    self.stand_still(still);
+                    running.stand_still(still);
+                }
                 Event::TimeOver => break Some(Outcome::TimedOut),
                 Event::Kill => break Some(Outcome::Cancelled),
                 Event::DaemonGone => break None,
@@ -227,9 +251,10 @@ impl Spawner {
             self.take_signal();
             return Ok(Event::ChildEnded);
         }
-        // Nothing but Kill makes sense while something runs.
+        // Another command makes no sense while one runs.
         Ok(match channel.receive() {
             Some((Request::Kill, _)) => Event::Kill,
+            Some((Request::StandStill(still), _)) => Event::StandStill(still),
             _ => Event::DaemonGone,
         })
     }
@@ -251,12 +276,23 @@ impl Spawner {
         }
     }
 
+    /// Has everything that descends from this process stand still, or go on.
+    fn stand_still(&self, still: bool) {
+        match self.containment {
+            Containment::Sandbox(_) => {
+                // As with its end.
+                let _ = sys::signal_namespace(if still { Signal::STOP } else { Signal::CONT });
+            }
+            Containment::Plain => plain::stand_still(still),
+        }
+    }
+
     /// Kills everything that descends from this process, and waits for its end.
     fn kill_rest(&self, taken: &mut dyn FnMut(Reaped)) {
         match self.containment {
             Containment::Sandbox(_) => {
                 // This process is the first of its namespace: the call does not fail.
-                let _ = sys::kill_namespace();
+                let _ = sys::signal_namespace(Signal::KILL);
                 while let Ok(reaped) = sys::wait_any(true) {
                     reaped.into_iter().for_each(&mut *taken);
                 }
@@ -349,9 +385,33 @@ impl Containment {
 // === impl Running ===
 
 impl Running {
-    /// How long it runs.
+    fn new(main: Pid, started: Duration) -> Self {
+        let (usage, stood) = (Usage::default(), Duration::ZERO);
+        Self { main, started, ended: None, usage, still_since: None, stood }
+    }
+
+    /// How long it runs. Time in which it stands still does not count.
     fn time(&self) -> Duration {
-        now().saturating_sub(self.started)
+        let until = self.still_since.unwrap_or_else(now);
+        until.saturating_sub(self.started).saturating_sub(self.stood)
+    }
+
+    /// When it will have run for so long; `None` while it stands still.
+    fn reaches(&self, time: Duration) -> Option<Duration> {
+        let at = self.started.saturating_add(self.stood).saturating_add(time);
+        self.still_since.is_none().then_some(at)
+    }
+
+    /// It stands still from now on, or goes on.
+    fn stand_still(&mut self, still: bool) {
+        match (self.still_since, still) {
+            (None, true) => self.still_since = Some(now()),
+            (Some(since), false) => {
+                self.stood += now().saturating_sub(since);
+                self.still_since = None;
+            }
+            (None, false) | (Some(_), true) => {}
+        }
     }
 
     fn take_in(&mut self, reaped: Reaped) {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use libc::{c_int, c_void};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 use rustix::thread::UnshareFlags;
 
 use crate::worker::{Outcome, Usage};
@@ -27,6 +27,9 @@ const GUARD_SIZE: usize = 1 << 16;
 
 /// Signals of the kernel on all platforms but MIPS, which is none of ours.
 const SIGNALS: c_int = 64;
+
+/// Says in calls about I/O priorities that one process is meant.
+const WHO_PROCESS: c_int = 1;
 
 /// Mount attributes for [`set_mount_attributes`], from `linux/mount.h`.
 pub(super) mod attribute {
@@ -173,17 +176,18 @@ pub(super) fn wait_any(block: bool) -> Result<Option<Reaped>, Errno> {
     Ok(Some(Reaped { pid, outcome, usage }))
 }
 
-/// Sends SIGKILL to every process of this process's pid namespace but itself.
+/// Sends `signal` to every process of this process's pid namespace but itself, at one moment: none of
+/// them can start another meanwhile that does not get it.
 ///
 /// # Errors
 /// `EPERM` unless this process is the first of its namespace: elsewhere the call would
 /// reach processes that have nothing to do with us.
-pub(super) fn kill_namespace() -> Result<(), Errno> {
+pub(super) fn signal_namespace(signal: Signal) -> Result<(), Errno> {
     if rustix::process::getpid() != Pid::INIT {
         return Err(Errno::PERM);
     }
     // SAFETY: kill has no memory effects.
-    match check(unsafe { libc::kill(-1, libc::SIGKILL) }) {
+    match check(unsafe { libc::kill(-1, signal.as_raw()) }) {
         Err(Errno::SRCH) => Ok(()),
         other => other.map(drop),
     }
@@ -222,9 +226,16 @@ pub(super) fn empty_bounding_set() -> Result<(), Errno> {
     Ok(())
 }
 
+/// Has this process, and what it will start, use disks only when nobody else does.
+pub(super) fn use_disks_last() -> Result<(), Errno> {
+    /// Class 3, in the upper bits of an I/O priority.
+    const IDLE: libc::c_long = 3 << 13;
+    // SAFETY: the call takes numbers and touches no memory.
+    check_long(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, IDLE) }).map(drop)
+}
+
 /// Scheduling policy and I/O priority of this process, as the kernel encodes them.
 pub(super) fn scheduling() -> (c_int, libc::c_long) {
-    const WHO_PROCESS: c_int = 1;
     // SAFETY: both calls take numbers and touch no memory.
     unsafe { (libc::sched_getscheduler(0), libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, 0)) }
 }

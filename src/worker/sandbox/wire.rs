@@ -28,6 +28,8 @@ pub(super) enum Request {
     Run(Box<Order>),
     /// Kill what runs; without effect if nothing does.
     Kill,
+    /// Have what runs stand still, or go on; without effect if nothing runs.
+    StandStill(bool),
 }
 
 /// A [`PreparedCommand`] without its descriptors.
@@ -40,6 +42,8 @@ pub(super) struct Order {
     pub(super) limits: Limits,
     pub(super) network: Network,
     pub(super) ids: (u32, u32),
+    /// Whether it gives way to everything else.
+    pub(super) is_guest: bool,
 }
 
 /// From a spawner to the daemon.
@@ -98,6 +102,14 @@ impl Request {
         writer.frame()
     }
 
+    /// The frame of a [`Request::StandStill`].
+    pub(super) fn stand_still_frame(still: bool) -> Vec<u8> {
+        let mut writer = Writer::new();
+        writer.byte(2);
+        writer.byte(u8::from(still));
+        writer.frame()
+    }
+
     /// The frame of a [`Request::Run`] for `command`.
     pub(super) fn run_frame(command: &PreparedCommand) -> Vec<u8> {
         let mut writer = Writer::new();
@@ -120,6 +132,7 @@ impl Request {
         });
         writer.number(command.ids.0.into());
         writer.number(command.ids.1.into());
+        writer.byte(u8::from(command.guest.is_some()));
         writer.frame()
     }
 
@@ -129,6 +142,7 @@ impl Request {
         let request = match reader.byte()? {
             0 => Self::Run(Box::new(reader.order()?)),
             1 => Self::Kill,
+            2 => Self::StandStill(reader.flag()?),
             _ => return Err(Malformed),
         };
         reader.end(request)
@@ -383,6 +397,7 @@ impl<'a> Reader<'a> {
             limits: self.limits()?,
             network: if self.flag()? { Network::Host } else { Network::Loopback },
             ids: (self.small()?, self.small()?),
+            is_guest: self.flag()?,
         })
     }
 
@@ -438,6 +453,7 @@ mod tests {
     use std::fs::File;
 
     use proptest::prelude::*;
+    use tokio::sync::watch;
 
     use super::*;
 
@@ -486,9 +502,10 @@ mod tests {
             limits in limits(),
             host in any::<bool>(),
             ids in any::<(u32, u32)>(),
+            is_guest in any::<bool>(),
         ) -> Order {
             let network = if host { Network::Host } else { Network::Loopback };
-            Order { arguments, environment, root, working_directory, limits, network, ids }
+            Order { arguments, environment, root, working_directory, limits, network, ids, is_guest }
         }
     }
 
@@ -504,6 +521,7 @@ mod tests {
             limits: order.limits,
             network: order.network,
             ids: order.ids,
+            guest: order.is_guest.then(|| watch::channel(false).1),
         }
     }
 
@@ -579,7 +597,11 @@ mod tests {
     }
 
     #[test]
-    fn kill_arrives_as_sent() {
+    fn orders_about_what_runs_arrive_as_sent() {
         assert_eq!(Request::decode(body(&Request::kill_frame())), Ok(Request::Kill));
+        for still in [false, true] {
+            let frame = Request::stand_still_frame(still);
+            assert_eq!(Request::decode(body(&frame)), Ok(Request::StandStill(still)));
+        }
     }
 }

@@ -84,6 +84,7 @@ impl Bench {
             limits: Limits::default(),
             network: Network::Loopback,
             ids: (1000, 1000),
+            guest: None,
         };
         Action { command, directory }
     }

@@ -81,6 +81,7 @@ fn call(deed: Deed) -> Option<Call> {
             machine: name.to_string(),
             state: state.unwrap_or_default().into(),
             slots,
+            ..Default::default()
         }),
         _ => return None,
     };
