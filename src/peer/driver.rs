@@ -205,6 +205,7 @@ impl Driver {
                 let Greeting { id, boot_epoch, program, .. } = greeting;
                 tracing::info!(machine = %name, %id, %program, "a machine has a link to this one");
                 self.peers.0.calls.open(*id, call, name, *boot_epoch, handle.clone());
+                self.mark_shared();
             }
             Effect::CloseCall { call, reason } => {
                 if let Some(Call { greeting, handle }) = self.calls.get(&call) {
@@ -262,6 +263,21 @@ impl Driver {
         };
         let peer = Peer { id: *id, name, boot_epoch: *boot_epoch, link, handle: opened.handle.clone() };
         self.peers.0.links.put(*id, LinkNews::Up(peer, before), false);
+        self.mark_shared();
+    }
+
+    /// Remembers that there is another machine in this farm, once one has shown so.
+    fn mark_shared(&self) {
+        // A link that is told of now was made under the key before, if there is a new one.
+        if self.trust.is_shared() || self.key.has_changed().is_ok_and(|has_changed| has_changed) {
+            return;
+        }
+        let (trust, tag) = (self.trust.clone(), *self.key.borrow());
+        drop(self.peers.0.tasks.spawn_blocking(move || {
+            if let Err(error) = trust.mark_shared(tag) {
+                tracing::error!(%error, "cannot write down that the farm has another member");
+            }
+        }));
     }
 
     fn lost(&self, link: LinkId, reason: &str) {

@@ -25,7 +25,7 @@ pub(crate) fn stderr(output: &Output) -> String {
 /// The key of the farm `node` is in.
 #[track_caller]
 pub(crate) fn key_of(node: &Node) -> FarmKey {
-    let output = node.cli(&["key", "show"]);
+    let output = node.cli(&["key", "show", "-o", "-"]);
     assert!(output.status.success(), "{}", stderr(&output));
     stdout(&output).parse().unwrap()
 }

@@ -67,7 +67,7 @@ async fn through(
         true
     };
     let (received, joined, _) =
-        tokio::join!(reception.host.receive(far, LOOPBACK, visitor), joining, passing);
+        tokio::join!(reception.host.receive(far, VISITOR, visitor), joining, passing);
     (joined, matches!(received, Ok(End::Joined(_))))
 }
 
