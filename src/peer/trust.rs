@@ -255,7 +255,11 @@ impl Trust {
     /// # Errors
     /// As there; [`TrustError::Busy`] while this machine gives the farm a key itself, and
     /// [`TrustError::Former`] when it is no member any more.
-    pub(crate) fn replace_for(&self, key: FarmKey, is_member: impl FnOnce() -> bool) -> Result<(), TrustError> {
+    pub(crate) fn replace_for(
+        &self,
+        key: FarmKey,
+        is_member: impl FnOnce() -> bool,
+    ) -> Result<(), TrustError> {
         let _permit = self.begin_rotation().ok_or(TrustError::Busy)?;
         self.stage(key)?.commit_if(true, is_member)
     }

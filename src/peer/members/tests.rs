@@ -402,9 +402,7 @@ impl World {
             },
             Act::Configure(number) if !self.configured.insert(number) => return,
             Act::Configure(number) => Event::Configured(host(&format!("host-{number}"))),
-            Act::Meet(number) => {
-                Event::Met { id: id(number), name: "met".into(), address: address(number) }
-            }
+            Act::Meet(number) => Event::Met { id: id(number), name: "met".into(), address: address(number) },
             Act::Sight(machine, at) => Event::Sighted { id: id(machine), addresses: vec![address(at)] },
             Act::Vanish(machine) => Event::Vanished(id(machine)),
             Act::Answer(dial, by, epoch) => {

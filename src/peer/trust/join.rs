@@ -308,8 +308,7 @@ impl Inner {
         };
         let addresses = newcomer::addresses(request.from.as_deref(), &**notices).await?;
         let told = |step| drop(tell.try_send(Ok(step)));
-        let (welcome, address) =
-            newcomer::dial_each(&addresses, &request.code, &introduction, told).await?;
+        let (welcome, address) = newcomer::dial_each(&addresses, &request.code, &introduction, told).await?;
         let tag = welcome.key.tag();
         let (owned, key) = (trust.clone(), welcome.key.clone());
         match tasks.spawn_blocking(move || owned.replace(key)).await {

@@ -15,8 +15,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::Code;
-use super::frame::{self, FrameError};
 use super::Met;
+use super::frame::{self, FrameError};
 use super::host::{LIMIT, peer_address, readable};
 use super::invitation::LIFETIME;
 use super::notices::Notices;

@@ -106,7 +106,9 @@ async fn a_newcomer_with_the_code_gets_the_key_and_both_see_the_same_words() {
     assert_eq!(steps, expected);
     assert_eq!(newcomer.trust.key(), host.trust.key());
     assert!(newcomer.trust.is_shared() && host.trust.is_shared());
-    for (met, other, name) in [(&mut host.met, &newcomer.trust, "cellar"), (&mut newcomer.met, &host.trust, "attic")] {
+    for (met, other, name) in
+        [(&mut host.met, &newcomer.trust, "cellar"), (&mut newcomer.met, &host.trust, "attic")]
+    {
         let address = SocketAddr::new(LOOPBACK, name.len() as u16);
         assert_eq!(met.try_recv(), Ok(Met { machine: other.me(), name: name.to_owned(), address }));
     }

@@ -61,7 +61,12 @@ impl Reception {
 }
 
 pub(super) fn introduction() -> Introduction {
-    Introduction { machine: MachineId::new([7; 32]), name: "cellar".into(), program: "1".into(), peer_port: 7 }
+    Introduction {
+        machine: MachineId::new([7; 32]),
+        name: "cellar".into(),
+        program: "1".into(),
+        peer_port: 7,
+    }
 }
 
 pub(super) async fn joins(stream: DuplexStream, code: &Code) -> Result<Welcome<DuplexStream>, JoinError> {
