@@ -29,7 +29,7 @@ use crate::execution::{Scheduler, Sequence};
 use crate::history::{Explainer, History};
 use crate::peer::discovery::Invitations;
 use crate::peer::trust::TrustError;
-use crate::peer::trust::join::{Joining, Notices, Unannounced};
+use crate::peer::trust::join::{Introduce, JoinSettings, Joining, Notices, Unannounced};
 use crate::peer::{MachineId, Peers, Trust};
 use crate::platform::MachineFacts;
 use crate::platform::toolchain::OwnToolchain;
@@ -247,7 +247,8 @@ impl Node {
             toolchain,
             lender: farm.lender.clone(),
         };
-        let parts = farm_parts(&source.config, trust, peers, &tasks);
+        let join_settings = settings::joining(&source.config, doors.endpoints.peers);
+        let parts = farm_parts(&source.config, join_settings, trust, peers, &tasks);
         let control = ControlService::new(ControlParts {
             source: Arc::new(source),
             activity,
@@ -387,13 +388,23 @@ async fn open_trust(config: &Config, tasks: &Tasks) -> Result<Trust, NodeError> 
 }
 
 /// The farm as people see it, and the ways in. Where nothing is announced, people carry addresses.
-fn farm_parts(config: &Config, trust: Trust, peers: Peers, tasks: &Tasks) -> FarmParts {
+fn farm_parts(
+    config: &Config,
+    join_settings: JoinSettings,
+    trust: Trust,
+    peers: Peers,
+    tasks: &Tasks,
+) -> FarmParts {
     let notices: Arc<dyn Notices> = if config.farm.discovery {
         Arc::new(Invitations::new(config.farm.interfaces.clone()))
     } else {
         Arc::new(Unannounced)
     };
-    let joining = Joining::new(trust.clone(), settings::joining(config), notices, tasks.clone());
+    let introduce: Introduce = {
+        let peers = peers.clone();
+        Arc::new(move |met| peers.meet(met))
+    };
+    let joining = Joining::new(trust.clone(), join_settings, notices, introduce, tasks.clone());
     FarmParts { trust, joining, fellows: Arc::new(peers), tasks: tasks.clone() }
 }
 

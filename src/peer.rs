@@ -24,6 +24,7 @@ use driver::{Driver, Happened, Shown};
 use link::outgoing::Handle;
 use link::{Me, PeerChannel};
 use members::{Event, LinkId, Standing};
+use trust::join::Met;
 
 pub mod addresses;
 mod board;
@@ -214,6 +215,16 @@ impl Peers {
     /// Tells when that has changed.
     pub fn changes(&self) -> watch::Receiver<impl Sized + use<>> {
         self.0.shown.subscribe()
+    }
+
+    /// Takes note of a machine that joined, or let this one in.
+    pub fn meet(&self, met: Met) {
+        let Met { machine: id, name, address } = met;
+        let (sender, event) = (self.0.happened.clone(), Event::Met { id, name: name.into(), address });
+        self.0.tasks.spawn("meet", async move {
+            // Without a driver the node is ending.
+            let _ = sender.send(Happened::Event(event)).await;
+        });
     }
 
     /// What becomes of links to them.

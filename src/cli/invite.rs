@@ -10,6 +10,7 @@ use farmhand_proto::control::{
 };
 use farmhand_proto::time::system_time;
 use serde::Serialize;
+use tokio::sync::mpsc;
 use tonic::Streaming;
 
 use super::error::{CliError, Explain};
@@ -23,7 +24,8 @@ use super::target::TargetArgs;
 /// between.
 ///
 /// With --json each line of the output is an object with the key `event`: invitation, wrong-code,
-/// pending, gone or end.
+/// pending, gone or end. With --ask too, a line `yes` on stdin lets in whoever is pending, any other
+/// turns it away.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  farmhand invite          then, on the other machine: farmhand join CODE\n  farmhand invite --ask    look at the check words before it is let in"
@@ -63,6 +65,10 @@ struct Host {
     control: Client,
     json: bool,
     paint: Paint,
+    /// What is typed, where somebody is asked.
+    typed: Option<mpsc::Receiver<String>>,
+    /// Number of the one who waits for an answer.
+    pending: Option<u64>,
 }
 
 /// Invites until somebody came.
@@ -73,7 +79,8 @@ pub(super) async fn run(args: InviteArgs) -> Result<(), CliError> {
     }
     let mut control = args.target.connect().await?;
     let news = control.invite(InviteRequest { ask: args.ask }).await.map_err(explain)?.into_inner();
-    Host { control, json: args.json, paint: Paint::stdout() }.follow(news).await
+    let typed = args.ask.then(typed_lines);
+    Host { control, json: args.json, paint: Paint::stdout(), typed, pending: None }.follow(news).await
 }
 
 fn explain(status: tonic::Status) -> CliError {
@@ -92,11 +99,23 @@ fn explain(status: tonic::Status) -> CliError {
 
 impl Host {
     async fn follow(mut self, mut news: Streaming<InviteResponse>) -> Result<(), CliError> {
-        while let Some(response) = news.message().await? {
+        loop {
+            let response = tokio::select! {
+                response = news.message() => response?,
+                typed = line(&mut self.typed) => {
+                    self.answer(typed).await?;
+                    continue;
+                }
+            };
+            let Some(response) = response else { break };
             let Some(news) = response.news else { continue };
             self.tell(&news)?;
             match news {
-                invite_response::News::Pending(newcomer) if !self.json => self.ask(newcomer).await?,
+                invite_response::News::Pending(newcomer) => {
+                    self.pending = Some(newcomer.number);
+                    self.ask()?;
+                }
+                invite_response::News::Gone(_) => self.pending = None,
                 invite_response::News::End(end) => return outcome(&end),
                 _ => {}
             }
@@ -127,18 +146,47 @@ impl Host {
         }
     }
 
-    /// Asks the person; whether he answers in time is the node's business.
-    async fn ask(&mut self, newcomer: Newcomer) -> Result<(), CliError> {
-        let asked = tokio::task::spawn_blocking(|| prompt("Let it in? [y/N] "));
-        let typed = asked.await.explain("cannot read the answer")??;
-        let accept = matches!(typed.trim().to_ascii_lowercase().as_str(), "y" | "yes");
-        let answer = AnswerNewcomerRequest { number: newcomer.number, accept };
-        match self.control.answer_newcomer(answer).await {
-            // It left, or time is over: the news that follow say so.
+    fn ask(&self) -> Result<(), CliError> {
+        if self.json { Ok(()) } else { ask("Let it in? [y/N] ") }
+    }
+
+    /// Hands on what the person has typed; `None` when he has closed stdin, which a program may have done
+    /// that answers in another way.
+    async fn answer(&mut self, typed: Option<String>) -> Result<(), CliError> {
+        if typed.is_none() {
+            self.typed = None;
+        }
+        let is_answer = typed.is_some() || !self.json;
+        let Some(number) = self.pending.take_if(|_| is_answer) else { return Ok(()) };
+        let typed = typed.unwrap_or_default().trim().to_ascii_lowercase();
+        let accept = matches!(typed.as_str(), "y" | "yes");
+        match self.control.answer_newcomer(AnswerNewcomerRequest { number, accept }).await {
+            // It left, or time is over, or somebody else has answered: the news that follow say so.
             Err(status) if status.code() == tonic::Code::NotFound => Ok(()),
             answered => answered.map(drop).map_err(CliError::from),
         }
     }
+}
+
+/// The next line that is typed; never, where nobody is asked.
+async fn line(typed: &mut Option<mpsc::Receiver<String>>) -> Option<String> {
+    match typed {
+        Some(typed) => typed.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Lines of stdin. The thread that reads them ends with the process: nothing wakes it from a read.
+fn typed_lines() -> mpsc::Receiver<String> {
+    let (sender, lines) = mpsc::channel(1);
+    std::thread::spawn(move || {
+        for line in io::stdin().lines().map_while(Result::ok) {
+            if sender.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
 }
 
 fn how_to(invitation: &Invitation, paint: Paint) -> String {
@@ -227,11 +275,15 @@ fn reason_name(reason: Reason) -> &'static str {
     }
 }
 
+/// Asks on stderr.
+fn ask(question: &str) -> Result<(), CliError> {
+    let mut stderr = io::stderr().lock();
+    stderr.write_all(question.as_bytes()).and_then(|()| stderr.flush()).explain("cannot ask")
+}
+
 /// Asks on stderr; the line that is typed.
 pub(super) fn prompt(question: &str) -> Result<String, CliError> {
-    let mut stderr = io::stderr().lock();
-    let shown = stderr.write_all(question.as_bytes()).and_then(|()| stderr.flush());
-    shown.explain("cannot ask")?;
+    ask(question)?;
     let mut line = String::new();
     io::stdin().read_line(&mut line).explain("cannot read what was typed")?;
     Ok(line)

@@ -113,7 +113,7 @@ fn explain(status: tonic::Status, is_somewhere: bool) -> CliError {
     let code = status.code();
     let error = CliError::from(status);
     match code {
-        tonic::Code::NotFound if !is_somewhere => {
+        tonic::Code::NotFound | tonic::Code::Unavailable if !is_somewhere => {
             error.hint("name the address that farmhand invite shows: --from HOST:PORT")
         }
         tonic::Code::NotFound | tonic::Code::PermissionDenied => {

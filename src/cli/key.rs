@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use farmhand_proto::control::{FarmMember, RotateKeyRequest, RotateKeyResponse, ShowKeyRequest};
 use serde::Serialize;
+use zeroize::Zeroizing;
 
 use super::error::{CliError, Explain};
 use super::output::{print, print_json, visible};
@@ -20,7 +21,7 @@ use crate::peer::trust::FarmKey;
 /// hold. Machines usually get it by `farmhand invite` and `farmhand join`, and nobody needs to see it.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  farmhand key new -o farm.key              a key for --farm-key-file\n  farmhand key show                         the key of this farm\n  farmhand key rotate --without old-laptop  throw a machine out"
+    after_help = "Examples:\n  farmhand key new -o farm.key              a key for --farm-key-file\n  farmhand key show                         the key of this farm\n  farmhand key show -o farm.key             the same, in a file for --farm-key-file\n  farmhand key rotate --without old-laptop  throw a machine out"
 )]
 pub(super) struct KeyArgs {
     #[command(subcommand)]
@@ -35,8 +36,13 @@ enum What {
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Print the key of the farm this machine is in
+    /// Print the key of the farm this machine is in, as --farm-key-file reads it
+    ///
+    /// On a terminal only: what it prints elsewhere may end up in a log, or be read by others.
     Show {
+        /// Write it to this new file, which only you may read; `-` prints it wherever that goes
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
         #[command(flatten)]
         target: TargetArgs,
     },
@@ -77,14 +83,13 @@ struct MemberJson<'a> {
 pub(super) async fn run(args: KeyArgs) -> Result<(), CliError> {
     match args.what {
         What::New { output: None } => print(&FarmKey::generate().file()),
-        What::New { output: Some(path) } => write_new(&path),
-        What::Show { target } => show(&target).await,
+        What::New { output: Some(path) } => write_new(&path, &FarmKey::generate()),
+        What::Show { output, target } => show(&target, output.as_deref()).await,
         What::Rotate { without, json, target } => rotate(&target, without, json).await,
     }
 }
 
-fn write_new(path: &Path) -> Result<(), CliError> {
-    let key = FarmKey::generate();
+fn write_new(path: &Path, key: &FarmKey) -> Result<(), CliError> {
     let mut file = File::options()
         .write(true)
         .create_new(true)
@@ -97,11 +102,18 @@ fn write_new(path: &Path) -> Result<(), CliError> {
     print(&format!("{}: the key of the farm \"{}\"\n", path.display(), key.farm()))
 }
 
-async fn show(target: &TargetArgs) -> Result<(), CliError> {
+async fn show(target: &TargetArgs, output: Option<&Path>) -> Result<(), CliError> {
+    if output.is_none() && !io::stdout().is_terminal() {
+        return Err(CliError::new("the key is shown on a terminal only: whoever reads it is a member")
+            .hint("-o FILE writes it to a file that only you may read; -o - prints it all the same"));
+    }
     let mut control = target.connect().await?;
-    let shown = control.show_key(ShowKeyRequest {}).await?.into_inner();
-    let key: FarmKey = shown.words.parse().explain("the node does not tell its key")?;
-    print(&key.file())
+    let words = Zeroizing::new(control.show_key(ShowKeyRequest {}).await?.into_inner().words);
+    let key: FarmKey = words.parse().explain("the node does not tell its key")?;
+    match output {
+        Some(path) if path != Path::new("-") => write_new(path, &key),
+        _ => print(&key.file()),
+    }
 }
 
 async fn rotate(target: &TargetArgs, without: Vec<String>, json: bool) -> Result<(), CliError> {

@@ -213,7 +213,9 @@ fn trust_remedy(error: &TrustError) -> Option<String> {
             "farmhand key new -o FILE makes one; --farm-key-file names it".to_owned()
         }
         TrustError::Io { .. } => "give this user the file, or name another with --farm-key-file".to_owned(),
-        TrustError::Fixed { .. } | TrustError::Certificate(_) => return None,
+        TrustError::Fixed { .. } | TrustError::Busy | TrustError::Former | TrustError::Certificate(_) => {
+            return None;
+        }
     })
 }
 

@@ -152,12 +152,13 @@ pub(super) fn farm_directory(config: &Config) -> PathBuf {
 }
 
 /// What newcomers and members are told of this machine, and where invitations listen: where other
-/// machines may call at all.
-pub(super) fn joining(config: &Config) -> JoinSettings {
+/// machines may call at all. Links are taken at `door`.
+pub(super) fn joining(config: &Config, door: Option<SocketAddr>) -> JoinSettings {
     JoinSettings {
         name: config.name.clone(),
         program: env!("CARGO_PKG_VERSION").to_owned(),
         bind: config.farm.listen.ip(),
+        peer_port: door.map_or(0, |door| door.port()),
     }
 }
 

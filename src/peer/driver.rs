@@ -29,12 +29,14 @@ const SAVE_AFTER: Duration = Duration::from_secs(2);
 /// What other machines are told when this one ends.
 pub(super) const ENDING: &str = "its node is ending";
 
+const OLD_KEY: &str = "the farm got another key meanwhile";
+
 /// What the driver takes in.
 pub(super) enum Happened {
     /// Something that has nothing with it to keep.
     Event(Event),
-    /// A dial is over.
-    Dialled { link: LinkId, outcome: Result<Opened, Failure> },
+    /// A dial is over, which was for a member of this farm.
+    Dialled { link: LinkId, farm: FarmTag, outcome: Result<Opened, Failure> },
     /// A machine has opened a link to this one.
     Called { call: CallId, greeting: Greeting, handle: CallHandle },
     /// That link is over.
@@ -150,8 +152,8 @@ impl Driver {
                 }
                 self.apply(event);
             }
-            Happened::Dialled { link, outcome } => {
-                let outcome = outcome.map(|opened| {
+            Happened::Dialled { link, farm, outcome } => {
+                let outcome = outcome.and_then(|opened| self.check_key(farm, opened)).map(|opened| {
                     let found = (opened.greeting.clone(), opened.route.clone());
                     self.links.insert(link, opened);
                     found
@@ -171,6 +173,15 @@ impl Driver {
                 self.apply(Event::CallEnded(call));
             }
         }
+    }
+
+    /// A link that was proven under an old key is none, however long its handshake took.
+    fn check_key(&self, farm: FarmTag, opened: Opened) -> Result<Opened, Failure> {
+        if farm == self.trust.tag() {
+            return Ok(opened);
+        }
+        opened.closer.close(OLD_KEY);
+        Err(Failure::Unreachable(OLD_KEY.to_owned()))
     }
 
     fn apply(&mut self, event: Event) {
@@ -205,6 +216,7 @@ impl Driver {
                 let Greeting { id, boot_epoch, program, .. } = greeting;
                 tracing::info!(machine = %name, %id, %program, "a machine has a link to this one");
                 self.peers.0.calls.open(*id, call, name, *boot_epoch, handle.clone());
+                self.mark_shared();
             }
             Effect::CloseCall { call, reason } => {
                 if let Some(Call { greeting, handle }) = self.calls.get(&call) {
@@ -222,6 +234,7 @@ impl Driver {
 
     /// Has a link opened and kept, by a task that reports.
     fn dial(&self, link: LinkId, routes: Vec<Route>) {
+        let farm = self.trust.tag();
         let (opener, config, sender) =
             (self.opener.clone(), self.trust.client_config(), self.peers.0.happened.clone());
         let stop = self.stop.clone();
@@ -231,7 +244,7 @@ impl Driver {
                 Ok(outgoing) => outgoing,
                 Err(failure) => {
                     tracing::debug!(?failure, "a machine cannot be linked with");
-                    let told = sender.send(Happened::Dialled { link, outcome: Err(failure) });
+                    let told = sender.send(Happened::Dialled { link, farm, outcome: Err(failure) });
                     stop.run_until_cancelled(told).await;
                     return;
                 }
@@ -242,7 +255,7 @@ impl Driver {
                 handle: outgoing.handle.clone(),
                 closer: outgoing.closer.clone(),
             };
-            let told = sender.send(Happened::Dialled { link, outcome: Ok(opened) });
+            let told = sender.send(Happened::Dialled { link, farm, outcome: Ok(opened) });
             if stop.run_until_cancelled(told).await.is_none() {
                 outgoing.closer.close(ENDING);
             }
@@ -262,6 +275,21 @@ impl Driver {
         };
         let peer = Peer { id: *id, name, boot_epoch: *boot_epoch, link, handle: opened.handle.clone() };
         self.peers.0.links.put(*id, LinkNews::Up(peer, before), false);
+        self.mark_shared();
+    }
+
+    /// Remembers that there is another machine in this farm, once one has shown so.
+    fn mark_shared(&self) {
+        // A link that is told of now was made under the key before, if there is a new one.
+        if self.trust.is_shared() || self.key.has_changed().is_ok_and(|has_changed| has_changed) {
+            return;
+        }
+        let (trust, tag) = (self.trust.clone(), *self.key.borrow());
+        drop(self.peers.0.tasks.spawn_blocking(move || {
+            if let Err(error) = trust.mark_shared(tag) {
+                tracing::error!(%error, "cannot write down that the farm has another member");
+            }
+        }));
     }
 
     fn lost(&self, link: LinkId, reason: &str) {

@@ -32,8 +32,8 @@ impl Peers {
     /// [`KeyRefused`]; the old key holds then.
     pub async fn take_key(&self, caller: &Caller, key: &[u8]) -> Result<(), KeyRefused> {
         let key = FarmKey::read(key).ok_or(KeyRefused::Malformed)?;
-        let trust = self.0.trust.clone();
-        let kept = self.0.tasks.spawn_blocking(move || trust.replace(key)).await;
+        let (trust, member) = (self.0.trust.clone(), caller.clone());
+        let kept = self.0.tasks.spawn_blocking(move || trust.replace_for(key, || member.is_member())).await;
         let kept =
             kept.map_err(|panic| panic.to_string()).and_then(|kept| kept.map_err(|error| error.to_string()));
         kept.map_err(KeyRefused::NotKept)?;

@@ -106,6 +106,15 @@ pub enum Event {
         /// Where it was.
         addresses: Vec<SocketAddr>,
     },
+    /// One of both has let the other into the farm.
+    Met {
+        /// Who it says it is.
+        id: MachineId,
+        /// What it says it is called; fit to be shown.
+        name: Arc<str>,
+        /// Where it says it answers.
+        address: SocketAddr,
+    },
     /// The settings name a machine.
     Configured(PeerAddress),
     /// A machine is announced on the network. Anybody may announce anything.
@@ -209,6 +218,8 @@ pub enum FoundBy {
     Mdns,
     /// It was linked with before.
     Remembered,
+    /// One of both has let the other into the farm.
+    Joining,
     /// It opened a link to this machine.
     Call,
     /// The settings name it.
@@ -314,6 +325,7 @@ impl Members {
         let mut step = Step { now, jitter: jitter.clamp(0.0, 1.0), effects: Vec::new() };
         match event {
             Event::Remembered { id, name, addresses } => self.remembered(&step, id, name, addresses),
+            Event::Met { id, name, address } => self.met(&step, id, name, address),
             Event::Configured(address) => self.configured(&step, address),
             Event::Sighted { id, addresses } => self.sighted(&step, id, addresses),
             Event::Vanished(id) => self.vanished(id),
@@ -358,6 +370,16 @@ impl Members {
         if let Some(member) = self.entry(step.now, Key::Machine(id), FoundBy::Remembered, false) {
             member.name.get_or_insert(name);
             member.routes.remember(addresses);
+        }
+    }
+
+    fn met(&mut self, step: &Step, id: MachineId, name: Arc<str>, address: SocketAddr) {
+        let Some(name) = (id != self.me).then(|| self.free_name(id, name)) else { return };
+        if let Some(member) = self.entry(step.now, Key::Machine(id), FoundBy::Joining, true) {
+            member.name.get_or_insert(name);
+            member.heard = step.now;
+            member.routes.called(Some(address));
+            member.hint(step.now, HINT_PAUSES[0]);
         }
     }
 
@@ -662,6 +684,7 @@ impl fmt::Display for FoundBy {
         f.write_str(match self {
             Self::Mdns => "mdns",
             Self::Remembered => "remembered",
+            Self::Joining => "joining",
             Self::Call => "called",
             Self::Configured => "configured",
         })

@@ -33,6 +33,11 @@ impl Machine {
     }
 
     async fn with(trust: Trust, name: &str, boot_epoch: u64, others: &[&Machine]) -> Self {
+        let addresses: Vec<_> = others.iter().map(|other| other.address).collect();
+        Self::dialling(trust, name, boot_epoch, &addresses).await
+    }
+
+    async fn dialling(trust: Trust, name: &str, boot_epoch: u64, addresses: &[SocketAddr]) -> Self {
         let (tasks, directory) = (Tasks::default(), TempDir::new().unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -40,7 +45,7 @@ impl Machine {
             name: name.to_owned(),
             boot_epoch,
             port: address.port(),
-            configured: others.iter().map(|other| other.address.to_string().parse().unwrap()).collect(),
+            configured: addresses.iter().map(|address| address.to_string().parse().unwrap()).collect(),
             remembered: directory.path().join("peers"),
             interfaces: None,
         };
@@ -170,6 +175,27 @@ async fn a_new_key_is_handed_on_and_who_does_not_get_it_is_out() {
         assert!(matches!(event, PeerEvent::Lost { .. }), "{event:?}");
     }
     for machine in [attic, cellar, shed] {
+        machine.tasks.stop().await;
+    }
+}
+
+/// One who was thrown out drags out a handshake that began before: it is worth nothing in the end.
+#[tokio::test]
+async fn a_handshake_under_an_old_key_makes_no_link() {
+    let former = Machine::start("former", 1, &[]).await;
+    let slow = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let trust = trust(&FarmKey::read(&[7; 16]).unwrap());
+    let attic = Machine::dialling(trust, "attic", 1, &[slow.local_addr().unwrap()]).await;
+    let mut events = attic.peers.events();
+    let (mut near, _) = slow.accept().await.unwrap();
+    attic.trust.replace(FarmKey::read(&[8; 16]).unwrap()).unwrap();
+    let mut far = tokio::net::TcpStream::connect(former.address).await.unwrap();
+    // It ends when the link is closed that was opened.
+    let passed = timeout(Duration::from_secs(30), tokio::io::copy_bidirectional(&mut near, &mut far)).await;
+    assert!(passed.is_ok(), "the link stays");
+    assert!(events.next().now_or_never().is_none());
+    assert!(attic.peers.list().iter().all(|peer| peer.standing != Standing::Linked));
+    for machine in [attic, former] {
         machine.tasks.stop().await;
     }
 }

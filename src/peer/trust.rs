@@ -120,6 +120,12 @@ pub enum TrustError {
         /// The file.
         path: PathBuf,
     },
+    /// This machine gives the farm a new key itself.
+    #[error("this machine gives the farm another key right now")]
+    Busy,
+    /// Who hands a key on has an old one.
+    #[error("who hands that key on has an old one")]
+    Former,
     /// Certificates cannot be made, or the TLS library does not take them.
     #[error("cannot make a certificate: {0}")]
     Certificate(String),
@@ -219,14 +225,15 @@ impl Trust {
         self.0.changes.subscribe()
     }
 
-    /// Remembers that another machine has the key of this farm. Blocks for the disk the first time.
+    /// Remembers that another machine has the key of the farm `tag`, if this one is still in that farm.
+    /// Blocks for the disk the first time.
     ///
     /// # Errors
     /// When that cannot be written down; it holds for this run of the node all the same.
-    pub fn mark_shared(&self) -> Result<(), TrustError> {
+    pub fn mark_shared(&self, tag: FarmTag) -> Result<(), TrustError> {
         let _replacing = self.0.replacing.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.current();
-        if now.shared {
+        if now.shared || now.key.tag() != tag {
             return Ok(());
         }
         self.install(Current::new(now.key.clone(), &self.0.machine, true)?);
@@ -241,6 +248,20 @@ impl Trust {
     /// then.
     pub fn replace(&self, key: FarmKey) -> Result<(), TrustError> {
         self.stage(key)?.commit(true)
+    }
+
+    /// [Replaces](Self::replace) the key on the word of a member, which counts while `is_member` says so.
+    ///
+    /// # Errors
+    /// As there; [`TrustError::Busy`] while this machine gives the farm a key itself, and
+    /// [`TrustError::Former`] when it is no member any more.
+    pub(crate) fn replace_for(
+        &self,
+        key: FarmKey,
+        is_member: impl FnOnce() -> bool,
+    ) -> Result<(), TrustError> {
+        let _permit = self.begin_rotation().ok_or(TrustError::Busy)?;
+        self.stage(key)?.commit_if(true, is_member)
     }
 
     /// The first half of [`replace`](Self::replace): the key lies on the disk, and does not hold.
@@ -287,9 +308,17 @@ impl StagedKey {
     /// # Errors
     /// When the old one cannot be replaced on the disk; it holds then.
     pub(crate) fn commit(self, shared: bool) -> Result<(), TrustError> {
+        self.commit_if(shared, || true)
+    }
+
+    /// The same, if `may` says so once no other key can come in between.
+    fn commit_if(self, shared: bool, may: impl FnOnce() -> bool) -> Result<(), TrustError> {
         let Self { trust, file, mut next } = self;
         next.shared = shared;
         let _replacing = trust.0.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !may() {
+            return Err(TrustError::Former);
+        }
         file.commit().map_err(|source| io_error(&trust.0.directory.join(KEY_FILE), source))?;
         if shared && let Err(error) = trust.write_mark(&next.key) {
             tracing::error!(%error, "cannot write down that the farm has other members");
@@ -444,12 +473,28 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let trust = Trust::open(directory.path(), None).unwrap();
         let changes = trust.changes();
-        trust.mark_shared().unwrap();
-        trust.mark_shared().unwrap();
+        trust.mark_shared(trust.tag()).unwrap();
+        trust.mark_shared(trust.tag()).unwrap();
         assert!(trust.is_shared() && !changes.has_changed().unwrap());
         assert!(Trust::open(directory.path(), None).unwrap().is_shared());
         fs::remove_file(directory.path().join(KEY_FILE)).unwrap();
-        assert!(!Trust::open(directory.path(), None).unwrap().is_shared());
+        let anew = Trust::open(directory.path(), None).unwrap();
+        assert!(!anew.is_shared());
+        anew.mark_shared(trust.tag()).unwrap();
+        assert!(!anew.is_shared(), "that is another farm");
+    }
+
+    #[test]
+    fn a_key_is_taken_from_members_and_while_none_is_handed_out() {
+        let trust = testing::trust(&FarmKey::generate());
+        let (old, key) = (trust.key(), FarmKey::generate());
+        assert!(matches!(trust.replace_for(key.clone(), || false), Err(TrustError::Former)));
+        let permit = trust.begin_rotation();
+        assert!(matches!(trust.replace_for(key.clone(), || true), Err(TrustError::Busy)));
+        drop(permit);
+        assert_eq!(trust.key(), old);
+        trust.replace_for(key.clone(), || true).unwrap();
+        assert!(trust.key() == key && trust.is_shared());
     }
 
     #[test]

@@ -258,6 +258,8 @@ impl StatusOf for TrustError {
     fn code(&self) -> Code {
         match self {
             Self::Fixed { .. } => Code::FailedPrecondition,
+            Self::Busy => Code::Aborted,
+            Self::Former => Code::PermissionDenied,
             Self::Exposed { .. }
             | Self::Foreign { .. }
             | Self::Key { .. }

@@ -6,7 +6,11 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use farmhand::peer::trust::FarmKey;
+use farmhand_proto::control::machine::State;
+use serde_json::Value;
 
+use crate::joining::let_in;
+use crate::links::{is_linked, machines, until};
 use crate::support::Node;
 use crate::support::node::BINARY;
 
@@ -25,7 +29,7 @@ pub(crate) fn stderr(output: &Output) -> String {
 /// The key of the farm `node` is in.
 #[track_caller]
 pub(crate) fn key_of(node: &Node) -> FarmKey {
-    let output = node.cli(&["key", "show"]);
+    let output = node.cli(&["key", "show", "-o", "-"]);
     assert!(output.status.success(), "{}", stderr(&output));
     stdout(&output).parse().unwrap()
 }
@@ -172,4 +176,80 @@ fn a_changed_key_is_the_key_from_then_on() {
     assert!(!unknown.status.success());
     assert!(stderr(&unknown).contains("old-laptop"), "{}", stderr(&unknown));
     assert_eq!(key_of(&node), new);
+}
+
+#[test]
+fn the_key_is_shown_where_only_one_person_looks() {
+    let node = Node::start();
+    let refused = node.cli(&["key", "show"]);
+    assert!(!refused.status.success() && refused.stdout.is_empty());
+    assert!(stderr(&refused).contains("-o FILE"), "{}", stderr(&refused));
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("farm.key");
+    let written = node.cli(&["key", "show", "-o", path.to_str().unwrap()]);
+    assert!(written.status.success(), "{}", stderr(&written));
+    assert_eq!(mode(&path), 0o600);
+    let key = key_of(&node);
+    assert_eq!(fs::read_to_string(&path).unwrap().parse(), Ok(key.clone()));
+    assert!(!stdout(&written).contains(key.words().as_str()));
+    let again = node.cli(&["key", "show", "-o", path.to_str().unwrap()]);
+    assert!(!again.status.success(), "it is not written over");
+}
+
+/// Names of machines under `key` of what `key rotate --json` printed.
+fn names(rotated: &Value, key: &str) -> Vec<String> {
+    let members = rotated[key].as_array().unwrap();
+    members.iter().map(|member| member["name"].as_str().unwrap().to_owned()).collect()
+}
+
+/// A farm of three loses a laptop: the others stay linked, and it is a stranger until it is let in again.
+#[tokio::test]
+async fn a_lost_machine_is_thrown_out_and_the_others_stay() {
+    let start = |name| Node::builder().arguments(&["--name", name]).start();
+    let (attic, cellar, laptop) = (start("attic"), start("cellar"), start("laptop"));
+    for newcomer in [&cellar, &laptop] {
+        let_in(&attic, newcomer, &[]);
+        until(&attic, if std::ptr::eq(newcomer, &cellar) { "cellar" } else { "laptop" }, is_linked).await;
+    }
+    let old = key_of(&laptop);
+    let rotated = attic.cli(&["key", "rotate", "--without", "laptop", "--json"]);
+    assert!(rotated.status.success(), "{}", stderr(&rotated));
+    let told: Value = serde_json::from_str(&stdout(&rotated)).unwrap();
+    assert_eq!(
+        (names(&told, "have"), names(&told, "without")),
+        (vec!["cellar".into()], vec!["laptop".into()])
+    );
+    assert!(names(&told, "missed").is_empty());
+    let new = key_of(&attic);
+    assert_ne!(new, old);
+    assert_eq!(key_of(&cellar), new);
+    assert_eq!(key_of(&laptop), old);
+    until(&cellar, "attic", is_linked).await;
+    until(&attic, "cellar", is_linked).await;
+    let refused = until(&laptop, "attic", |machine| machine.state() == State::Refused).await;
+    assert!(refused.reason.contains("another farm key") && !refused.links_back, "{}", refused.reason);
+    let there = machines(&attic).await;
+    assert!(there.iter().filter(|machine| machine.name == "laptop").all(|laptop| !is_linked(laptop)));
+    let_in(&cellar, &laptop, &["--leave"]);
+    assert_eq!(key_of(&laptop), new);
+    for node in [&attic, &cellar] {
+        until(node, "laptop", is_linked).await;
+    }
+}
+
+/// A machine that was off when the key was changed is told so by name, and joins again.
+#[tokio::test]
+async fn who_was_away_must_join_again() {
+    let start = |name| Node::builder().arguments(&["--name", name]).start();
+    let (attic, mut cellar) = (start("attic"), start("cellar"));
+    let_in(&attic, &cellar, &[]);
+    until(&attic, "cellar", is_linked).await;
+    cellar.stop();
+    until(&attic, "cellar", |machine| machine.state() == State::Lost).await;
+    let rotated = stdout(&attic.cli(&["key", "rotate"]));
+    assert!(rotated.contains("must join again (farmhand invite): cellar"), "{rotated}");
+    cellar.restart();
+    assert_ne!(key_of(&cellar), key_of(&attic));
+    let_in(&attic, &cellar, &["--leave"]);
+    until(&attic, "cellar", is_linked).await;
 }

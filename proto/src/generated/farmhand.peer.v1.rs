@@ -1149,6 +1149,9 @@ pub struct JoinNewcomer {
     /// Version of its program.
     #[prost(string, tag = "3")]
     pub program: ::prost::alloc::string::String,
+    /// The port on which it takes links, at the address it comes from; 0 if it says none.
+    #[prost(uint32, tag = "4")]
+    pub peer_port: u32,
 }
 /// Sealed, from the member: what becomes of it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1180,6 +1183,15 @@ pub struct JoinWelcome {
     /// The key of the farm: 16 bytes.
     #[prost(bytes = "vec", tag = "1")]
     pub key: ::prost::alloc::vec::Vec<u8>,
+    /// Who lets it in, so that both find each other where nothing is announced: its id, 32 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub machine: ::prost::alloc::vec::Vec<u8>,
+    /// Its name, for people.
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    /// The port on which it takes links, at the address of the invitation; 0 if it says none.
+    #[prost(uint32, tag = "4")]
+    pub peer_port: u32,
 }
 /// A person said no, or nobody answered in time.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -88,8 +88,8 @@ pub struct Machine {
     /// What it does and has left, as of `measured`; unset where it cannot be told.
     #[prost(message, optional, tag = "11")]
     pub load: ::core::option::Option<Load>,
-    /// How it was found: `self`, `mdns`, `configured`, `remembered` from an earlier run of the node, or
-    /// `called` when it found the answering one.
+    /// How it was found: `self`, `mdns`, `configured`, `remembered` from an earlier run of the node,
+    /// `joining` when one of both let the other in, or `called` when it found the answering one.
     #[prost(string, tag = "12")]
     pub found_by: ::prost::alloc::string::String,
     /// Bytes of blobs it holds, and may hold.

@@ -71,6 +71,11 @@ pub struct Rejection {
 // === impl Caller ===
 
 impl Caller {
+    /// Whether the key that it has shown is that of the farm still.
+    pub fn is_member(&self) -> bool {
+        self.key.has_changed().is_ok_and(|has_changed| !has_changed)
+    }
+
     /// Returns when the connection is to end: it was hung up, or the farm has another key. The answer that
     /// this machine has taken that key is on its way then, and gets a moment.
     pub async fn hung_up(self) {

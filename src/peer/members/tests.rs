@@ -168,6 +168,19 @@ fn a_configured_machine_is_known_by_what_it_answers() {
 }
 
 #[test]
+fn a_machine_that_was_let_in_is_dialled_where_it_says_it_is() {
+    let mut bench = Bench::new();
+    let met = |number| Event::Met { id: id(number), name: "cellar".into(), address: address(number) };
+    assert_eq!(bench.apply(met(0)), [], "that is this one");
+    let (link, route) = bench.dial(met(1));
+    assert_eq!(route, Route::Address(address(1)));
+    assert_eq!((&*bench.one().name, bench.one().found_by), ("cellar", FoundBy::Joining));
+    bench.fail(link, nobody());
+    bench.now += SECOND;
+    assert!(matches!(bench.apply(met(1))[..], [Effect::Dial { .. }]), "it is there anew");
+}
+
+#[test]
 fn this_machine_is_no_peer_and_its_copy_is_told() {
     let mut bench = Bench::new();
     assert_eq!(bench.apply(Event::Sighted { id: id(0), addresses: vec![address(1)] }), []);
@@ -315,6 +328,7 @@ enum Act {
     Pass(u64),
     Remember(u8),
     Configure(u8),
+    Meet(u8),
     Sight(u8, u8),
     Vanish(u8),
     /// The dial of this number is answered by this machine, in this start of its node.
@@ -333,6 +347,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         4 => (0_u64..40_000).prop_map(Act::Pass),
         1 => machine.clone().prop_map(Act::Remember),
         1 => (0_u8..3).prop_map(Act::Configure),
+        1 => machine.clone().prop_map(Act::Meet),
         3 => (machine.clone(), 0_u8..6).prop_map(|(machine, at)| Act::Sight(machine, at)),
         1 => machine.clone().prop_map(Act::Vanish),
         6 => (any::<u8>(), machine.clone(), 1_u64..3).prop_map(|(dial, by, epoch)| Act::Answer(dial, by, epoch)),
@@ -387,6 +402,7 @@ impl World {
             },
             Act::Configure(number) if !self.configured.insert(number) => return,
             Act::Configure(number) => Event::Configured(host(&format!("host-{number}"))),
+            Act::Meet(number) => Event::Met { id: id(number), name: "met".into(), address: address(number) },
             Act::Sight(machine, at) => Event::Sighted { id: id(machine), addresses: vec![address(at)] },
             Act::Vanish(machine) => Event::Vanished(id(machine)),
             Act::Answer(dial, by, epoch) => {

@@ -38,7 +38,7 @@ pub use invitation::LIFETIME;
 pub use newcomer::{JoinError, Step};
 pub use notices::{Notices, Unannounced};
 
-use host::Host;
+use host::{Host, HostParts};
 use newcomer::Introduction;
 
 /// News that wait for a slow listener; what is more is dropped, but for the end.
@@ -52,6 +52,7 @@ struct Inner {
     trust: Trust,
     settings: JoinSettings,
     notices: Arc<dyn Notices>,
+    introduce: Introduce,
     tasks: Tasks,
     /// One invitation at a time.
     free: Arc<Semaphore>,
@@ -67,7 +68,24 @@ pub struct JoinSettings {
     pub program: String,
     /// Address on which invitations listen.
     pub bind: IpAddr,
+    /// Port on which it takes links.
+    pub peer_port: u16,
 }
+
+/// The machine at the other end of an exchange that both have proven themselves in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Met {
+    /// What it says its id is.
+    pub machine: MachineId,
+    /// What it says it is called, fit to be shown.
+    pub name: String,
+    /// Where it says it takes links.
+    pub address: SocketAddr,
+}
+
+/// Is told of machines that are members from now on, so that links to them are opened where nothing is
+/// announced.
+pub type Introduce = Arc<dyn Fn(Met) + Send + Sync>;
 
 /// An open invitation. Dropping it withdraws it.
 pub struct Invited {
@@ -128,6 +146,8 @@ pub struct Newcomer {
     pub machine: MachineId,
     /// The words both screens show.
     pub check_words: String,
+    /// Where it says it takes links.
+    pub address: Option<SocketAddr>,
 }
 
 /// Why there is no invitation.
@@ -175,13 +195,30 @@ struct Asked {
     answer: oneshot::Sender<bool>,
 }
 
+// === impl End ===
+
+impl End {
+    /// The newcomer that has the key, or may have it.
+    fn met(&self) -> Option<Met> {
+        let (Self::Joined(newcomer) | Self::Unsure(newcomer)) = self else { return None };
+        let Newcomer { machine, name, address, .. } = newcomer.clone();
+        Some(Met { machine, name, address: address? })
+    }
+}
+
 // === impl Joining ===
 
 impl Joining {
     /// For the machine of `trust`.
-    pub fn new(trust: Trust, settings: JoinSettings, notices: Arc<dyn Notices>, tasks: Tasks) -> Self {
+    pub fn new(
+        trust: Trust,
+        settings: JoinSettings,
+        notices: Arc<dyn Notices>,
+        introduce: Introduce,
+        tasks: Tasks,
+    ) -> Self {
         let (free, waiting) = (Arc::new(Semaphore::new(1)), Waiting::default());
-        Self(Arc::new(Inner { trust, settings, notices, tasks, free, waiting }))
+        Self(Arc::new(Inner { trust, settings, notices, introduce, tasks, free, waiting }))
     }
 
     /// Opens an invitation; with `ask` a person is asked about who comes.
@@ -189,7 +226,7 @@ impl Joining {
     /// # Errors
     /// While another one is open, or when nothing can be opened.
     pub async fn invite(&self, ask: bool) -> Result<Invited, InviteError> {
-        let Inner { trust, settings, notices, tasks, free, waiting } = &*self.0;
+        let Inner { trust, settings, notices, introduce, tasks, free, waiting } = &*self.0;
         let permit = Arc::clone(free).try_acquire_owned().map_err(|_| InviteError::Open)?;
         let failed = |source| InviteError::Listen { bind: settings.bind, source };
         let listener = TcpListener::bind((settings.bind, 0)).await.map_err(failed)?;
@@ -198,11 +235,22 @@ impl Joining {
         let announced = notices.announce(&farm, bound.port());
         let withdrawn = tasks.token().child_token();
         let (tell, news) = mpsc::channel(WAITING_NEWS);
-        let host = Host::new(trust.clone(), code.clone(), ask, waiting.clone(), tell.clone(), tasks.clone());
-        let stop = withdrawn.clone();
+        let host = Host::new(HostParts {
+            trust: trust.clone(),
+            me: settings.clone(),
+            code: code.clone(),
+            ask,
+            waiting: waiting.clone(),
+            tell: tell.clone(),
+            tasks: tasks.clone(),
+        });
+        let (stop, introduce) = (withdrawn.clone(), Arc::clone(introduce));
         tasks.spawn("invitation", async move {
             let end = host.serve(listener, stop).await;
             drop((announced, permit));
+            if let Some(met) = end.met() {
+                introduce(met);
+            }
             let _ = tell.send(News::End(end)).await;
         });
         tracing::info!(farm, port = bound.port(), ask, "an invitation is open");
@@ -245,7 +293,7 @@ impl Inner {
         request: Request,
         tell: &mpsc::Sender<Result<Step, JoinError>>,
     ) -> Result<Step, JoinError> {
-        let Self { trust, settings, notices, tasks, .. } = self;
+        let Self { trust, settings, notices, introduce, tasks, .. } = self;
         if let Some(path) = trust.key_file() {
             return Err(JoinError::Fixed(path.to_owned()));
         }
@@ -256,10 +304,11 @@ impl Inner {
             machine: trust.me(),
             name: settings.name.clone(),
             program: settings.program.clone(),
+            peer_port: settings.peer_port,
         };
         let addresses = newcomer::addresses(request.from.as_deref(), &**notices).await?;
         let told = |step| drop(tell.try_send(Ok(step)));
-        let welcome = newcomer::dial_each(&addresses, &request.code, &introduction, told).await?;
+        let (welcome, address) = newcomer::dial_each(&addresses, &request.code, &introduction, told).await?;
         let tag = welcome.key.tag();
         let (owned, key) = (trust.clone(), welcome.key.clone());
         match tasks.spawn_blocking(move || owned.replace(key)).await {
@@ -267,6 +316,9 @@ impl Inner {
             Err(panic) => return Err(JoinError::Panicked(panic.to_string())),
         }
         tracing::info!(farm = tag.farm(), %tag, "this machine has joined a farm");
+        if let Some(met) = welcome.met(address) {
+            introduce(met);
+        }
         welcome.keep().await;
         Ok(Step::Joined(tag))
     }

@@ -48,7 +48,7 @@ pub(super) fn of_farm(source: impl ControlSource, farm: &Farm) -> ControlParts {
 fn farm_of_one() -> FarmParts {
     let (trust, tasks) = (trust::testing::trust(&FarmKey::generate()), Tasks::default());
     let bind = std::net::Ipv4Addr::LOCALHOST.into();
-    let settings = JoinSettings { name: "test".to_owned(), program: "0".to_owned(), bind };
-    let joining = Joining::new(trust.clone(), settings, Arc::new(Unannounced), tasks.clone());
+    let settings = JoinSettings { name: "test".to_owned(), program: "0".to_owned(), bind, peer_port: 0 };
+    let joining = Joining::new(trust.clone(), settings, Arc::new(Unannounced), Arc::new(drop), tasks.clone());
     FarmParts { trust, joining, fellows: Arc::new(Alone), tasks }
 }

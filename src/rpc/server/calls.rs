@@ -52,6 +52,10 @@ where
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(self.account.clone());
         if let Some(caller) = &self.caller {
+            if !caller.is_member() {
+                let status = Status::permission_denied("the farm has another key");
+                return Box::pin(std::future::ready(Ok(status.into_http())));
+            }
             request.extensions_mut().insert(caller.clone());
         }
         let answer = self.services.call(request);

@@ -1,6 +1,7 @@
 //! A machine of the farm that is no node: it connects, or is connected to, and says what a test wants.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use farmhand::peer::trust::{SERVER_NAME, Trust};
@@ -32,8 +33,13 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn new(keys: &Keys, key: usize) -> Self {
+        Self::with(&keys.file(key))
+    }
+
+    /// With the key in this file.
+    pub(crate) fn with(key_file: &Path) -> Self {
         let directory = TempDir::new().unwrap();
-        let trust = Trust::open(&directory.path().join("farm"), Some(&keys.file(key))).unwrap();
+        let trust = Trust::open(&directory.path().join("farm"), Some(key_file)).unwrap();
         Self { trust, _directory: directory }
     }
 

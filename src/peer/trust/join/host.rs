@@ -28,7 +28,7 @@ use zeroize::Zeroize as _;
 use super::frame::{self, FrameError};
 use super::invitation::{COST, Invitation, Verdict, Visitor};
 use super::session::{Exchange, Garbled, Session, Side, VERSION};
-use super::{Code, End, Newcomer, News, Waiting};
+use super::{Code, End, JoinSettings, Newcomer, News, Waiting};
 use crate::peer::MachineId;
 use crate::peer::trust::Trust;
 use crate::tasks::Tasks;
@@ -47,13 +47,21 @@ const MOST_NAME: usize = 64;
 
 /// An invitation with all that it needs.
 pub(super) struct Host {
-    trust: Trust,
-    code: Code,
-    ask: bool,
-    waiting: Waiting,
-    tell: mpsc::Sender<News>,
-    tasks: Tasks,
+    parts: HostParts,
     rules: Mutex<Invitation>,
+}
+
+/// What an invitation needs.
+pub(super) struct HostParts {
+    pub(super) trust: Trust,
+    /// What newcomers are told of this machine.
+    pub(super) me: JoinSettings,
+    pub(super) code: Code,
+    /// Whether a person is asked.
+    pub(super) ask: bool,
+    pub(super) waiting: Waiting,
+    pub(super) tell: mpsc::Sender<News>,
+    pub(super) tasks: Tasks,
 }
 
 /// A visit ends without a newcomer: the connection is broken, what came is no part of an exchange, or
@@ -64,16 +72,8 @@ pub(super) struct Left;
 // === impl Host ===
 
 impl Host {
-    pub(super) fn new(
-        trust: Trust,
-        code: Code,
-        ask: bool,
-        waiting: Waiting,
-        tell: mpsc::Sender<News>,
-        tasks: Tasks,
-    ) -> Self {
-        let rules = Mutex::new(Invitation::new(Instant::now()));
-        Self { trust, code, ask, waiting, tell, tasks, rules }
+    pub(super) fn new(parts: HostParts) -> Self {
+        Self { parts, rules: Mutex::new(Invitation::new(Instant::now())) }
     }
 
     /// Takes visitors until the invitation ends or is withdrawn; how it ended.
@@ -143,7 +143,7 @@ impl Host {
     ) -> (Visitor, Option<End>) {
         let _ = stream.set_nodelay(true);
         let received = tokio::select! {
-            received = self.receive(stream, from.ip(), visitor) => received,
+            received = self.receive(stream, from, visitor) => received,
             () = gone.cancelled() => Err(Left),
         };
         let mut rules = self.rules();
@@ -155,12 +155,12 @@ impl Host {
     pub(super) async fn receive(
         &self,
         mut stream: impl AsyncRead + AsyncWrite + Unpin,
-        from: IpAddr,
+        from: SocketAddr,
         visitor: Visitor,
     ) -> Result<End, Left> {
         let met = timeout(LIMIT, self.meet(&mut stream, from, visitor)).await;
         let (mut session, newcomer) = met.map_err(|_| Left)??;
-        if self.ask && !self.is_wanted(&mut stream, &mut session, &newcomer).await? {
+        if self.parts.ask && !self.is_wanted(&mut stream, &mut session, &newcomer).await? {
             let refused = join_answer::Answer::Refused(JoinRefused {});
             let _ = timeout(LIMIT, answer(&mut stream, &mut session, refused)).await;
             return Ok(End::Refused(newcomer));
@@ -172,21 +172,25 @@ impl Host {
     async fn meet(
         &self,
         stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-        from: IpAddr,
+        from: SocketAddr,
         visitor: Visitor,
     ) -> Result<(Session, Newcomer), Left> {
         let mut session = self.open(stream).await?;
         let Message::Proof(JoinProof { mac }) = frame::read(stream).await?.message else {
             return Err(Left);
         };
-        self.judge(stream, &session, &mac, from, visitor).await?;
+        self.judge(stream, &session, &mac, from.ip(), visitor).await?;
         frame::write(stream, Message::Proof(JoinProof { mac: session.proof() })).await?;
         let Message::Sealed(sealed) = frame::read(stream).await?.message else { return Err(Left) };
         let told: JoinNewcomer = session.open(sealed)?;
         let machine = MachineId::read(&told.machine).ok_or(Left)?;
-        let check_words = session.check_words().to_owned();
-        let newcomer =
-            Newcomer { number: self.waiting.number(), name: readable(&told.name), machine, check_words };
+        let newcomer = Newcomer {
+            number: self.parts.waiting.number(),
+            name: readable(&told.name),
+            machine,
+            check_words: session.check_words().to_owned(),
+            address: peer_address(from, told.peer_port),
+        };
         Ok((session, newcomer))
     }
 
@@ -199,7 +203,7 @@ impl Host {
         if !(least_version..=most_version).contains(&VERSION) {
             return Err(refuse(stream, Reason::Version).await);
         }
-        let (exchange, own) = Exchange::start(Side::Member, &self.code);
+        let (exchange, own) = Exchange::start(Side::Member, &self.parts.code);
         let opening = Message::Opening(JoinOpening { version: VERSION, element: own });
         let opening = frame::write(stream, opening).await?;
         Ok(exchange.finish(&element, &hello.bytes, &opening)?)
@@ -223,7 +227,7 @@ impl Host {
                 Verdict::Over => return Err(refuse(stream, Reason::Over).await),
                 Verdict::Wrong { left } => {
                     tracing::warn!(%from, left, "somebody tried a wrong code to join");
-                    let _ = self.tell.try_send(News::WrongCode { from, left });
+                    let _ = self.parts.tell.try_send(News::WrongCode { from, left });
                     sleep(COST).await;
                     return Err(refuse(stream, Reason::Code).await);
                 }
@@ -240,13 +244,13 @@ impl Host {
     ) -> Result<bool, Left> {
         let pending = join_answer::Answer::Pending(JoinPending {});
         timeout(LIMIT, answer(stream, session, pending)).await.map_err(|_| Left)??;
-        let answered = self.waiting.ask(newcomer.number);
-        let _ = self.tell.try_send(News::Pending(newcomer.clone()));
+        let answered = self.parts.waiting.ask(newcomer.number);
+        let _ = self.parts.tell.try_send(News::Pending(newcomer.clone()));
         tokio::select! {
             answer = answered => Ok(answer.unwrap_or(false)),
             // It has nothing to say before it is answered: whatever comes is its end.
             _ = frame::read(stream) => {
-                let _ = self.tell.try_send(News::Gone(newcomer.clone()));
+                let _ = self.parts.tell.try_send(News::Gone(newcomer.clone()));
                 Err(Left)
             }
         }
@@ -260,8 +264,8 @@ impl Host {
         newcomer: Newcomer,
         visitor: Visitor,
     ) -> Result<End, Left> {
-        let trust = self.trust.clone();
-        let marked = self.tasks.spawn_blocking(move || trust.mark_shared()).await;
+        let trust = self.parts.trust.clone();
+        let marked = self.parts.tasks.spawn_blocking(move || trust.mark_shared(trust.tag())).await;
         if let Ok(Err(error)) = marked {
             tracing::error!(%error, "cannot write down that the farm has another member");
         }
@@ -283,7 +287,13 @@ impl Host {
     }
 
     fn sealed_key(&self, session: &mut Session) -> JoinSealed {
-        let welcome = JoinWelcome { key: self.trust.key().bytes().to_vec() };
+        let HostParts { trust, me, .. } = &self.parts;
+        let welcome = JoinWelcome {
+            key: trust.key().bytes().to_vec(),
+            machine: trust.me().bytes().to_vec(),
+            name: me.name.clone(),
+            peer_port: me.peer_port.into(),
+        };
         let answer = JoinAnswer { answer: Some(join_answer::Answer::Welcome(welcome)) };
         let sealed = session.seal(&answer);
         if let Some(join_answer::Answer::Welcome(mut welcome)) = answer.answer {
@@ -313,8 +323,14 @@ async fn refuse(stream: &mut (impl AsyncWrite + Unpin), reason: Reason) -> Left 
     Left
 }
 
+/// Where the one at `address` takes links, if it says so.
+pub(super) fn peer_address(mut address: SocketAddr, port: u32) -> Option<SocketAddr> {
+    address.set_port(u16::try_from(port).ok().filter(|port| *port != 0)?);
+    Some(address)
+}
+
 /// A name as it may be shown: whoever has the code chose it.
-fn readable(name: &str) -> String {
+pub(super) fn readable(name: &str) -> String {
     let name: String = name.chars().filter(|letter| !letter.is_control()).take(MOST_NAME).collect();
     if name.trim().is_empty() { "a machine without a name".to_owned() } else { name }
 }

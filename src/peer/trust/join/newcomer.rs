@@ -15,8 +15,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::Code;
+use super::Met;
 use super::frame::{self, FrameError};
-use super::host::LIMIT;
+use super::host::{LIMIT, peer_address, readable};
 use super::invitation::LIFETIME;
 use super::notices::Notices;
 use super::session::{Exchange, Garbled, Session, Side, VERSION};
@@ -98,16 +99,33 @@ pub(super) struct Introduction {
     pub(super) machine: MachineId,
     pub(super) name: String,
     pub(super) program: String,
+    pub(super) peer_port: u16,
 }
 
 /// The key, and the way to say that it is kept.
 pub(super) struct Welcome<S> {
     pub(super) key: FarmKey,
+    member: Option<Member>,
     session: Session,
     stream: S,
 }
 
+/// What a member says of itself.
+struct Member {
+    machine: MachineId,
+    name: String,
+    peer_port: u32,
+}
+
 // === impl Welcome ===
+
+impl<S> Welcome<S> {
+    /// The member, which answered at `address`; `None` if it does not say who it is.
+    pub(super) fn met(&self, address: SocketAddr) -> Option<Met> {
+        let Member { machine, name, peer_port } = self.member.as_ref()?;
+        Some(Met { machine: *machine, name: name.clone(), address: peer_address(address, *peer_port)? })
+    }
+}
 
 impl<S: AsyncWrite + Unpin> Welcome<S> {
     /// Tells the other side that the key is kept. It makes do without.
@@ -133,14 +151,14 @@ pub(super) async fn addresses(
     if addresses.is_empty() { Err(JoinError::NotFound) } else { Ok(addresses) }
 }
 
-/// Tries the code at each address until one knows it. The last failure counts, if none does; but one of
+/// Tries the code at each address until one knows it; which one that was. The last failure counts, if none does; but one of
 /// the code before one of the network.
 pub(super) async fn dial_each(
     addresses: &[SocketAddr],
     code: &Code,
     introduction: &Introduction,
     told: impl Fn(Step),
-) -> Result<Welcome<TcpStream>, JoinError> {
+) -> Result<(Welcome<TcpStream>, SocketAddr), JoinError> {
     let mut failure = JoinError::NotFound;
     for address in addresses {
         told(Step::Trying(*address));
@@ -148,7 +166,7 @@ pub(super) async fn dial_each(
             Err(JoinError::Unreachable(..)) if !matches!(failure, JoinError::NotFound) => {}
             // Somebody else's invitation: ours may be the next.
             Err(error) if may_be_elsewhere(&error) => failure = error,
-            outcome => return outcome,
+            outcome => return Ok((outcome?, *address)),
         }
     }
     Err(failure)
@@ -194,6 +212,7 @@ pub(super) async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
         machine: introduction.machine.bytes().to_vec(),
         name: introduction.name.clone(),
         program: introduction.program.clone(),
+        peer_port: introduction.peer_port.into(),
     };
     let sealed = session.seal(&newcomer);
     let sent = timeout(LIMIT, frame::write(&mut stream, Message::Sealed(sealed))).await;
@@ -212,7 +231,12 @@ pub(super) async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
             join_answer::Answer::Welcome(welcome) => {
                 let bytes = zeroize::Zeroizing::new(welcome.key);
                 let key = FarmKey::read(&bytes).ok_or(JoinError::Impostor)?;
-                return Ok(Welcome { key, session, stream });
+                let member = MachineId::read(&welcome.machine).map(|machine| Member {
+                    machine,
+                    name: readable(&welcome.name),
+                    peer_port: welcome.peer_port,
+                });
+                return Ok(Welcome { key, member, session, stream });
             }
         }
     }

@@ -17,11 +17,19 @@ mod hostile;
 mod tampering;
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const VISITOR: SocketAddr = SocketAddr::new(LOOPBACK, 9);
 
 /// A machine with a farm of its own.
 struct Machine {
     trust: Trust,
     joining: Joining,
+    /// Machines that it was told of.
+    met: mpsc::Receiver<Met>,
+}
+
+/// Links of this machine would be taken at the port that its name has letters.
+fn settings(name: &str) -> JoinSettings {
+    JoinSettings { name: name.into(), program: "1".into(), bind: LOOPBACK, peer_port: name.len() as u16 }
 }
 
 impl Machine {
@@ -34,9 +42,11 @@ impl Machine {
     }
 
     fn of(trust: Trust, name: &str, notices: Arc<dyn Notices>) -> Self {
-        let settings = JoinSettings { name: name.into(), program: "1".into(), bind: LOOPBACK };
-        let joining = Joining::new(trust.clone(), settings, notices, Tasks::default());
-        Self { trust, joining }
+        let settings = settings(name);
+        let (tell, met) = mpsc::channel(8);
+        let introduce: Introduce = Arc::new(move |met| tell.try_send(met).unwrap());
+        let joining = Joining::new(trust.clone(), settings, notices, introduce, Tasks::default());
+        Self { trust, joining, met }
     }
 
     /// Joins; all steps, and how it failed if it did.
@@ -80,7 +90,7 @@ async fn pending(invited: &mut Invited) -> Newcomer {
 
 #[tokio::test]
 async fn a_newcomer_with_the_code_gets_the_key_and_both_see_the_same_words() {
-    let (host, newcomer) = (Machine::new("attic"), Machine::new("cellar"));
+    let (mut host, mut newcomer) = (Machine::new("attic"), Machine::new("cellar"));
     let mut invited = host.joining.invite(false).await.unwrap();
     assert_eq!(invited.farm, host.trust.farm());
     assert!(!host.trust.is_shared());
@@ -96,6 +106,12 @@ async fn a_newcomer_with_the_code_gets_the_key_and_both_see_the_same_words() {
     assert_eq!(steps, expected);
     assert_eq!(newcomer.trust.key(), host.trust.key());
     assert!(newcomer.trust.is_shared() && host.trust.is_shared());
+    for (met, other, name) in
+        [(&mut host.met, &newcomer.trust, "cellar"), (&mut newcomer.met, &host.trust, "attic")]
+    {
+        let address = SocketAddr::new(LOOPBACK, name.len() as u16);
+        assert_eq!(met.try_recv(), Ok(Met { machine: other.me(), name: name.to_owned(), address }));
+    }
     let (_, error) = Machine::new("third").join(request(&invited)).await;
     assert!(matches!(error, Some(JoinError::Unreachable(..))), "it is used up: {error:?}");
 }
@@ -220,7 +236,7 @@ async fn an_invitation_nobody_uses_ends_after_five_minutes() {
 #[tokio::test]
 async fn a_machine_among_others_leaves_them_only_when_told_to() {
     let (host, newcomer) = (Machine::new("attic"), Machine::new("cellar"));
-    newcomer.trust.mark_shared().unwrap();
+    newcomer.trust.mark_shared(newcomer.trust.tag()).unwrap();
     let invited = host.joining.invite(false).await.unwrap();
     let (steps, error) = newcomer.join(request(&invited)).await;
     assert!(matches!(error, Some(JoinError::InFarm(farm)) if farm == newcomer.trust.farm()));

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::super::frame;
-use super::super::host::{Host, LIMIT, MOST_CONNECTIONS};
+use super::super::host::{Host, HostParts, LIMIT, MOST_CONNECTIONS};
 use super::super::newcomer::{Introduction, Welcome, converse};
 use super::super::session::{Exchange, Side, VERSION};
 use super::*;
@@ -32,7 +32,15 @@ impl Reception {
         let code: Code = "482-zoo-zoo".parse().unwrap();
         let (tell, news) = mpsc::channel(64);
         let waiting = Waiting::default();
-        let host = Host::new(trust.clone(), code.clone(), ask, waiting.clone(), tell, Tasks::default());
+        let host = Host::new(HostParts {
+            trust: trust.clone(),
+            me: settings("attic"),
+            code: code.clone(),
+            ask,
+            waiting: waiting.clone(),
+            tell,
+            tasks: Tasks::default(),
+        });
         Self { host, trust, code, news, waiting }
     }
 
@@ -40,7 +48,7 @@ impl Reception {
     /// the end of the invitation.
     async fn hears(&self, visitor: u64, bytes: &[u8]) -> (Vec<u8>, bool) {
         let (mut near, far) = duplex(64 << 10);
-        let received = self.host.receive(far, LOOPBACK, visitor);
+        let received = self.host.receive(far, VISITOR, visitor);
         let visiting = async {
             near.write_all(bytes).await.unwrap();
             let mut heard = Vec::new();
@@ -53,7 +61,12 @@ impl Reception {
 }
 
 pub(super) fn introduction() -> Introduction {
-    Introduction { machine: MachineId::new([7; 32]), name: "cellar".into(), program: "1".into() }
+    Introduction {
+        machine: MachineId::new([7; 32]),
+        name: "cellar".into(),
+        program: "1".into(),
+        peer_port: 7,
+    }
 }
 
 pub(super) async fn joins(stream: DuplexStream, code: &Code) -> Result<Welcome<DuplexStream>, JoinError> {
@@ -78,7 +91,7 @@ async fn guesses_are_judged_one_a_second_and_five_in_all() {
     let guesses = (0..12_u64).map(|visitor| {
         let (near, far) = duplex(64 << 10);
         let (host, wrong) = (&reception.host, &wrong);
-        async move { tokio::join!(host.receive(far, LOOPBACK, visitor), joins(near, wrong)) }
+        async move { tokio::join!(host.receive(far, VISITOR, visitor), joins(near, wrong)) }
     });
     let outcomes = join_all(guesses).await;
     assert_eq!(outcomes.iter().filter(|(received, _)| received.is_err()).count(), 12);
@@ -92,7 +105,7 @@ async fn guesses_are_judged_one_a_second_and_five_in_all() {
         assert_eq!(reception.news.recv().await, Some(News::WrongCode { from: LOOPBACK, left }));
     }
     let (near, far) = duplex(64 << 10);
-    let right = tokio::join!(reception.host.receive(far, LOOPBACK, 99), joins(near, &reception.code));
+    let right = tokio::join!(reception.host.receive(far, VISITOR, 99), joins(near, &reception.code));
     assert!(matches!(right, (Err(_), Err(JoinError::Over))), "the right code comes too late");
 }
 
@@ -224,7 +237,7 @@ async fn a_recorded_newcomer_is_no_newcomer() {
         };
         assert!(left.is_none());
     };
-    let (received, recorded, ()) = tokio::join!(reception.host.receive(far, LOOPBACK, 1), recording, leaving);
+    let (received, recorded, ()) = tokio::join!(reception.host.receive(far, VISITOR, 1), recording, leaving);
     assert!(received.is_err());
     let left = |reception: &mut Reception| loop {
         match reception.news.try_recv() {

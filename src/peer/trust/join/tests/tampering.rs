@@ -66,8 +66,7 @@ async fn through(
         welcome.keep().await;
         true
     };
-    let (received, joined, _) =
-        tokio::join!(reception.host.receive(far, LOOPBACK, visitor), joining, passing);
+    let (received, joined, _) = tokio::join!(reception.host.receive(far, VISITOR, visitor), joining, passing);
     (joined, matches!(received, Ok(End::Joined(_))))
 }
 
