@@ -203,6 +203,7 @@ impl Node {
             limits: settings::peer_limits(&config, open_files.now),
             trust: trust.clone(),
         };
+        let tenancies = status::nobody();
         let teller = Teller {
             name: config.name.clone(),
             facts,
@@ -210,6 +211,7 @@ impl Node {
             store: store.clone(),
             directory: config.data_dir.clone(),
             peers: peers.clone(),
+            tenancies: Arc::clone(&tenancies),
         };
         tasks.spawn("teller", teller.run(tasks.token().clone()));
         let settled = Arc::new(config.clone());
@@ -224,6 +226,7 @@ impl Node {
             scheduler: scheduler.clone(),
             peers: peers.clone(),
             trust: trust.clone(),
+            tenancies,
         };
         let farm = farm_parts(&source.config, trust, peers, &tasks);
         let control = ControlService::new(ControlParts {
@@ -424,7 +427,8 @@ fn start_explainer(
 /// What people may see of this run of the node; its seconds are counted from here on.
 fn start_activity(config: &Config, store: &DiskCas, sequence: Sequence, tasks: &Tasks) -> Arc<Activity> {
     let epoch = boot::count(&config.data_dir, SystemTime::now());
-    let activity = Arc::new(Activity::new(epoch, &config.name, sequence));
+    let activity = Activity::new(epoch, &config.name, sequence).of_person(&config.farm.person);
+    let activity = Arc::new(activity);
     let (counted, slots) = (Arc::clone(&activity), config.slots as u64);
     tasks.spawn("seconds", meter::seconds(counted, store.clone(), slots, tasks.token().clone()));
     activity

@@ -13,7 +13,7 @@ use farmhand_proto::time::{duration, std_duration, timestamp};
 use crate::digest::Digest;
 use crate::execution;
 use crate::execution::operations::{Outcome, Timeline};
-use crate::execution::queue::RunId;
+use crate::execution::queue::{Loss, RunId};
 use crate::execution::{OperationId, Stage};
 use crate::instance::InstanceName;
 use crate::worker::local::ResourceUsage;
@@ -100,7 +100,7 @@ impl Entry {
         };
         let at = |time: Option<SystemTime>| time.map(timestamp);
         let Timeline {
-            queued_at, worker, assigned_at, running_at, collecting_at, ended_at, attempts, ..
+            queued_at, worker, assigned_at, running_at, collecting_at, ended_at, attempts, losses, ..
         } = &self.timeline;
         control::Operation {
             name: self.id.to_string(),
@@ -135,6 +135,7 @@ impl Entry {
             sequence: self.sequence,
             // Known where pins are.
             pinned: false,
+            losses: losses.iter().map(Loss::to_wire).collect(),
         }
     }
 

@@ -453,6 +453,7 @@ mod tests {
                 text: "the disk is full".into(),
                 remedy: "free some".into(),
             }],
+            entrance: None,
         }
     }
 

@@ -34,7 +34,11 @@ pub(super) struct StatusSource {
     pub(super) meter: Meter,
     pub(super) peers: Peers,
     pub(super) trust: Trust,
+    pub(super) tenancies: Tenancies,
 }
+
+/// Who uses the slots of this machine, or waits for them, now. Must not wait for anything.
+pub(super) type Tenancies = Arc<dyn Fn() -> Vec<control::Tenancy> + Send + Sync>;
 
 // === impl StatusSource ===
 
@@ -69,15 +73,17 @@ impl StatusSource {
     fn machine(&self, machine: Option<&MachineState>, measured: &Measured) -> control::Machine {
         let state = wire_state(machine.map(|machine| machine.duty).unwrap_or_default());
         let slots = machine.map_or(self.config.slots, |machine| machine.slots);
-        let busy = machine.map_or(0, |machine| machine.busy);
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let stats = measured.stats.as_ref();
+        let tenancies = (self.tenancies)();
+        let guests = guests(&tenancies);
+        let busy = u32::try_from(machine.map_or(0, |machine| machine.busy)).unwrap_or(u32::MAX);
         control::Machine {
             name: self.config.name.clone(),
             state: state.into(),
             is_self: true,
             slots: u32::try_from(slots).unwrap_or(u32::MAX),
-            busy: u32::try_from(busy).unwrap_or(u32::MAX),
+            busy: busy.saturating_add(guests),
             last_heard: None,
             version: env!("CARGO_PKG_VERSION").into(),
             os: std::env::consts::OS.into(),
@@ -90,6 +96,8 @@ impl StatusSource {
             id: self.trust.me().to_string(),
             address: self.endpoints.peers.map(|address| address.to_string()).unwrap_or_default(),
             boot_epoch: self.activity.epoch(),
+            guests: Some(guests),
+            tenancies,
             ..Default::default()
         }
     }
@@ -124,6 +132,7 @@ impl StatusSource {
             execution: Some(execution),
             storage: measured.stats.as_ref().map(storage),
             warnings,
+            entrance: None,
         }
     }
 }
@@ -185,7 +194,21 @@ fn other_machine(peer: &PeerInfo) -> control::Machine {
         linked: peer.standing == Standing::Linked,
         links_back: peer.calls,
         boot_epoch: peer.boot_epoch.unwrap_or_default(),
+        tenancies: Vec::new(),
+        guest_slots: peer.state.as_ref().map(|state| state.guest_slots),
+        guests: told.guests.filter(|_| peer.standing == Standing::Linked),
     }
+}
+
+/// Nobody that is known of.
+pub(super) fn nobody() -> Tenancies {
+    Arc::new(Vec::new)
+}
+
+/// Actions of other machines that run here.
+pub(super) fn guests(tenancies: &[control::Tenancy]) -> u32 {
+    let others = tenancies.iter().filter(|tenancy| !tenancy.owner.is_empty());
+    others.fold(0, |sum, tenancy| sum.saturating_add(tenancy.running))
 }
 
 fn signed_micros(micros: i64) -> protobuf::Duration {

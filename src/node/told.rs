@@ -7,7 +7,7 @@ use farmhand_proto::{control, peer};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::status::{wire_load, wire_state};
+use super::status::{Tenancies, guests, wire_load, wire_state};
 use crate::cas::disk::DiskCas;
 use crate::execution::Scheduler;
 use crate::peer::Peers;
@@ -29,6 +29,8 @@ pub(super) struct Teller {
     /// A directory on the disk of the store.
     pub(super) directory: PathBuf,
     pub(super) peers: Peers,
+    /// Who uses this machine.
+    pub(super) tenancies: Tenancies,
 }
 
 /// The load, while somebody is told of it.
@@ -82,11 +84,13 @@ impl Teller {
             return false;
         };
         let usage = self.store.usage();
+        let guests = guests(&(self.tenancies)());
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         self.peers.publish(peer::MachineState {
             slots: count(machine.slots),
-            busy: count(machine.busy),
+            busy: count(machine.busy).saturating_add(guests),
             guest_slots: count(machine.slots),
+            guests: Some(guests),
             state: wire_state(machine.duty).into(),
             load,
             used_bytes: usage.used_bytes,

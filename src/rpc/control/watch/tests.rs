@@ -47,6 +47,7 @@ impl Bench {
             execution: Some(Execution { executed: 1, ..Default::default() }),
             storage: Some(Storage { blobs: 1, ..Default::default() }),
             warnings: vec![Warning::default()],
+            entrance: None,
         };
         let source = Arc::new(FakeSource(Mutex::new(status)));
         let activity = Arc::new(Activity::new(5, "m", Sequence::default()));

@@ -51,6 +51,20 @@ pub(crate) fn of(model: &Model) -> Vec<Fact> {
     facts.0
 }
 
+/// What became of an action after machines were lost with it.
+pub(crate) fn ran_again(op: &Op) -> Option<String> {
+    if op.losses.is_empty() {
+        return None;
+    }
+    let machine = &op.machine;
+    Some(match op.status {
+        Status::Queued => "waits for another machine".to_owned(),
+        Status::Running => format!("runs again on {machine}"),
+        Status::Error => "was given up".to_owned(),
+        _ => format!("ran again on {machine}"),
+    })
+}
+
 /// What a miss of that kind means, for nodes that do not say it in a sentence.
 pub(crate) fn miss_words(kind: miss::Kind) -> &'static str {
     match kind {
@@ -161,9 +175,7 @@ impl Facts {
         if op.peak_memory > 0 {
             self.add("peak memory", format::bytes(op.peak_memory));
         }
-        if op.attempts > 1 {
-            self.with("attempts", format!("{} machines were given it", op.attempts), Role::Warn);
-        }
+        self.attempts(op);
         if op.callers > 1 {
             self.add("shared by", format!("{} callers", op.callers));
         }
@@ -172,6 +184,19 @@ impl Facts {
         }
         if op.pinned {
             self.add("pinned", "its result is kept from eviction");
+        }
+    }
+
+    /// Where it was before it was where it is.
+    fn attempts(&mut self, op: &Op) {
+        if op.attempts > 1 {
+            self.with("attempts", format!("given to a machine {} times", op.attempts), Role::Warn);
+        }
+        for (machine, reason) in &op.losses {
+            self.with("lost", format!("on {machine}: {reason}"), Role::Warn);
+        }
+        if let Some(text) = ran_again(op) {
+            self.with("", text, Role::Warn);
         }
     }
 
