@@ -100,7 +100,15 @@ impl Entry {
         };
         let at = |time: Option<SystemTime>| time.map(timestamp);
         let Timeline {
-            queued_at, worker, assigned_at, running_at, collecting_at, ended_at, attempts, losses, ..
+            queued_at,
+            worker,
+            assigned_at,
+            running_at,
+            collecting_at,
+            ended_at,
+            attempts,
+            losses,
+            ..
         } = &self.timeline;
         control::Operation {
             name: self.id.to_string(),

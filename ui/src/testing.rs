@@ -342,11 +342,7 @@ fn machines() -> Vec<control::Machine> {
     machines
 }
 
-fn tenancy(
-    owner: &str,
-    person: &str,
-    [granted, running, ahead, waiting]: [u32; 4],
-) -> control::Tenancy {
+fn tenancy(owner: &str, person: &str, [granted, running, ahead, waiting]: [u32; 4]) -> control::Tenancy {
     control::Tenancy { owner: owner.into(), person: person.into(), granted, running, ahead, waiting }
 }
 

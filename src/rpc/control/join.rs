@@ -4,10 +4,9 @@ use std::time::SystemTime;
 
 use farmhand_proto::control::invitation_end::Reason;
 use farmhand_proto::control::{
-    AnswerNewcomerRequest, AnswerNewcomerResponse, Entrance as WireEntrance, Invitation, InvitationEnd, InviteRequest, InviteResponse,
-    JoinPending, JoinRequest, JoinResponse, JoinTrying, Joined, Newcomer as WireNewcomer, OpenInvitation,
-    WrongCode,
-    invite_response, join_response,
+    AnswerNewcomerRequest, AnswerNewcomerResponse, Entrance as WireEntrance, Invitation, InvitationEnd,
+    InviteRequest, InviteResponse, JoinPending, JoinRequest, JoinResponse, JoinTrying, Joined,
+    Newcomer as WireNewcomer, OpenInvitation, WrongCode, invite_response, join_response,
 };
 use farmhand_proto::time::timestamp;
 use futures_util::stream::{self, StreamExt as _};

@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use farmhand_proto::control::invitation_end::Reason;
-use farmhand_proto::control::{InvitationEnd, Invitation, InviteResponse, JoinResponse, invite_response, join_response};
+use farmhand_proto::control::{
+    Invitation, InvitationEnd, InviteResponse, JoinResponse, invite_response, join_response,
+};
 
 use super::Stamp;
 use crate::message::Failure;
@@ -224,8 +226,9 @@ mod tests {
     #[test]
     fn a_newcomer_pops_up_once_and_again_after_a_restart() {
         let mut entrance = Entrance::default();
-        let seen: Vec<bool> =
-            [(1, 1), (1, 1), (1, 3), (1, 2), (2, 1)].map(|(boot, number)| entrance.is_new(boot, number)).into();
+        let seen: Vec<bool> = [(1, 1), (1, 1), (1, 3), (1, 2), (2, 1)]
+            .map(|(boot, number)| entrance.is_new(boot, number))
+            .into();
         assert_eq!(seen, [true, false, true, false, true]);
     }
 

@@ -102,7 +102,9 @@ pub(super) fn answer(model: &mut Model, slot: Slot, answer: Answer, todo: &mut T
             tell_end(model, todo);
         }
         (Slot::Join, Answer::Farm(farm)) => may_join(model, &farm, todo),
-        (Slot::Join, Answer::Join(response)) => model.entrance.joining.get_or_insert_default().take(*response),
+        (Slot::Join, Answer::Join(response)) => {
+            model.entrance.joining.get_or_insert_default().take(*response)
+        }
         (Slot::Join, Answer::Failed(failure)) => match &mut model.entrance.joining {
             Some(joining) => joining.failed(&failure),
             None => model.complain(failure.text),
@@ -163,7 +165,9 @@ fn leave_who_left(model: &mut Model, todo: &mut Todo) {
 
 /// How the invitation ended is told where nobody looks at it.
 fn tell_end(model: &mut Model, todo: &mut Todo) {
-    let Some(end) = model.entrance.inviting.as_ref().and_then(|inviting| inviting.end.clone()) else { return };
+    let Some(end) = model.entrance.inviting.as_ref().and_then(|inviting| inviting.end.clone()) else {
+        return;
+    };
     model.calls.cancel(Slot::Invite, todo);
     if model.modal == Some(Modal::Invitation) {
         return;

@@ -103,7 +103,8 @@ fn machine_row(model: &Model, machine: &Machine, row: &mut Row<'_, '_>) {
         &format!("{} {}", machine_glyph(machine.state(), glyphs), machines::state_words(machine)),
         role,
     );
-    let slots = if machine.slots > 0 { format!("{}/{}", machine.busy, machine.slots) } else { "-".to_owned() };
+    let slots =
+        if machine.slots > 0 { format!("{}/{}", machine.busy, machine.slots) } else { "-".to_owned() };
     row.cell(2, &slots, Role::Text);
     if let Some(place) = row.place(3).filter(|_| is_up(machine)) {
         running(model, row.canvas(), place, machine);

@@ -39,7 +39,10 @@ fn every_tab_of_an_action() {
 #[test]
 fn an_action_that_ran_elsewhere_before_tells_where() {
     let picture = screen(&mut action_view("run1", ""), 80, 24);
-    assert!(picture.contains("on shed: its link broke") && picture.contains("runs again on attic"), "{picture}");
+    assert!(
+        picture.contains("on shed: its link broke") && picture.contains("runs again on attic"),
+        "{picture}"
+    );
     check("action-lost-80x24", &picture);
 }
 

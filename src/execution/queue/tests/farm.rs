@@ -226,8 +226,9 @@ fn losses_name_each_machine_with_the_reason() {
     for number in 0..=MAX_LOSSES {
         let name = format!("far{number}");
         bench.join_remote(&name);
-        bench.grant(&name, 1, &[("ann", 1, 0)]);
+        let assigned = told(&bench.grant(&name, 1, &[("ann", 1, 0)]), 0);
         effects = bench.apply(Event::WorkerLeft { worker: name.into(), reason: format!("reason {number}") });
+        assert_eq!(assigned.timeline.losses.len(), number, "those before it");
     }
     let (_, response) = &done(&effects)[0];
     assert_eq!(code(response), tonic::Code::Aborted);

@@ -67,7 +67,13 @@ impl Doorplate {
     }
 
     /// An invitation can be used until what is returned is dropped.
-    pub(super) fn open(&self, farm: &str, addresses: &[SocketAddr], asks: bool, expires: SystemTime) -> Shown {
+    pub(super) fn open(
+        &self,
+        farm: &str,
+        addresses: &[SocketAddr],
+        asks: bool,
+        expires: SystemTime,
+    ) -> Shown {
         let addresses = addresses.to_vec();
         let open = Open { farm: farm.to_owned(), addresses, asks, expires, tries_left: MOST_TRIES };
         self.0.send_modify(|entrance| entrance.invitation = Some(open));

@@ -59,7 +59,11 @@ pub(super) fn newcomer(model: &Model, newcomer: &Newcomer, canvas: &mut Canvas<'
     lines.push(line(format!("check words   {}", newcomer.check_words), Role::Strong));
     lines.push(line(format!("machine       {}", first(&newcomer.machine_id)), Role::Dim));
     lines.push(line("", Role::Text));
-    lines.extend(words("Its screen shows the same words, unless somebody sits in between.", Role::Dim, cells));
+    lines.extend(words(
+        "Its screen shows the same words, unless somebody sits in between.",
+        Role::Dim,
+        cells,
+    ));
     let keys = [
         ("a", " let it in", Act::LetIn),
         ("r", " turn it away", Act::TurnAway),
@@ -84,11 +88,8 @@ pub(super) fn joining(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
 }
 
 fn open(model: &Model, inviting: &Inviting, cells: usize) -> Vec<Line> {
-    let mut lines = words(
-        &format!("Into the farm {}, for one machine. Type there:", inviting.farm),
-        Role::Text,
-        cells,
-    );
+    let mut lines =
+        words(&format!("Into the farm {}, for one machine. Type there:", inviting.farm), Role::Text, cells);
     lines.push(line("", Role::Text));
     lines.push(line(format!("  {}", inviting.command()), Role::Key));
     if let Some(command) = inviting.command_with_address() {
@@ -103,10 +104,9 @@ fn open(model: &Model, inviting: &Inviting, cells: usize) -> Vec<Line> {
     let share = left.as_secs_f64() / LIFETIME.as_secs_f64();
     lines.push(Line::Bar(share, format!("{} left", clock(left))));
     match &inviting.wrong {
-        Some((from, tries)) => lines.push(line(
-            format!("a wrong code came from {from}; tries left: {tries}"),
-            Role::Warn,
-        )),
+        Some((from, tries)) => {
+            lines.push(line(format!("a wrong code came from {from}; tries left: {tries}"), Role::Warn))
+        }
         None => lines.push(line("nobody has tried a wrong code", Role::Dim)),
     }
     lines

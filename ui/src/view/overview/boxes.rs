@@ -65,7 +65,8 @@ fn machine(model: &Model, canvas: &mut Canvas<'_>, line: Rect, machine: &Machine
         (None, Some(cpu)) => format!("{:>4}", cpu),
         (None, None) => String::new(),
     };
-    let counts = if machine.slots > 0 { format!("{}/{}", machine.busy, machine.slots) } else { String::new() };
+    let counts =
+        if machine.slots > 0 { format!("{}/{}", machine.busy, machine.slots) } else { String::new() };
     let room = line.right().saturating_sub(x);
     let tail_cells = (sanitize::width(&tail) as u16).max(4);
     let bar_cells = room.saturating_sub(tail_cells + 7);
@@ -124,13 +125,7 @@ fn slot(canvas: &mut Canvas<'_>, area: Rect, share: f64, sender: usize) {
 }
 
 /// A cell a slot; what does not fit is told as a number.
-fn slots_in_brief(
-    model: &Model,
-    canvas: &mut Canvas<'_>,
-    area: Rect,
-    all: usize,
-    uses: &[Use<'_>],
-) {
+fn slots_in_brief(model: &Model, canvas: &mut Canvas<'_>, area: Rect, all: usize, uses: &[Use<'_>]) {
     let unknown = ("?".to_owned(), canvas.theme.style(Role::Running));
     let free = (canvas.glyphs.bar_empty.to_owned(), canvas.theme.style(Role::Empty));
     let pieces: Vec<_> = (0..all.min(usize::from(area.width)))
