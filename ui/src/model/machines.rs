@@ -128,7 +128,7 @@ pub(crate) fn state_words(machine: &Machine) -> &'static str {
         machine::State::Draining => "draining",
         machine::State::Paused => "paused",
         machine::State::Lost => "lost",
-        machine::State::Connecting => "looked for",
+        machine::State::Connecting => "calling",
         machine::State::Refused => "refused",
         machine::State::Incompatible => "misfit",
         machine::State::Unspecified => "not told",

@@ -8,6 +8,7 @@ use farmhand_proto::control::{Difference, Miss, difference, miss};
 use farmhand_proto::time::std_duration;
 
 use super::{Loaded, Subject, Tab};
+use crate::model::machines::{milliseconds, round_trip};
 use crate::model::op::{Op, Status};
 use crate::model::{Model, Stamp};
 use crate::theme::Role;
@@ -142,7 +143,7 @@ impl Facts {
         let state = state(op);
         self.with("state", state, op.status.role());
         self.some("message", &op.message);
-        self.some("machine", &op.machine);
+        self.place(model, op);
         if let Some(build) = model.farm().builds.get(&op.invocation) {
             self.add("build", build.label());
         }
@@ -184,6 +185,19 @@ impl Facts {
         }
         if op.pinned {
             self.add("pinned", "its result is kept from eviction");
+        }
+    }
+
+    /// The machine, and whether it is another than the one the client asked.
+    fn place(&mut self, model: &Model, op: &Op) {
+        let machine = model.farm().machine(&op.machine);
+        match machine.filter(|machine| !machine.is_self) {
+            Some(machine) => {
+                let far = round_trip(machine).map(|time| format!(", {} away", milliseconds(time)));
+                let far = far.unwrap_or_default();
+                self.add("machine", format!("{}, another machine of the farm{far}", op.machine));
+            }
+            None => self.some("machine", &op.machine),
         }
     }
 

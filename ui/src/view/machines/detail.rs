@@ -48,6 +48,9 @@ pub(super) fn draw(model: &Model, canvas: &mut Canvas<'_>, area: Rect, machine: 
     );
     let inner =
         Rect { x: area.x + 1, y: area.y + 1, width: area.width.saturating_sub(2), height: area.height - 1 };
+    if machine.load.is_none() {
+        return words(model, canvas, inner, machine);
+    }
     let is_wide = inner.width >= 76;
     let left = Rect { width: if is_wide { inner.width / 2 - 1 } else { inner.width }, ..inner };
     let used = gauges(model, canvas, left, machine);
@@ -64,10 +67,7 @@ pub(super) fn draw(model: &Model, canvas: &mut Canvas<'_>, area: Rect, machine: 
 
 /// Gauges; the lines they took.
 fn gauges(model: &Model, canvas: &mut Canvas<'_>, area: Rect, machine: &Machine) -> u16 {
-    let Some(load) = &machine.load else {
-        canvas.text(area.x, area.y, area.width, "nothing was measured", Role::Dim);
-        return 1;
-    };
+    let Some(load) = &machine.load else { return 0 };
     let mut y = area.y;
     let age = Stamp::of(load.measured.as_ref()).and_then(|at| model.since(Some(at)));
     if let Some(age) = age.filter(|age| *age >= OLD || machine.state() == machine::State::Lost) {
@@ -220,12 +220,12 @@ fn tenant_words(tenancy: &Tenancy, machine: &Machine) -> String {
     } else {
         format!("{}@{owner}", tenancy.person)
     };
-    let mut text = format!("{person} runs {} of {} granted", tenancy.running, tenancy.granted);
+    let mut text = format!("{person} {} of {}", tenancy.running, tenancy.granted);
     if tenancy.ahead > 0 {
         text.push_str(&format!(", {} ahead", tenancy.ahead));
     }
     if tenancy.waiting > 0 {
-        text.push_str(&format!(", {} waiting", format::count(tenancy.waiting.into())));
+        text.push_str(&format!(", {} wait", format::count(tenancy.waiting.into())));
     }
     text
 }

@@ -156,7 +156,7 @@ fn state_word(machine: &Machine) -> Option<String> {
         State::Draining => Some("draining".to_owned()),
         State::Paused => Some("paused".to_owned()),
         State::Lost => Some(format!("lost {}", format::age(heard))),
-        State::Connecting => Some("looked for".to_owned()),
+        State::Connecting => Some("calling".to_owned()),
         State::Refused => Some("refused".to_owned()),
         State::Incompatible => Some("misfit".to_owned()),
         State::Unspecified => Some("unknown".to_owned()),
