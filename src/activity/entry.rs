@@ -13,7 +13,7 @@ use farmhand_proto::time::{duration, std_duration, timestamp};
 use crate::digest::Digest;
 use crate::execution;
 use crate::execution::operations::{Outcome, Timeline};
-use crate::execution::queue::{Loss, RunId};
+use crate::execution::queue::RunId;
 use crate::execution::{OperationId, Stage};
 use crate::instance::InstanceName;
 use crate::worker::local::ResourceUsage;
@@ -143,7 +143,7 @@ impl Entry {
             sequence: self.sequence,
             // Known where pins are.
             pinned: false,
-            losses: losses.iter().map(Loss::to_wire).collect(),
+            losses: losses.iter().map(Into::into).collect(),
         }
     }
 

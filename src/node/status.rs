@@ -180,7 +180,8 @@ fn other_machine(peer: &PeerInfo) -> control::Machine {
         last_heard: peer.last_heard.map(duration),
         version: peer.program.to_string(),
         os: told.os,
-        arch: told.isa.into_iter().next().unwrap_or_default(),
+        // Of several that hold there, the widest: `x86-64` and not `x86-32`.
+        arch: told.isa.into_iter().max().unwrap_or_default(),
         cpus: told.cpus,
         load: told.load,
         found_by: peer.found_by.to_string(),
@@ -279,5 +280,19 @@ fn storage(stats: &DiskStats) -> control::Storage {
         scrub_progress: stats.scrub_progress,
         scrub_passes: stats.scrub_passes,
         pinned: stats.kept,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guests_are_actions_of_others() {
+        let tenancy =
+            |owner: &str, running| control::Tenancy { owner: owner.into(), running, ..Default::default() };
+        assert_eq!(guests(&nobody()()), 0);
+        assert_eq!(guests(&[tenancy("", 3), tenancy("cellar", 2), tenancy("shed", 1)]), 3);
+        assert_eq!(guests(&[tenancy("cellar", u32::MAX), tenancy("shed", 1)]), u32::MAX);
     }
 }

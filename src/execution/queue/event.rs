@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use farmhand_proto::control;
 use farmhand_proto::reapi::ExecuteResponse;
 use tokio::time::Instant;
 
@@ -228,15 +227,6 @@ fn explain(mismatches: &[Mismatch]) -> String {
     }
     let each: Vec<_> = mismatches.iter().map(ToString::to_string).collect();
     each.join("; ")
-}
-
-// === impl Loss ===
-
-impl Loss {
-    /// As the control API tells it.
-    pub fn to_wire(&self) -> control::Loss {
-        control::Loss { machine: self.worker.to_string(), reason: self.reason.clone() }
-    }
 }
 
 // === impl Mismatch ===

@@ -26,7 +26,7 @@ const COLUMNS: &[Column] = &[
     Column::number("Guests", 6).from(60).sort(3),
     Column::number("CPU", 5).sort(4),
     Column::number("Memory", 6).from(56).sort(5),
-    Column::number("Press", 5).from(76).sort(6),
+    Column::number("Press", 5).from(86).sort(6),
     Column::number("Net", 11).from(108).sort(7),
     Column::number("Disk", 5).from(48).sort(8),
     Column::number("RTT", 7).from(90).sort(9),

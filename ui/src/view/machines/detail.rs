@@ -169,6 +169,9 @@ fn facts(machine: &Machine, cells: usize) -> Vec<Line> {
     let way = match machine.found_by.as_str() {
         "self" => format!("this machine{at}"),
         "" => format!("found{at}"),
+        "called" => format!("it called first{at}"),
+        "configured" => format!("named by the settings{at}"),
+        "remembered" => format!("remembered{at}"),
         how => format!("found by {how}{at}"),
     };
     let id = if machine.id.is_empty() { String::new() } else { format!(", id {}", machine.id) };
