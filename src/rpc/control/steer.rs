@@ -31,7 +31,7 @@ impl ControlService {
             "" => machine.is_self,
             name => machine.name == name,
         });
-        let unknown = |_| Status::not_found("there is no machine of that name");
+        let unknown = |_| Status::not_found(format!("there is no machine {:?}", request.machine));
         let Machine { name, is_self, .. } = machine.await.map_err(unknown)?;
         if !is_self {
             return Err(elsewhere(&name));
