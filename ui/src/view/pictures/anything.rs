@@ -159,7 +159,7 @@ fn any_answer(call: &Call, what: u8, text: &str) -> Vec<Answer> {
         (1, Call::Farm(_)) => vec![Answer::Farm(Box::new(control::GetFarmResponse {
             name: text.into(),
             key_file: if what > 128 { text.into() } else { String::new() },
-            is_shared: what % 3 == 0,
+            is_shared: what.is_multiple_of(3),
             ..Default::default()
         }))],
         (1, Call::Output(_)) => vec![Answer::Output(control::ReadOutputResponse {
