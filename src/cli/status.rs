@@ -367,7 +367,8 @@ fn entrance_text(text: &mut String, entrance: Option<&Entrance>, paint: Paint) {
     if let Some(open) = &entrance.invitation {
         let left = open.expires.as_ref().and_then(system_time);
         let left = left.and_then(|end| end.duration_since(std::time::SystemTime::now()).ok());
-        let left = duration(Duration::from_secs(left.unwrap_or_default().as_secs()));
+        let left = left.unwrap_or_default().as_secs();
+        let left = format!("{}:{:02}", left / 60, left % 60);
         let _ = writeln!(text, "{} open for one machine, {left} left", paint.yellow("invitation:"));
     }
 }
@@ -514,7 +515,7 @@ alarm: the disk is full
         let entrance = Entrance { waiting: vec![newcomer], invitation: Some(Default::default()) };
         let text = to_text(&GetStatusResponse { entrance: Some(entrance), ..status() }, Paint::plain());
         assert!(text.contains("newcomer: annex␛ asks to come in, check words a b c\n"), "{text}");
-        assert!(text.contains("invitation: open for one machine, 0s left\n"), "{text}");
+        assert!(text.contains("invitation: open for one machine, 0:00 left\n"), "{text}");
     }
 
     #[test]
