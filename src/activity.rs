@@ -57,6 +57,7 @@ pub const WATCHERS: usize = 64;
 pub struct Activity {
     epoch: u64,
     machine: Box<str>,
+    person: Box<str>,
     book: Mutex<Book>,
     /// Told when the book changes while it is awaited.
     change: Notify,
@@ -88,11 +89,17 @@ impl Activity {
         Self {
             epoch,
             machine: machine.into(),
+            person: "".into(),
             book: Mutex::new(Book::new(sequence)),
             change: Notify::new(),
             traffic: Arc::default(),
             watchers: Arc::new(Semaphore::new(WATCHERS)),
         }
+    }
+
+    /// The same of a machine that `person` uses: whose builds these are, as far as can be told.
+    pub fn of_person(self, person: &str) -> Self {
+        Self { person: person.into(), ..self }
     }
 
     /// The start of the node that this is about.

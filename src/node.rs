@@ -218,6 +218,7 @@ impl Node {
             limits: settings::peer_limits(&config, open_files.now),
             trust: trust.clone(),
         };
+        let tenancies = farm.tenancies();
         let teller = Teller {
             name: config.name.clone(),
             facts,
@@ -228,6 +229,7 @@ impl Node {
             welcome: welcome.clone(),
             toolchain: toolchain.clone(),
             lender: farm.lender.clone(),
+            tenancies: Arc::clone(&tenancies),
         };
         tasks.spawn("teller", teller.run(tasks.token().clone()));
         tasks.spawn("farm", farm.clone().run(tasks.token().clone()));
@@ -246,6 +248,7 @@ impl Node {
             welcome,
             toolchain,
             lender: farm.lender.clone(),
+            tenancies,
         };
         let join_settings = settings::joining(&source.config, doors.endpoints.peers);
         let parts = farm_parts(&source.config, join_settings, trust, peers, &tasks);
@@ -457,7 +460,8 @@ fn start_explainer(
 /// What people may see of this run of the node; its seconds are counted from here on.
 fn start_activity(config: &Config, store: &DiskCas, sequence: Sequence, tasks: &Tasks) -> Arc<Activity> {
     let epoch = boot::count(&config.data_dir, SystemTime::now());
-    let activity = Arc::new(Activity::new(epoch, &config.name, sequence));
+    let activity = Activity::new(epoch, &config.name, sequence).of_person(&config.farm.person);
+    let activity = Arc::new(activity);
     let (counted, slots) = (Arc::clone(&activity), config.slots as u64);
     tasks.spawn("seconds", meter::seconds(counted, store.clone(), slots, tasks.token().clone()));
     activity

@@ -166,14 +166,14 @@ impl Build {
         self.counts.queued + self.counts.running == 0
     }
 
-    /// As the control API shows it; its calls come to `machine`.
-    pub(super) fn to_wire(&self, machine: &str) -> control::Build {
+    /// As the control API shows it; its calls come to `machine`, which `person` uses.
+    pub(super) fn to_wire(&self, machine: &str, person: &str) -> control::Build {
         let Counts { queued, running, executed, failed, lookups, hits, uploads } = self.counts;
         control::Build {
             invocation: self.caller.build.to_string(),
             correlated: self.correlated.to_string(),
             tool: self.caller.tool.to_string(),
-            user: String::new(),
+            user: person.to_owned(),
             machine: machine.to_owned(),
             first_seen: Some(timestamp(self.first_seen)),
             last_seen: Some(timestamp(self.last_seen)),
@@ -236,12 +236,12 @@ mod tests {
         build.moved(None, Some(Stage::Queued));
         build.moved(None, Some(Stage::Queued));
         build.moved(Some(Stage::Queued), Some(Stage::Executing));
-        let wire = build.to_wire("m");
+        let wire = build.to_wire("m", "ada");
         assert_eq!((wire.queued, wire.running), (1, 1));
         build.moved(Some(Stage::Queued), None);
         build.moved(Some(Stage::Executing), Some(Stage::Completed));
         assert!(build.is_idle());
-        assert_eq!((&*build.caller.tool, wire.machine.as_str()), ("t", "m"));
+        assert_eq!((&*build.caller.tool, wire.machine.as_str(), wire.user.as_str()), ("t", "m", "ada"));
     }
 
     #[test]
@@ -257,7 +257,7 @@ mod tests {
             change
         });
         assert_eq!((change, names(&builds, 2)), (3, vec!["a".to_owned()]));
-        let wire = builds.changed(2, 3).next().unwrap().to_wire("m");
+        let wire = builds.changed(2, 3).next().unwrap().to_wire("m", "ada");
         assert_eq!((wire.uploaded_bytes, wire.downloaded_bytes), (5, 7));
         assert_eq!(wire.last_seen, Some(timestamp(at(9))));
     }

@@ -100,7 +100,15 @@ impl Entry {
         };
         let at = |time: Option<SystemTime>| time.map(timestamp);
         let Timeline {
-            queued_at, worker, assigned_at, running_at, collecting_at, ended_at, attempts, ..
+            queued_at,
+            worker,
+            assigned_at,
+            running_at,
+            collecting_at,
+            ended_at,
+            attempts,
+            losses,
+            ..
         } = &self.timeline;
         control::Operation {
             name: self.id.to_string(),
@@ -135,6 +143,7 @@ impl Entry {
             sequence: self.sequence,
             // Known where pins are.
             pinned: false,
+            losses: losses.iter().map(Into::into).collect(),
         }
     }
 

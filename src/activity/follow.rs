@@ -134,9 +134,9 @@ impl Follower {
         let (page, is_snapshot) = self.page();
         let mut update = Update { is_snapshot, ..Update::default() };
         let (to, is_last) = self.operations_of(&page, &mut update.operations);
-        let machine = &self.activity.machine;
+        let Activity { machine, person, .. } = &*self.activity;
         let builds = page.builds.iter().filter(|build| build.changed() <= to);
-        update.builds = builds.map(|build| build.to_wire(machine)).collect();
+        update.builds = builds.map(|build| build.to_wire(machine, person)).collect();
         let mnemonics = page.mnemonics.iter().filter(|kind| kind.changed() <= to);
         update.mnemonics = mnemonics.map(|kind| kind.to_wire()).collect();
         let samples = page.samples.iter().filter(|sample| sample.changed() <= to);

@@ -1,15 +1,17 @@
-//! `farmhand machines`: the machines of the farm, what they may take on and what they do.
+//! `farmhand machines`: the machines of the farm, what they may take on, what they do, and for whom.
 
 use std::fmt::Write as _;
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
+use farmhand_proto::client::Client;
 use farmhand_proto::control::machine::State;
-use farmhand_proto::control::{GetStatusRequest, Machine};
+use farmhand_proto::control::{GetStatusRequest, Machine, Tenancy};
 use farmhand_proto::protobuf::Duration as WireDuration;
 use farmhand_proto::time::std_duration;
 use serde::Serialize;
 
-use super::error::CliError;
+use super::error::{CliError, Explain};
 use super::harmless::harmless;
 use super::output::{Paint, bytes, duration, print, print_json};
 use super::status::{bar, state_name};
@@ -17,22 +19,34 @@ use super::target::TargetArgs;
 
 /// List the machines of the farm
 ///
-/// With --json keys are added, never renamed or removed. `state` is active, yielding, draining, paused,
+/// Guests are actions of other machines that run there, and how many may. Below this machine stands who uses
+/// it. With --watch the list is shown anew when something changes, until it is interrupted.
+///
+/// With --json keys are added, never renamed or removed; with --watch each line is a list. `state` is active, yielding, draining, paused,
 /// lost, connecting (looked for), refused (it has another farm key) or incompatible (its program is too
 /// old or too new); `reason` says more. `drained` says that nothing runs on one that drains, `linked` that
 /// the node can use it, `links_back` that it can use the node. `guest_slots` are those that others may have
 /// now; `toolchain` is equal on machines whose compilers and libraries are. Sizes are bytes; what is not known is null.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  farmhand machines\n  farmhand machines --json | jq '.[] | select(.drained).name'"
+    after_help = "Examples:\n  farmhand machines\n  farmhand machines --watch\n  farmhand machines --json | jq '.[] | select(.drained).name'"
 )]
 pub(super) struct MachinesArgs {
+    /// Show them again when something changes
+    #[arg(long)]
+    watch: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     target: TargetArgs,
 }
+
+/// Time between two looks.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Clears a terminal, and goes to its first line.
+const CLEAR: &str = "\x1b[H\x1b[2J\x1b[3J";
 
 /// Width of the column of states.
 pub(super) const STATE: usize = 14;
@@ -55,8 +69,25 @@ pub(super) struct MachineJson<'a> {
     cpus: Option<u32>,
     toolchain: Option<&'a str>,
     load: Option<LoadJson>,
+    guests: Option<u32>,
+    guest_slots: Option<u32>,
+    used_bytes: u64,
+    budget_bytes: u64,
+    tenancies: Vec<TenancyJson<'a>>,
     #[serde(flatten)]
     link: LinkJson<'a>,
+}
+
+/// The use that somebody makes of a machine.
+#[derive(Debug, Serialize)]
+struct TenancyJson<'a> {
+    /// Whose actions these are, and the machine they came from.
+    person: &'a str,
+    machine: &'a str,
+    granted: u32,
+    running: u32,
+    ahead: u32,
+    waiting: u32,
 }
 
 /// How a machine is reached.
@@ -85,11 +116,40 @@ struct LoadJson {
 /// Asks and prints.
 pub(super) async fn run(args: MachinesArgs) -> Result<(), CliError> {
     let mut control = args.target.connect().await?;
-    let machines = control.get_status(GetStatusRequest {}).await?.into_inner().machines;
+    if args.watch {
+        return watch(control, args.json).await;
+    }
+    let machines = ask(&mut control).await?;
     if args.json {
         return print_json(&machines.iter().map(machine_json).collect::<Vec<_>>());
     }
     print(&table(&machines, Paint::stdout()))
+}
+
+async fn ask(control: &mut Client) -> Result<Vec<Machine>, CliError> {
+    Ok(control.get_status(GetStatusRequest {}).await?.into_inner().machines)
+}
+
+/// Prints them whenever they are not what they were: over what stood there on a terminal, else below it.
+async fn watch(mut control: Client, json: bool) -> Result<(), CliError> {
+    let over = io::stdout().is_terminal() && !json;
+    let mut shown = String::new();
+    loop {
+        let machines = ask(&mut control).await?;
+        let text = match json {
+            true => {
+                let list: Vec<_> = machines.iter().map(machine_json).collect();
+                format!("{}\n", serde_json::to_string(&list).explain("cannot write JSON")?)
+            }
+            false => table(&machines, Paint::stdout()),
+        };
+        if text != shown {
+            let gap = if json || shown.is_empty() { "" } else { "\n" };
+            print(&if over { format!("{CLEAR}{text}") } else { format!("{gap}{text}") })?;
+            shown = text;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// For programs.
@@ -115,8 +175,20 @@ pub(super) fn machine_json(machine: &Machine) -> MachineJson<'_> {
             memory_total: load.memory_total,
             memory_available: load.memory_available,
         }),
+        guests: machine.guests,
+        guest_slots: machine.guest_slots,
+        used_bytes: machine.used_bytes,
+        budget_bytes: machine.budget_bytes,
+        tenancies: machine.tenancies.iter().map(|tenancy| tenancy_json(tenancy, machine)).collect(),
         link: link_json(machine),
     }
+}
+
+fn tenancy_json<'a>(tenancy: &'a Tenancy, machine: &'a Machine) -> TenancyJson<'a> {
+    let Tenancy { owner, person, granted, running, ahead, waiting } = tenancy;
+    let owner = if owner.is_empty() { &machine.name } else { owner };
+    let (granted, running, ahead, waiting) = (*granted, *running, *ahead, *waiting);
+    TenancyJson { person, machine: owner, granted, running, ahead, waiting }
 }
 
 /// How a machine is reached, for programs.
@@ -175,6 +247,41 @@ pub(super) fn has_slots(machine: &Machine) -> bool {
     machine.slots > 0
 }
 
+/// Whether it answers.
+pub(super) fn is_up(machine: &Machine) -> bool {
+    !matches!(machine.state(), State::Lost | State::Connecting | State::Refused | State::Incompatible)
+}
+
+/// The farm in a line; nothing where there is one machine only.
+pub(super) fn totals(machines: &[Machine]) -> Option<String> {
+    let up: Vec<_> = machines.iter().filter(|machine| is_up(machine)).collect();
+    let sum = |number: fn(&Machine) -> u32| up.iter().map(|machine| u64::from(number(machine))).sum::<u64>();
+    let (busy, slots) = (sum(|machine| machine.busy), sum(|machine| machine.slots));
+    let machines = (machines.len() > 1).then_some(machines.len())?;
+    Some(format!("{} of {machines} machines up, {busy} of {slots} slots busy", up.len()))
+}
+
+/// Who uses it, a line each.
+pub(super) fn users(machine: &Machine) -> Vec<String> {
+    let words = |tenancy: &Tenancy| {
+        let TenancyJson { person, machine: owner, granted, running, ahead, waiting } =
+            tenancy_json(tenancy, machine);
+        let who = if person == owner || person.is_empty() {
+            owner.to_owned()
+        } else {
+            format!("{person} on {owner}")
+        };
+        let mut text = format!("{who} runs {running} of {granted} granted");
+        for (number, what) in [(ahead, "ahead"), (waiting, "waiting")] {
+            if number > 0 {
+                let _ = write!(text, ", {number} {what}");
+            }
+        }
+        text
+    };
+    machine.tenancies.iter().map(words).collect()
+}
+
 /// How it stands, in a word: one that drains and has nothing left is drained.
 pub(super) fn standing(machine: &Machine) -> &'static str {
     if is_drained(machine) { "drained" } else { state_name(machine.state()) }
@@ -193,8 +300,8 @@ fn table(machines: &[Machine], paint: Paint) -> String {
     let slots: Vec<_> = machines.iter().map(slots).collect();
     let slots_width = slots.iter().map(|text| text.chars().count()).max().unwrap_or(0).max(5);
     let header = format!(
-        "{:<width$}  {:<STATE$}{:<slots_width$}  {:>5}  {:>21}  VERSION",
-        "MACHINE", "STATE", "SLOTS", "CPU", "MEMORY FREE"
+        "{:<width$}  {:<STATE$}{:<slots_width$}  {:>6}  {:>5}  {:>21}  {:>7}  VERSION",
+        "MACHINE", "STATE", "SLOTS", "GUESTS", "CPU", "MEMORY FREE", "RTT"
     );
     let mut text = format!("{}\n", paint.dim(&header));
     for (machine, slots) in machines.iter().zip(slots) {
@@ -208,14 +315,39 @@ fn table(machines: &[Machine], paint: Paint) -> String {
         };
         let _ = writeln!(
             text,
-            "{:<width$}  {state}{slots:<slots_width$}  {cpu:>5}  {memory:>21}  {}",
-            machine.name, machine.version
+            "{:<width$}  {state}{slots:<slots_width$}  {:>6}  {cpu:>5}  {memory:>21}  {:>7}  {}",
+            machine.name,
+            guests(machine),
+            round_trip(machine),
+            machine.version
         );
         if let Some(remark) = remark(machine) {
             let _ = writeln!(text, "{:<width$}  {} {}", "", paint.cyan("→"), harmless(&remark));
         }
+        for user in users(machine) {
+            let _ = writeln!(text, "{:<width$}  {} {}", "", paint.cyan("·"), harmless(&user));
+        }
+    }
+    if let Some(totals) = totals(machines) {
+        let _ = writeln!(text, "{totals}");
     }
     text
+}
+
+/// Actions of others that run there, and how many may.
+fn guests(machine: &Machine) -> String {
+    match (machine.guests, machine.guest_slots) {
+        (Some(guests), Some(slots)) => format!("{guests}/{slots}"),
+        (Some(guests), None) => guests.to_string(),
+        (None, _) => "-".to_owned(),
+    }
+}
+
+fn round_trip(machine: &Machine) -> String {
+    match machine.round_trip.as_ref().map(seconds) {
+        Some(time) => format!("{:.1} ms", time * 1000.0),
+        None => "-".to_owned(),
+    }
 }
 
 /// How it stands, in its colour and as wide as the column.
@@ -250,6 +382,15 @@ mod tests {
             busy: 1,
             version: "0.1.0".into(),
             load: Some(load),
+            guests: Some(1),
+            tenancies: vec![Tenancy {
+                owner: "cellar".into(),
+                person: "ada".into(),
+                granted: 2,
+                running: 1,
+                waiting: 30,
+                ..Default::default()
+            }],
             ..Default::default()
         };
         let cellar = Machine {
@@ -258,6 +399,10 @@ mod tests {
             is_self: false,
             busy: 0,
             load: None,
+            guests: Some(0),
+            guest_slots: Some(3),
+            tenancies: Vec::new(),
+            round_trip: Some(WireDuration { seconds: 0, nanos: 400_000 }),
             ..attic.clone()
         };
         let shed = Machine {
@@ -276,11 +421,13 @@ mod tests {
     #[test]
     fn a_table_for_people() {
         let expected = "\
-MACHINE  STATE         SLOTS          CPU            MEMORY FREE  VERSION
-attic    active        ▮▯▯▯ 1 of 4   25 %     3.0 GiB of 8.0 GiB  0.1.0
-cellar   drained       ▯▯▯▯ 0 of 4      -                      -  0.1.0
-shed     refused       -                -                      -  
+MACHINE  STATE         SLOTS        GUESTS    CPU            MEMORY FREE      RTT  VERSION
+attic    active        ▮▯▯▯ 1 of 4       1   25 %     3.0 GiB of 8.0 GiB        -  0.1.0
+         · ada on cellar runs 1 of 2 granted, 30 waiting
+cellar   drained       ▯▯▯▯ 0 of 4     0/3      -                      -   0.4 ms  0.1.0
+shed     refused       -                 -      -                      -        -  
          → it has another␛ farm key
+2 of 3 machines up, 1 of 8 slots busy
 ";
         assert_eq!(table(&machines(), Paint::plain()), expected);
     }
@@ -331,5 +478,7 @@ shed     refused       -                -                      -
         let lent = Machine { guest_slots: Some(2), toolchain: "ab".into(), ..machines[0].clone() };
         let lent = serde_json::to_value(machine_json(&lent)).unwrap();
         assert_eq!((&lent["guest_slots"], &lent["toolchain"]), (&2.into(), &"ab".into()));
+        assert_eq!((&json[0]["tenancies"][0]["machine"], &json[0]["guests"]), (&"cellar".into(), &1.into()));
+        assert_eq!((&json[1]["guest_slots"], &json[2]["guests"]), (&3.into(), &serde_json::Value::Null));
     }
 }

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use farmhand_proto::control::machine::State;
 use farmhand_proto::control::warning::Level;
-use farmhand_proto::control::{GetStatusRequest, GetStatusResponse, Machine, Warning};
+use farmhand_proto::control::{Entrance, GetStatusRequest, GetStatusResponse, Machine, Warning};
 use farmhand_proto::time::{std_duration, system_time};
 use serde::Serialize;
 
 use super::error::CliError;
 use super::harmless::harmless;
-use super::machines::{LinkJson, STATE, has_slots, link_json, paint_state, remark};
+use super::machines::{LinkJson, STATE, has_slots, link_json, paint_state, remark, totals, users};
 use super::output::{Paint, bytes, count, duration, plural, print, print_json};
 use super::target::TargetArgs;
 
@@ -82,6 +82,8 @@ struct MachineJson<'a> {
     cpus: u32,
     /// Null where it is not known.
     load: Option<LoadJson>,
+    /// Actions of other machines that run there; null where it is not known.
+    guests: Option<u32>,
     #[serde(flatten)]
     link: LinkJson<'a>,
 }
@@ -215,6 +217,7 @@ fn machine_json(machine: &Machine) -> MachineJson<'_> {
             disk_free: load.disk_free,
             on_battery: load.on_battery,
         }),
+        guests: machine.guests,
         link: link_json(machine),
     }
 }
@@ -291,6 +294,7 @@ fn to_text(status: &GetStatusResponse, paint: Paint) -> String {
     machines_text(&mut text, &status.machines, paint);
     execution_text(&mut text, &json.execution);
     storage_text(&mut text, &json.storage);
+    entrance_text(&mut text, status.entrance.as_ref(), paint);
     for warning in &status.warnings {
         let mark = if is_alarm(warning) { paint.red("alarm:") } else { paint.yellow("advice:") };
         let _ = writeln!(text, "{mark} {}", warning.text);
@@ -342,8 +346,31 @@ fn machines_text(text: &mut String, machines: &[Machine], paint: Paint) {
         if let Some(remark) = remark(machine) {
             let _ = writeln!(text, "{:<width$}  {} {}", "", paint.cyan("→"), harmless(&remark));
         }
+        for user in users(machine) {
+            let _ = writeln!(text, "{:<width$}  {} {}", "", paint.cyan("·"), harmless(&user));
+        }
+    }
+    if let Some(totals) = totals(machines) {
+        let _ = writeln!(text, "{totals}");
     }
     text.push('\n');
+}
+
+/// Who may come in, where anybody may.
+fn entrance_text(text: &mut String, entrance: Option<&Entrance>, paint: Paint) {
+    let Some(entrance) = entrance else { return };
+    for newcomer in &entrance.waiting {
+        let asks = format!("{} asks to come in, check words {}", newcomer.name, newcomer.check_words);
+        let _ = writeln!(text, "{} {}", paint.yellow("newcomer:"), harmless(&asks));
+        let _ = writeln!(text, "  {} farmhand top, then a in 6 Machines", paint.cyan("hint:"));
+    }
+    if let Some(open) = &entrance.invitation {
+        let left = open.expires.as_ref().and_then(system_time);
+        let left = left.and_then(|end| end.duration_since(std::time::SystemTime::now()).ok());
+        let left = left.unwrap_or_default().as_secs();
+        let left = format!("{}:{:02}", left / 60, left % 60);
+        let _ = writeln!(text, "{} open for one machine, {left} left", paint.yellow("invitation:"));
+    }
 }
 
 /// One sign for each slot, or a fixed width where there are many.
@@ -453,6 +480,7 @@ mod tests {
                 text: "the disk is full".into(),
                 remedy: "free some".into(),
             }],
+            entrance: None,
         }
     }
 
@@ -475,6 +503,19 @@ alarm: the disk is full
   hint: free some
 ";
         assert_eq!(to_text(&status(), Paint::plain()), expected);
+    }
+
+    #[test]
+    fn newcomers_and_invitations_are_told() {
+        let newcomer = farmhand_proto::control::Newcomer {
+            name: "annex\u{1b}".into(),
+            check_words: "a b c".into(),
+            ..Default::default()
+        };
+        let entrance = Entrance { waiting: vec![newcomer], invitation: Some(Default::default()) };
+        let text = to_text(&GetStatusResponse { entrance: Some(entrance), ..status() }, Paint::plain());
+        assert!(text.contains("newcomer: annex␛ asks to come in, check words a b c\n"), "{text}");
+        assert!(text.contains("invitation: open for one machine, 0:00 left\n"), "{text}");
     }
 
     #[test]

@@ -22,9 +22,7 @@ const INTERVAL: Duration = Duration::from_millis(250);
 /// What runs goes on; what waits goes on waiting, or runs elsewhere. Lasts until `farmhand resume`, or
 /// until the node ends.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  farmhand pause                    this machine is yours\n  farmhand pause --machine attic    that one rests"
-)]
+#[command(after_help = "Examples:\n  farmhand pause    this machine is yours")]
 pub(super) struct PauseArgs {
     #[command(flatten)]
     which: WhichArgs,
@@ -73,7 +71,7 @@ pub(super) struct SlotsArgs {
 /// Which machine, and how to tell of it.
 #[derive(Debug, clap::Args)]
 struct WhichArgs {
-    /// Name of the machine; without it the one whose node is asked
+    /// Name of the machine, which must be the one whose node is asked: every machine is told by its own
     #[arg(long, value_name = "NAME")]
     machine: Option<String>,
     /// Print JSON

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::action::PreparedAction;
 use super::inline::InlineHints;
 use super::observer::{Observer, Sequence};
-use super::queue::{AttemptId, RunId};
+use super::queue::{AttemptId, Loss, RunId};
 use super::{About, Retention};
 use crate::digest::Digest;
 use crate::instance::InstanceName;
@@ -125,6 +125,8 @@ pub struct Timeline {
     pub attempts: u32,
     /// The number of the attempt that this tells of; 0 before the first.
     pub attempt: u32,
+    /// Workers that were lost with it before.
+    pub losses: Vec<Loss>,
 }
 
 /// How a finished operation ended.

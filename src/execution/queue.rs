@@ -122,7 +122,6 @@ struct Run {
     timeline: Timeline,
     /// Attempts so far, busy ones included.
     numbers: u32,
-    losses: Vec<Loss>,
 }
 
 #[derive(Debug)]
@@ -272,7 +271,6 @@ impl Queue {
             phase: Phase::Queued,
             timeline: Timeline { queued_at: Some(self.now.wall), ..Default::default() },
             numbers: 0,
-            losses: Vec::new(),
         };
         self.runs.insert(id, run);
         Ok(id)
@@ -441,7 +439,7 @@ impl Queue {
 
 impl Run {
     fn was_lost_on(&self, worker: &str) -> bool {
-        self.losses.iter().any(|loss| &*loss.worker == worker)
+        self.timeline.losses.iter().any(|loss| &*loss.worker == worker)
     }
 
     fn state(&self, id: RunId) -> OperationState {

@@ -8,6 +8,7 @@ use farmhand_proto::{any, reapi};
 use prost::Message;
 
 use crate::execution::operations::{Operation, Outcome, Timeline};
+use crate::execution::queue::Loss;
 use crate::execution::{Kind, LiveAction, Stage};
 use crate::worker::local::ResourceUsage;
 
@@ -92,6 +93,7 @@ fn common(operation: &Operation, timeline: &Timeline) -> control::Operation {
         command_ended: timeline.collecting_at.map(timestamp),
         finished: timeline.ended_at.map(timestamp),
         attempts: timeline.attempts,
+        losses: timeline.losses.iter().map(Into::into).collect(),
         target: invocation.target_id.clone(),
         mnemonic: invocation.action_mnemonic.clone(),
         invocation: invocation.tool_invocation_id.clone(),
@@ -99,6 +101,12 @@ fn common(operation: &Operation, timeline: &Timeline) -> control::Operation {
         first_output: about.map(|about| about.first_output.clone()).unwrap_or_default(),
         priority: operation.priority,
         ..Default::default()
+    }
+}
+
+impl From<&Loss> for control::Loss {
+    fn from(loss: &Loss) -> Self {
+        Self { machine: loss.worker.to_string(), reason: loss.reason.clone() }
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use farmhand_proto::control;
 use farmhand_proto::peer::MachineState;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -19,13 +20,14 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::claims::{Asker, Asking, Ledger, LinkedPeers};
+use super::status::Tenancies;
 use crate::action_cache::ActionKey;
 use crate::cas::ContentAddressableStorage;
 use crate::cas::fetch::{BlobSource, Fetcher};
 use crate::cas::remote::RemoteBlobs;
 use crate::execution::Scheduler;
 use crate::execution::action::PreparedAction;
-use crate::execution::grants::{Demand, Event, Grant, Limits, Owner};
+use crate::execution::grants::{Demand, Event, Grant, Limits, Owner, Tenancy};
 use crate::execution::lending::{Lender, Outlet};
 use crate::execution::placement::{Holdings, Site};
 use crate::execution::scheduler::{DemandByMachine, Followed};
@@ -120,6 +122,22 @@ impl Farm {
         }
         let fetcher = Fetcher::new(Arc::clone(&cas));
         Ok(Home { cas, fetcher, logs: logs.to_owned(), traces: Traces::default(), toolchain })
+    }
+
+    /// Who uses the slots of this machine, by names.
+    pub(super) fn tenancies(&self) -> Tenancies {
+        let (lender, peers) = (self.lender.clone(), self.peers.clone());
+        Arc::new(move || {
+            let known = peers.list();
+            let name = |owner| match owner {
+                Owner::Own => String::new(),
+                Owner::Peer(id) => {
+                    let peer = known.iter().find(|peer| peer.id == Some(id));
+                    peer.map_or_else(|| id.to_string(), |peer| peer.name.to_string())
+                }
+            };
+            lender.tenancies().iter().map(|tenancy| wire_tenancy(name(tenancy.owner), tenancy)).collect()
+        })
     }
 
     /// Takes guests in, that `host` runs.
@@ -315,6 +333,18 @@ async fn keep(farm: Farm, peer: Peer, blobs: Arc<RemoteBlobs>, mut ended: watch:
     if known.is_some() {
         let reason = ended.borrow().clone();
         farm.scheduler.remove_worker(&peer.name, &reason.unwrap_or_default());
+    }
+}
+
+fn wire_tenancy(owner: String, tenancy: &Tenancy) -> control::Tenancy {
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    control::Tenancy {
+        owner,
+        person: tenancy.person.to_string(),
+        granted: count(tenancy.granted),
+        running: count(tenancy.running),
+        ahead: count(tenancy.ahead),
+        waiting: count(tenancy.waiting),
     }
 }
 

@@ -42,7 +42,11 @@ pub(super) struct StatusSource {
     /// What the toolchain is recognised by.
     pub(super) toolchain: watch::Receiver<Arc<str>>,
     pub(super) lender: Lender,
+    pub(super) tenancies: Tenancies,
 }
+
+/// Who uses the slots of this machine, or waits for them, now. Must not wait for anything.
+pub(super) type Tenancies = Arc<dyn Fn() -> Vec<control::Tenancy> + Send + Sync>;
 
 // === impl StatusSource ===
 
@@ -80,6 +84,8 @@ impl StatusSource {
         let allowance = self.welcome.now(slots);
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let stats = measured.stats.as_ref();
+        let tenancies = (self.tenancies)();
+        let guests = guests(&tenancies);
         control::Machine {
             name: self.config.name.clone(),
             state: wire_state(duty, &allowance).into(),
@@ -101,6 +107,8 @@ impl StatusSource {
             reason: in_words(duty, &allowance, slots),
             guest_slots: Some(u32::try_from(allowance.slots).unwrap_or(u32::MAX)),
             toolchain: self.toolchain.borrow().to_string(),
+            guests: Some(guests),
+            tenancies,
             ..Default::default()
         }
     }
@@ -136,6 +144,7 @@ impl StatusSource {
             execution: Some(execution),
             storage: measured.stats.as_ref().map(storage),
             warnings,
+            entrance: None,
         }
     }
 }
@@ -187,7 +196,8 @@ fn other_machine(peer: &PeerInfo) -> control::Machine {
         last_heard: peer.last_heard.map(duration),
         version: peer.program.to_string(),
         os: told.os,
-        arch: told.isa.into_iter().next().unwrap_or_default(),
+        // Of several that hold there, the widest: `x86-64` and not `x86-32`.
+        arch: told.isa.into_iter().max().unwrap_or_default(),
         cpus: told.cpus,
         load: told.load,
         found_by: peer.found_by.to_string(),
@@ -201,9 +211,17 @@ fn other_machine(peer: &PeerInfo) -> control::Machine {
         linked: peer.standing == Standing::Linked,
         links_back: peer.calls,
         boot_epoch: peer.boot_epoch.unwrap_or_default(),
+        tenancies: Vec::new(),
         guest_slots: peer.state.as_ref().map(|told| told.guest_slots),
+        guests: told.guests.filter(|_| peer.standing == Standing::Linked),
         toolchain: told.toolchain,
     }
+}
+
+/// Actions of other machines that run here.
+pub(super) fn guests(tenancies: &[control::Tenancy]) -> u32 {
+    let others = tenancies.iter().filter(|tenancy| !tenancy.owner.is_empty());
+    others.fold(0, |sum, tenancy| sum.saturating_add(tenancy.running))
 }
 
 fn signed_micros(micros: i64) -> protobuf::Duration {
@@ -288,5 +306,19 @@ fn storage(stats: &DiskStats) -> control::Storage {
         scrub_progress: stats.scrub_progress,
         scrub_passes: stats.scrub_passes,
         pinned: stats.kept,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guests_are_actions_of_others() {
+        let tenancy =
+            |owner: &str, running| control::Tenancy { owner: owner.into(), running, ..Default::default() };
+        assert_eq!(guests(&[]), 0);
+        assert_eq!(guests(&[tenancy("", 3), tenancy("cellar", 2), tenancy("shed", 1)]), 3);
+        assert_eq!(guests(&[tenancy("cellar", u32::MAX), tenancy("shed", 1)]), u32::MAX);
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::manners::{Welcome, in_words};
-use super::status::{wire_load, wire_state};
+use super::status::{Tenancies, guests, wire_load, wire_state};
 use crate::cas::disk::DiskCas;
 use crate::execution::Scheduler;
 use crate::execution::lending::{Lender, Lent};
@@ -38,6 +38,8 @@ pub(super) struct Teller {
     /// What the toolchain is recognised by.
     pub(super) toolchain: watch::Receiver<Arc<str>>,
     pub(super) lender: Lender,
+    /// Who uses this machine.
+    pub(super) tenancies: Tenancies,
 }
 
 /// The load, while somebody is told of it.
@@ -97,6 +99,7 @@ impl Teller {
             slots: count(slots),
             busy: count(busy),
             guest_slots: count(allowance.slots),
+            guests: Some(guests(&(self.tenancies)())),
             state: wire_state(machine.duty, &allowance).into(),
             reason: in_words(machine.duty, &allowance, slots),
             toolchain: self.toolchain.borrow().to_string(),

@@ -74,7 +74,7 @@ const GRACE: Duration = Duration::from_secs(3);
 /// What a node tells of itself.
 #[async_trait]
 pub trait ControlSource: Send + Sync + 'static {
-    /// The state of the node now, measured for this answer.
+    /// The state of the node now, measured for this answer; but for its entrance, which is known here.
     async fn status(&self) -> GetStatusResponse;
 
     /// The same from memory, which takes no time: what has to be measured is some seconds old, or not
@@ -223,7 +223,8 @@ impl ControlService {
 #[async_trait]
 impl Control for ControlService {
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
-        Ok(Response::new(self.source.status().await))
+        let entrance = join::entrance_to_wire(&self.farm.joining.entrance().borrow());
+        Ok(Response::new(GetStatusResponse { entrance: Some(entrance), ..self.source.status().await }))
     }
 
     async fn get_action(

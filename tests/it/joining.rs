@@ -263,6 +263,10 @@ async fn a_person_is_asked_where_that_is_wanted() {
         let joining = tokio::task::spawn_blocking(move || (join(&newcomer, &code, address, &[]), newcomer));
         let pending = invitation.event();
         assert_eq!((&pending["event"], &pending["name"]), (&"pending".into(), &"cellar".into()));
+        let words = pending["check_words"].as_str().unwrap();
+        let status = stdout(&host.cli(&["status"]));
+        assert!(status.contains(&format!("cellar asks to come in, check words {words}")), "{status}");
+        assert!(status.contains("invitation: open for one machine"), "{status}");
         match accept {
             true => invitation.type_line("yes"),
             false => {
@@ -277,6 +281,8 @@ async fn a_person_is_asked_where_that_is_wanted() {
         let (end, success) = invitation.end();
         assert_eq!(success, accept);
         assert_eq!(end["reason"], if accept { "joined" } else { "refused" });
+        let status = stdout(&host.cli(&["status"]));
+        assert!(!status.contains("asks to come in") && !status.contains("invitation:"), "{status}");
         assert_eq!(key_of(&newcomer) == key_of(&host), accept);
     }
 }

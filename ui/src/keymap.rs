@@ -68,6 +68,13 @@ pub(crate) enum Act {
     Slots,
     MoreSlots,
     FewerSlots,
+    // Coming into the farm.
+    Invite,
+    Answer,
+    Join,
+    LetIn,
+    TurnAway,
+    Withdraw,
     // Timeline.
     ZoomIn,
     ZoomOut,
@@ -103,6 +110,12 @@ pub(crate) enum Place {
     Pick,
     /// On the help page.
     Help,
+    /// In the dialog of an invitation.
+    Invitation,
+    /// In that of a newcomer.
+    Newcomer,
+    /// In that of a farm that is joined.
+    Joining,
 }
 
 /// What a `:` command takes.

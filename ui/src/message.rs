@@ -106,6 +106,14 @@ pub(crate) enum Call {
     Settings(control::GetSettingsRequest),
     /// The log.
     Log(control::WatchLogRequest),
+    /// Which farm this is.
+    Farm(control::GetFarmRequest),
+    /// Invite a machine, and follow what becomes of it.
+    Invite(control::InviteRequest),
+    /// Let a newcomer in, or turn it away.
+    Newcomer(control::AnswerNewcomerRequest),
+    /// Join another farm, and follow how it goes.
+    Join(control::JoinRequest),
 }
 
 /// An answer to a [`Call`]; streams give several and then [`Answer::Ended`].
@@ -135,6 +143,14 @@ pub(crate) enum Answer {
     Settings(control::GetSettingsResponse),
     /// The next lines of the log.
     Log(control::WatchLogResponse),
+    /// Which farm this is.
+    Farm(Box<control::GetFarmResponse>),
+    /// News of an invitation.
+    Invite(Box<control::InviteResponse>),
+    /// A newcomer was answered.
+    Newcomer(control::AnswerNewcomerResponse),
+    /// How joining goes.
+    Join(Box<control::JoinResponse>),
     /// A stream is over.
     Ended,
     /// The call failed.
@@ -172,6 +188,10 @@ pub(crate) enum Slot {
     Log,
     /// The settings.
     Settings,
+    /// The invitation.
+    Invite,
+    /// Joining another farm.
+    Join,
     /// Something a person did; several go on at a time.
     Deed(u8),
 }

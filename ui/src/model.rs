@@ -8,6 +8,7 @@ pub(crate) mod actions;
 pub(crate) mod builds;
 pub(crate) mod cache;
 pub(crate) mod calls;
+pub(crate) mod entrance;
 pub(crate) mod farm;
 pub(crate) mod filter;
 pub(crate) mod list;
@@ -93,6 +94,7 @@ pub(crate) struct Model {
     pub(crate) action: action::Action,
     pub(crate) timeline: timeline::Timeline,
     pub(crate) machines: machines::Machines,
+    pub(crate) entrance: entrance::Entrance,
     pub(crate) cache: cache::Cache,
     pub(crate) logs: logs::Logs,
 }
@@ -174,6 +176,7 @@ impl Model {
             action: action::Action::default(),
             timeline: timeline::Timeline::default(),
             machines: machines::Machines::default(),
+            entrance: entrance::Entrance::default(),
             cache: cache::Cache::default(),
             logs: logs::Logs::default(),
         }

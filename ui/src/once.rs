@@ -10,7 +10,7 @@ pub use picture::once_svg;
 use std::path::Path;
 use std::time::Duration;
 
-use farmhand_proto::control::{WatchRequest, WatchResponse};
+use farmhand_proto::control::{self, WatchRequest, WatchResponse};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use tokio::time::{Instant, timeout_at};
@@ -110,6 +110,10 @@ fn text(model: &mut Model, width: u16) -> String {
     let mut canvas = Canvas::new(&mut buffer, &model.theme, model.glyphs);
     view::draw_text(model, &mut canvas, area);
     let mut text = view::text_of(&buffer);
+    for newcomer in &model.farm().entrance.waiting {
+        let control::Newcomer { name, check_words, .. } = newcomer;
+        text.push_str(&format!(" {} {name} asks to come in: {check_words}\n", model.glyphs.alarm));
+    }
     for warning in &model.farm().warnings {
         let sign = if warning.level > 1 { model.glyphs.alarm } else { model.glyphs.advice };
         text.push_str(&format!(" {sign} {}\n", warning.text));

@@ -41,6 +41,15 @@ pub(crate) fn model(view: View) -> Model {
     model
 }
 
+/// A model that shows `view` of a farm that differs from the made-up one.
+pub(crate) fn with(view: View, edit: impl FnOnce(&mut control::WatchResponse)) -> Model {
+    let (mut model, mut told) = (blank(view), farm());
+    edit(&mut told);
+    send(&mut model, Message::Feed(FeedEvent::Connected));
+    send(&mut model, Message::Feed(FeedEvent::Changes(Box::new(told))));
+    model
+}
+
 /// A model with a look of its own that knows nothing.
 pub(crate) fn looking(view: View, depth: ColourDepth, ascii: bool) -> Model {
     let rights = Rights { can_fetch: true, ..Rights::default() };
@@ -220,6 +229,37 @@ pub(crate) fn farm() -> control::WatchResponse {
         mnemonics: mnemonics(),
         samples: samples(),
         complete: true,
+        entrance: Some(control::Entrance::default()),
+    }
+}
+
+/// Machines in all the states a machine can be in, beside those of the made-up farm.
+pub(crate) fn crowd() -> Vec<control::Machine> {
+    let mut all = machines();
+    let stranger = |name: &str, state: State, reason: &str| control::Machine {
+        name: name.into(),
+        state: state.into(),
+        reason: reason.into(),
+        address: "192.168.1.9:8981".into(),
+        found_by: "mdns".into(),
+        ..Default::default()
+    };
+    all.push(stranger("nas", State::Connecting, "it is being dialled"));
+    all.push(stranger("cousin", State::Refused, "it has another farm key; it must join again"));
+    let misfit = "it speaks protocol 3 to 4 (0.9.0), this machine 1 to 2 (0.1.0)";
+    all.push(control::Machine { version: "0.9.0".into(), ..stranger("tower", State::Incompatible, misfit) });
+    all.push(control::Machine { slots: 4, ..stranger("barn", State::Draining, "") });
+    all.push(control::Machine { slots: 4, busy: 2, ..stranger("garage", State::Paused, "") });
+    all
+}
+
+/// A machine that asks to come in.
+pub(crate) fn newcomer() -> control::Newcomer {
+    control::Newcomer {
+        number: 3,
+        name: "annex".into(),
+        machine_id: "0123456789abcdef".repeat(4),
+        check_words: "acid zoo term".into(),
     }
 }
 
@@ -269,20 +309,41 @@ fn machines() -> Vec<control::Machine> {
         found_by: if name == "attic" { "self".into() } else { "mdns".into() },
         used_bytes: 12 << 30,
         budget_bytes: 50 << 30,
-        reason: if state == State::Lost { "it was silent for 3 s".into() } else { String::new() },
+        reason: match state {
+            State::Lost => "it was silent for 3 s".into(),
+            State::Yielding => "on battery".into(),
+            _ => String::new(),
+        },
+        id: format!("{:016x}", name.bytes().map(u64::from).sum::<u64>()),
+        address: format!("192.168.1.{}:8981", cpus),
+        linked: name != "attic" && state != State::Lost,
+        links_back: name == "kitchen",
+        round_trip: if name == "kitchen" { seconds(0.0004) } else { None },
+        clock_ahead: if name == "kitchen" { seconds(7.0) } else { None },
+        guest_slots: (name != "attic").then_some(slots),
+        guests: Some(u32::from(name == "attic")),
         ..Default::default()
     };
     let mut machines = vec![
-        machine("attic", State::Active, 8, 5, 8),
+        machine("attic", State::Active, 8, 6, 8),
         machine("kitchen", State::Active, 12, 4, 12),
         machine("laptop", State::Yielding, 4, 0, 8),
         machine("shed", State::Lost, 4, 0, 4),
     ];
     machines[3].last_heard = seconds(12.0);
+    machines[0].tenancies = vec![
+        tenancy("", "ann", [5, 5, 0, 11]),
+        tenancy("kitchen", "bob", [2, 1, 1, 30]),
+        tenancy("laptop", "laptop", [0, 0, 0, 3]),
+    ];
     if let Some(load) = &mut machines[2].load {
         load.on_battery = Some(true);
     }
     machines
+}
+
+fn tenancy(owner: &str, person: &str, [granted, running, ahead, waiting]: [u32; 4]) -> control::Tenancy {
+    control::Tenancy { owner: owner.into(), person: person.into(), granted, running, ahead, waiting }
 }
 
 fn storage() -> control::Storage {
@@ -337,6 +398,9 @@ fn operations() -> Vec<control::Operation> {
         op.command_started = (i != 8).then(|| ago(12.0 - f64::from(i))).flatten();
         op.expected = seconds(8.0);
         op.attempts = 1 + u32::from(i == 1);
+        if i == 1 {
+            op.losses = vec![control::Loss { machine: "shed".into(), reason: "its link broke".into() }];
+        }
         op.set_miss(miss::Kind::Changed);
         all.push(op);
     }

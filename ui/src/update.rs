@@ -16,6 +16,7 @@ mod builds;
 mod cache;
 mod complete;
 mod deeds;
+mod entrance;
 mod feed;
 mod filters;
 mod logs;
@@ -194,7 +195,15 @@ fn answer(model: &mut Model, id: CallId, answer: Answer, todo: &mut Todo) {
     if !model.calls.is_open(id) {
         return;
     }
-    let goes_on = matches!(answer, Answer::Blob(_) | Answer::Output(_) | Answer::Log(_) | Answer::Rerun(_));
+    let goes_on = matches!(
+        answer,
+        Answer::Blob(_)
+            | Answer::Output(_)
+            | Answer::Log(_)
+            | Answer::Rerun(_)
+            | Answer::Invite(_)
+            | Answer::Join(_)
+    );
     if !goes_on {
         model.calls.close(id);
     }
@@ -206,6 +215,7 @@ fn answer(model: &mut Model, id: CallId, answer: Answer, todo: &mut Todo) {
         Slot::History => actions::answer(model, answer, todo),
         Slot::Log => logs::answer(model, answer, todo),
         Slot::Settings => machines::answer(model, answer, todo),
+        Slot::Invite | Slot::Join => entrance::answer(model, id.slot, answer, todo),
         Slot::Deed(_) => deeds::answer(model, answer, todo),
     }
 }
@@ -216,6 +226,7 @@ fn tick(model: &mut Model, todo: &mut Todo) {
         model.notice = None;
     }
     model.advice = advise(model);
+    entrance::look(model, todo);
     if model.frozen.is_none() {
         changed(model, todo);
     }

@@ -111,6 +111,9 @@ pub struct MachineState {
     pub used_bytes: u64,
     #[prost(uint64, tag = "16")]
     pub budget_bytes: u64,
+    /// Actions of others that it runs now; unset where it was not counted.
+    #[prost(uint32, optional, tag = "17")]
+    pub guests: ::core::option::Option<u32>,
 }
 /// Actions of the caller that wait and that the other machine could run.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -121,9 +121,15 @@ pub struct Machine {
     /// The start of its node, as in Node.boot_epoch; 0 if it is not known.
     #[prost(uint64, tag = "29")]
     pub boot_epoch: u64,
+    /// Who uses its slots, or waits for them; told of the machine that answers only.
+    #[prost(message, repeated, tag = "30")]
+    pub tenancies: ::prost::alloc::vec::Vec<Tenancy>,
     /// Actions it runs at once for others than its own clients; unset where it was not told.
     #[prost(uint32, optional, tag = "31")]
     pub guest_slots: ::core::option::Option<u32>,
+    /// Actions of others that it runs now, which `busy` counts too; unset where it was not told.
+    #[prost(uint32, optional, tag = "32")]
+    pub guests: ::core::option::Option<u32>,
     /// What the toolchain of its system is recognised by; equal where libc, compilers and interpreters are
     /// alike, empty where it is not known.
     #[prost(string, tag = "33")]
@@ -198,6 +204,28 @@ pub mod machine {
             }
         }
     }
+}
+/// The use that a person of one machine makes of the slots of another, or of its own.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Tenancy {
+    /// The machine whose actions these are; empty for the one that runs them.
+    #[prost(string, tag = "1")]
+    pub owner: ::prost::alloc::string::String,
+    /// Whose actions they are.
+    #[prost(string, tag = "2")]
+    pub person: ::prost::alloc::string::String,
+    /// Slots that are given to them.
+    #[prost(uint32, tag = "3")]
+    pub granted: u32,
+    /// Actions that run.
+    #[prost(uint32, tag = "4")]
+    pub running: u32,
+    /// Actions that came ahead of a slot and wait for it here.
+    #[prost(uint32, tag = "5")]
+    pub ahead: u32,
+    /// Actions that wait where they came from, as far as was told.
+    #[prost(uint32, tag = "6")]
+    pub waiting: u32,
 }
 /// What a machine does now.
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
@@ -373,7 +401,7 @@ pub mod warning {
     }
 }
 /// One run of an action, or one answer from the cache.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Operation {
     /// Name of the operation, as WaitExecution takes it; for other kinds than Execute a name of the
     /// same form that only this API knows.
@@ -469,6 +497,9 @@ pub struct Operation {
     /// Whether a person pinned its result.
     #[prost(bool, tag = "31")]
     pub pinned: bool,
+    /// Machines that had it and were lost with it, the first one first.
+    #[prost(message, repeated, tag = "32")]
+    pub losses: ::prost::alloc::vec::Vec<Loss>,
 }
 /// Nested message and enum types in `Operation`.
 pub mod operation {
@@ -568,6 +599,16 @@ pub mod operation {
             }
         }
     }
+}
+/// An attempt that came to nothing.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Loss {
+    /// The machine.
+    #[prost(string, tag = "1")]
+    pub machine: ::prost::alloc::string::String,
+    /// What happened, in words.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
 }
 /// One run of a build tool.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -957,6 +998,40 @@ pub struct GetStatusResponse {
     /// What a person should know or do; empty when all is well.
     #[prost(message, repeated, tag = "5")]
     pub warnings: ::prost::alloc::vec::Vec<Warning>,
+    /// Who may come into the farm by the node that answers.
+    #[prost(message, optional, tag = "6")]
+    pub entrance: ::core::option::Option<Entrance>,
+}
+/// Who may come into the farm by one of its machines.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Entrance {
+    /// The invitation that is open; unset when none is.
+    #[prost(message, optional, tag = "1")]
+    pub invitation: ::core::option::Option<OpenInvitation>,
+    /// Newcomers that know its code and wait for a person; see AnswerNewcomer.
+    #[prost(message, repeated, tag = "2")]
+    pub waiting: ::prost::alloc::vec::Vec<Newcomer>,
+}
+/// An invitation that is open. Its code is told to nobody but who opened it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OpenInvitation {
+    /// Where it can be used: HOST:PORT, the likeliest first.
+    #[prost(string, repeated, tag = "1")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Name of the farm.
+    #[prost(string, tag = "2")]
+    pub farm: ::prost::alloc::string::String,
+    /// Whether a person is asked before somebody is let in.
+    #[prost(bool, tag = "3")]
+    pub asks: bool,
+    /// When it is over.
+    #[prost(message, optional, tag = "4")]
+    pub expires: ::core::option::Option<crate::protobuf::Timestamp>,
+    /// Wrong codes that were tried, and tries that are left.
+    #[prost(uint32, tag = "5")]
+    pub wrong_codes: u32,
+    #[prost(uint32, tag = "6")]
+    pub tries_left: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchRequest {
@@ -1025,6 +1100,9 @@ pub struct WatchResponse {
     /// Set when everything of a snapshot was told: a long one takes several messages.
     #[prost(bool, tag = "14")]
     pub complete: bool,
+    /// Who may come into the farm by the node; in snapshots, and when it changed.
+    #[prost(message, optional, tag = "15")]
+    pub entrance: ::core::option::Option<Entrance>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetActionRequest {
@@ -2190,8 +2268,9 @@ pub mod control_client {
                 .insert(GrpcMethod::new("farmhand.v1.Control", "PinAction"));
             self.inner.unary(req, path, codec).await
         }
-        /// Drains, pauses or resumes a machine, or changes its slots. NOT_FOUND when there is none of that
-        /// name.
+        /// Drains, pauses or resumes the machine that answers, or changes its slots. FAILED_PRECONDITION when
+        /// the name is that of another machine of the farm: each is told by its own node; NOT_FOUND when there is
+        /// none of that name.
         pub async fn set_machine(
             &mut self,
             request: impl tonic::IntoRequest<super::SetMachineRequest>,
@@ -2546,8 +2625,9 @@ pub mod control_server {
             tonic::Response<super::PinActionResponse>,
             tonic::Status,
         >;
-        /// Drains, pauses or resumes a machine, or changes its slots. NOT_FOUND when there is none of that
-        /// name.
+        /// Drains, pauses or resumes the machine that answers, or changes its slots. FAILED_PRECONDITION when
+        /// the name is that of another machine of the farm: each is told by its own node; NOT_FOUND when there is
+        /// none of that name.
         async fn set_machine(
             &self,
             request: tonic::Request<super::SetMachineRequest>,

@@ -37,7 +37,11 @@ impl Bench {
 
     fn build(&self, name: &str) -> control::Build {
         let page = self.book.page(0, 0, usize::MAX);
-        page.builds.iter().map(|build| build.to_wire("m")).find(|build| build.invocation == name).unwrap()
+        page.builds
+            .iter()
+            .map(|build| build.to_wire("m", "ada"))
+            .find(|build| build.invocation == name)
+            .unwrap()
     }
 
     fn mnemonic(&self, name: &str) -> control::Mnemonic {
@@ -320,7 +324,7 @@ proptest! {
         let count = |stage| operations.iter().filter(|operation| operation.stage() == stage).count() as u64;
         let builds = bench.book.page(0, 0, usize::MAX).builds;
         let sum = |field: fn(&control::Build) -> u64| {
-            builds.iter().map(|build| field(&build.to_wire("m"))).sum::<u64>()
+            builds.iter().map(|build| field(&build.to_wire("m", "ada"))).sum::<u64>()
         };
         prop_assert_eq!(sum(|build| build.queued), count(control::operation::Stage::Queued));
         prop_assert_eq!(sum(|build| build.running), count(control::operation::Stage::Running));

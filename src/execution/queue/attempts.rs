@@ -6,6 +6,7 @@
 //! stopped. A copy takes the place of the present one when that is lost.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -196,6 +197,7 @@ impl Queue {
                 assigned_at: Some(self.now.wall),
                 attempts,
                 attempt: attempt.number,
+                losses: mem::take(&mut run.timeline.losses),
                 ..Default::default()
             };
         }
@@ -282,7 +284,7 @@ impl Queue {
     /// A run has its response.
     fn answered(&mut self, id: RunId, response: Arc<ExecuteResponse>) {
         let Some(run) = self.runs.get_mut(&id) else { return };
-        for operation in std::mem::take(&mut run.left) {
+        for operation in mem::take(&mut run.left) {
             self.effects.push(Effect::Amend(operation, response.clone()));
         }
         if run.operations.is_empty() {
@@ -307,7 +309,7 @@ impl Queue {
         if run.timeline.attempt != id.number {
             return;
         }
-        run.losses.push(Loss { worker: attempt.worker, reason });
+        run.timeline.losses.push(Loss { worker: attempt.worker, reason });
         self.without_answer(id);
     }
 
@@ -341,8 +343,8 @@ impl Queue {
             self.finish(id.run, Arc::new(response::killed(None)));
         } else if let Some(copy) = copy {
             self.show(copy);
-        } else if run.losses.len() > MAX_LOSSES {
-            let response = response::lost(&run.losses);
+        } else if run.timeline.losses.len() > MAX_LOSSES {
+            let response = response::lost(&run.timeline.losses);
             self.finish(id.run, Arc::new(response));
         } else {
             self.requeue(id.run);
@@ -447,6 +449,7 @@ impl Run {
             ended_at: None,
             attempts: self.timeline.attempts,
             attempt: id.number,
+            losses: mem::take(&mut self.timeline.losses),
         };
     }
 }

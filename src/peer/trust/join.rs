@@ -12,9 +12,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::DropGuard;
 
 use super::Trust;
@@ -22,6 +23,7 @@ use crate::peer::MachineId;
 use crate::tasks::Tasks;
 
 mod code;
+mod entrance;
 mod frame;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -34,10 +36,12 @@ mod session;
 mod tests;
 
 pub use code::{Code, CodeError};
+pub use entrance::{Entrance, Open};
 pub use invitation::LIFETIME;
 pub use newcomer::{JoinError, Step};
 pub use notices::{Notices, Unannounced};
 
+use entrance::Doorplate;
 use host::{Host, HostParts};
 use newcomer::Introduction;
 
@@ -187,6 +191,7 @@ pub struct Request {
 struct Waiting {
     numbers: Arc<AtomicU64>,
     now: Arc<Mutex<Option<Asked>>>,
+    doorplate: Doorplate,
 }
 
 /// One of them, and where its answer goes.
@@ -245,17 +250,23 @@ impl Joining {
             tasks: tasks.clone(),
         });
         let (stop, introduce) = (withdrawn.clone(), Arc::clone(introduce));
+        let addresses = notices::shown(bound);
+        let open = waiting.doorplate.open(&farm, &addresses, ask, SystemTime::now() + LIFETIME);
         tasks.spawn("invitation", async move {
             let end = host.serve(listener, stop).await;
-            drop((announced, permit));
+            drop((announced, permit, open));
             if let Some(met) = end.met() {
                 introduce(met);
             }
             let _ = tell.send(News::End(end)).await;
         });
         tracing::info!(farm, port = bound.port(), ask, "an invitation is open");
-        let addresses = notices::shown(bound);
         Ok(Invited { code, farm, addresses, news, _withdrawn: withdrawn.drop_guard() })
+    }
+
+    /// What stands open to newcomers, now and from now on.
+    pub fn entrance(&self) -> watch::Receiver<Entrance> {
+        self.0.waiting.doorplate.watch()
     }
 
     /// Lets a newcomer in that waits, or turns it away.

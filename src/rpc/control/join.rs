@@ -4,9 +4,9 @@ use std::time::SystemTime;
 
 use farmhand_proto::control::invitation_end::Reason;
 use farmhand_proto::control::{
-    AnswerNewcomerRequest, AnswerNewcomerResponse, Invitation, InvitationEnd, InviteRequest, InviteResponse,
-    JoinPending, JoinRequest, JoinResponse, JoinTrying, Joined, Newcomer as WireNewcomer, WrongCode,
-    invite_response, join_response,
+    AnswerNewcomerRequest, AnswerNewcomerResponse, Entrance as WireEntrance, Invitation, InvitationEnd,
+    InviteRequest, InviteResponse, JoinPending, JoinRequest, JoinResponse, JoinTrying, Joined,
+    Newcomer as WireNewcomer, OpenInvitation, WrongCode, invite_response, join_response,
 };
 use farmhand_proto::time::timestamp;
 use futures_util::stream::{self, StreamExt as _};
@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{ControlService, Replies};
-use crate::peer::trust::join::{self, Code, End, Invited, LIFETIME, Newcomer, News, Step};
+use crate::peer::trust::join::{self, Code, End, Entrance, Invited, LIFETIME, Newcomer, News, Step};
 
 impl ControlService {
     pub(super) async fn invite(
@@ -63,6 +63,20 @@ fn invitation(invited: &Invited) -> Invitation {
         farm: invited.farm.clone(),
         expires: Some(timestamp(SystemTime::now() + LIFETIME)),
     }
+}
+
+/// What stands open to newcomers, as it is told.
+pub(super) fn entrance_to_wire(entrance: &Entrance) -> WireEntrance {
+    let invitation = entrance.invitation.as_ref().map(|open| OpenInvitation {
+        addresses: open.addresses.iter().map(ToString::to_string).collect(),
+        farm: open.farm.clone(),
+        asks: open.asks,
+        expires: Some(timestamp(open.expires)),
+        wrong_codes: open.wrong_codes(),
+        tries_left: open.tries_left,
+    });
+    let waiting = entrance.waiting.iter().cloned().map(newcomer_to_wire).collect();
+    WireEntrance { invitation, waiting }
 }
 
 fn told(news: News) -> invite_response::News {

@@ -27,12 +27,14 @@ impl ControlService {
     ) -> Result<Response<SetMachineResponse>, Status> {
         let request = request.into_inner();
         let change = change(&request)?;
-        let this = self.machine(|machine| machine.is_self).await?.name;
-        let name = if request.machine.is_empty() { this.clone() } else { request.machine };
-        if request.guest_slots.is_some() && name != this {
-            return Err(Status::failed_precondition(
-                "each machine is told by its own node what it lends: run `farmhand slots --guests` there",
-            ));
+        let machine = self.machine(|machine| match request.machine.as_str() {
+            "" => machine.is_self,
+            name => machine.name == name,
+        });
+        let unknown = |_| Status::not_found(format!("there is no machine {:?}", request.machine));
+        let Machine { name, is_self, .. } = machine.await.map_err(unknown)?;
+        if !is_self {
+            return Err(elsewhere(&name));
         }
         let state = self.scheduler.set_machine(&name, change).await?;
         let (duty, slots) = (state.duty, state.slots);
@@ -58,6 +60,11 @@ impl ControlService {
         let found = self.source.status().await.machines.into_iter().find(is_it);
         found.ok_or_else(|| Status::not_found("this machine is no member of the farm (any more)"))
     }
+}
+
+/// Every machine is its owner's: its own node tells it what to do.
+fn elsewhere(name: &str) -> Status {
+    Status::failed_precondition(format!("{name} is steered on {name} alone: run the command there"))
 }
 
 fn change(request: &SetMachineRequest) -> Result<MachineChange, Status> {
@@ -88,14 +95,15 @@ mod tests {
     use crate::execution::testing::{Farm, ScriptedWorker, request};
     use crate::execution::{OperationId, Stage};
 
-    /// One machine, named as that of the farm.
-    struct OneMachine;
+    /// Two machines, of which the first is the one of the node.
+    struct TwoMachines;
 
     #[async_trait]
-    impl ControlSource for OneMachine {
+    impl ControlSource for TwoMachines {
         async fn status(&self) -> GetStatusResponse {
             let machine = Machine { name: "worker".into(), is_self: true, ..Default::default() };
-            GetStatusResponse { machines: vec![machine], ..Default::default() }
+            let cellar = Machine { name: "cellar".into(), ..Default::default() };
+            GetStatusResponse { machines: vec![machine, cellar], ..Default::default() }
         }
 
         async fn operations(&self) -> Vec<Operation> {
@@ -109,7 +117,7 @@ mod tests {
 
     fn service() -> (Farm, Arc<ScriptedWorker>, ControlService) {
         let (farm, worker) = Farm::with_worker(1);
-        let service = ControlService::new(testing::of_farm(OneMachine, &farm));
+        let service = ControlService::new(testing::of_farm(TwoMachines, &farm));
         (farm, worker, service)
     }
 
@@ -170,6 +178,7 @@ mod tests {
         let state = &farm.scheduler.machines().await[0];
         assert_eq!((state.slots, state.duty), (3, Duty::Paused), "what is not said stays");
         assert_eq!(set(&service, slots("other", 3)).await, Err(Code::NotFound));
+        assert_eq!(set(&service, slots("cellar", 3)).await, Err(Code::FailedPrecondition), "not its node");
         assert_eq!(set(&service, slots("", 1_000_000)).await, Err(Code::InvalidArgument));
         for state in [State::Lost as i32, State::Yielding as i32, 77] {
             let request = SetMachineRequest { state, ..Default::default() };

@@ -11,14 +11,17 @@ use std::time::{Duration, SystemTime};
 use farmhand_proto::control::{GetStatusResponse, WatchPosition, WatchRequest, WatchResponse};
 use farmhand_proto::time::{std_duration, timestamp};
 use futures_util::stream;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::join::entrance_to_wire;
 use super::remains::mark_pinned;
 use super::{ControlService, ControlSource, Replies};
 use crate::action_cache::Pinning;
 use crate::activity::{Follower, Position};
+use crate::peer::trust::join::Entrance;
 
 /// Time between two messages where the caller leaves it to us.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -30,6 +33,7 @@ const INTERVALS: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs
 struct Watcher {
     source: Arc<dyn ControlSource>,
     pins: Arc<dyn Pinning>,
+    entrance: watch::Receiver<Entrance>,
     epoch: u64,
     follower: Follower,
     interval: Duration,
@@ -50,6 +54,7 @@ impl ControlService {
         let watcher = Watcher {
             source: Arc::clone(&self.source),
             pins: Arc::clone(&self.pins),
+            entrance: self.farm.joining.entrance(),
             epoch: self.activity.epoch(),
             follower,
             interval: wanted.clamp(INTERVALS[0], INTERVALS[1]),
@@ -78,12 +83,17 @@ impl Watcher {
             None => self.source.status().await,
             Some((at, _)) => {
                 if !self.follower.is_in_snapshot() {
-                    self.follower.changed().await;
+                    tokio::select! {
+                        () = self.follower.changed() => {}
+                        Ok(()) = self.entrance.changed() => {}
+                    }
                     sleep_until(*at + self.interval).await;
                 }
                 self.source.glance().await
             }
         };
+        let entrance = entrance_to_wire(&self.entrance.borrow_and_update());
+        let status = GetStatusResponse { entrance: Some(entrance), ..status };
         let made_at = Instant::now();
         let update = self.follower.read();
         let mut message = WatchResponse {
@@ -124,6 +134,9 @@ fn tell(
     }
     if status.storage.is_some() && told.storage != status.storage {
         (message.storage, told.storage) = (status.storage, status.storage);
+    }
+    if told.entrance != status.entrance {
+        message.entrance.clone_from(&status.entrance);
     }
     if is_first || told.warnings != status.warnings {
         message.warnings.clone_from(&status.warnings);

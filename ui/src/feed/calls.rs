@@ -95,6 +95,16 @@ async fn perform(mut client: Client, call: Call, reply: &Reply) -> Result<(), St
         Call::Pin(request) => Answer::Pinned(soon(client.pin_action(request)).await?),
         Call::Machine(request) => Answer::Machine(Box::new(soon(client.set_machine(request)).await?)),
         Call::Settings(request) => Answer::Settings(soon(client.get_settings(request)).await?),
+        Call::Farm(request) => Answer::Farm(Box::new(soon(client.get_farm(request)).await?)),
+        Call::Newcomer(request) => Answer::Newcomer(soon(client.answer_newcomer(request)).await?),
+        Call::Invite(request) => {
+            let boxed = |news| Answer::Invite(Box::new(news));
+            return stream(soon(client.invite(request)).await?, reply, boxed).await;
+        }
+        Call::Join(request) => {
+            let boxed = |news| Answer::Join(Box::new(news));
+            return stream(soon(client.join(request)).await?, reply, boxed).await;
+        }
         Call::Blob(request) => {
             return stream(soon(client.read_blob(request)).await?, reply, Answer::Blob).await;
         }

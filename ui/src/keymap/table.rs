@@ -54,7 +54,7 @@ pub(crate) static BINDINGS: &[Binding] = &[
     row(&[named(KeyCode::Enter)], Act::Open, &[BUILDS], "", "only this build", "Show this build only, in every view"),
     row(&[named(KeyCode::Enter)], Act::Open, &[ACTIONS, TIMELINE], "", "open", "Open the action"),
     row(&[named(KeyCode::Enter)], Act::Open, &[ACTION], "", "open", "Open or close a directory, look at a file, follow a digest"),
-    row(&[named(KeyCode::Enter)], Act::Open, &[MACHINES], "", "its actions", "Show the actions of the machine"),
+    row(&[named(KeyCode::Enter)], Act::Open, &[MACHINES], "", "actions", "Show the actions of the machine"),
     row(&[named(KeyCode::Tab), Key::of(']')], Act::NextTab, &[OVERVIEW], "", "next box", "Go to the next box"),
     row(&[named(KeyCode::BackTab), Key::of('[')], Act::PreviousTab, &[OVERVIEW], "", "", "Go to the box before"),
     row(&[named(KeyCode::Tab), Key::of(']')], Act::NextTab, &[ACTIONS, ACTION, CACHE], "", "next tab", "Go to the next tab"),
@@ -78,12 +78,15 @@ pub(crate) static BINDINGS: &[Binding] = &[
     row(&[Key::of('v')], Act::Level, &[LOGS], "level", "level", "Show lines of the next level and above: all, info, warnings, errors").takes(Takes::Text),
 
     // Machines.
+    row(&[Key::of('a')], Act::Answer, &[MACHINES], "answer", "answer it", "Let in, or turn away, the machine that asks to come in").changes(),
     row(&[Key::of('D')], Act::Drain, &[MACHINES], "drain", "drain", "Let the machine finish what it has and take nothing new").takes(Takes::Machine).changes(),
     row(&[Key::of('P')], Act::Rest, &[MACHINES], "rest", "pause", "Pause the machine: it takes nothing new").takes(Takes::Machine).changes(),
     row(&[Key::of('U')], Act::Resume, &[MACHINES], "resume", "resume", "Let the machine take actions again").takes(Takes::Machine).changes(),
-    row(&[Key::of('S')], Act::Slots, &[MACHINES], "slots", "slots", "Change how many actions the machine runs at once").takes(Takes::Number).changes(),
+    row(&[Key::of('S')], Act::Slots, &[MACHINES], "slots", "", "Change how many actions the machine runs at once").takes(Takes::Number).changes(),
     row(&[Key::of('+'), Key::of('=')], Act::MoreSlots, &[MACHINES], "", "", "Let the machine run one action more at once").changes(),
     row(&[Key::of('-')], Act::FewerSlots, &[MACHINES], "", "", "Let the machine run one action less at once").changes(),
+    row(&[Key::of('I')], Act::Invite, &[MACHINES], "invite", "invite", "Invite a machine into the farm: shows a code to type there").changes(),
+    row(&[Key::of('J')], Act::Join, &[MACHINES], "join", "join", "Join the farm of another machine by the code it shows").takes(Takes::Text).changes(),
 
     // Timeline.
     row(&[Key::of('+'), Key::of('=')], Act::ZoomIn, &[TIMELINE], "zoom-in", "zoom in", "Show less time, larger"),
@@ -133,6 +136,13 @@ pub(crate) static BINDINGS: &[Binding] = &[
     // Dialogs.
     row(&[Key::of('y'), named(KeyCode::Enter)], Act::Accept, &[Place::Confirm], "", "yes", "Yes"),
     row(&[Key::of('n'), named(KeyCode::Esc), Key::of('q'), Key::ctrl('c')], Act::Refuse, &[Place::Confirm], "", "no", "No"),
+    row(&[Key::of('a')], Act::LetIn, &[Place::Newcomer], "", "let it in", "Let the machine in, after a question").changes(),
+    row(&[Key::of('r')], Act::TurnAway, &[Place::Newcomer], "", "turn it away", "Turn the machine away, after a question").changes(),
+    row(&[named(KeyCode::Esc), Key::of('q'), Key::ctrl('c')], Act::Refuse, &[Place::Newcomer], "", "later", "Answer it later: a in 6 Machines"),
+    row(&[Key::of('y')], Act::Copy, &[Place::Invitation], "", "copy the command", "Copy the command to type on the other machine"),
+    row(&[Key::of('x')], Act::Withdraw, &[Place::Invitation], "", "withdraw", "Withdraw the invitation").changes(),
+    row(&[named(KeyCode::Esc), named(KeyCode::Enter), Key::of('q'), Key::ctrl('c')], Act::Refuse, &[Place::Invitation], "", "close, leave it open", "Close this; the invitation stays open"),
+    row(&[named(KeyCode::Esc), named(KeyCode::Enter), Key::of('q'), Key::ctrl('c')], Act::Refuse, &[Place::Joining], "", "close", "Close this, and give up what is under way"),
     row(&[named(KeyCode::Enter)], Act::Accept, &[Place::Input, Place::Pick], "", "ok", "Take it"),
     row(&[named(KeyCode::Esc), Key::ctrl('c')], Act::Refuse, &[Place::Input, Place::Pick], "", "cancel", "Leave it"),
     row(&[named(KeyCode::Tab)], Act::Complete, &[Place::Input], "", "complete", "Complete what was typed"),

@@ -1,6 +1,7 @@
 //! What the builds view knows besides the farm: its rows, filtered and sorted.
 
 use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::farm::{BuildRow, Farm};
@@ -21,7 +22,11 @@ pub(crate) struct Builds {
     pub(crate) chosen: Option<Arc<str>>,
     /// Which builds are wanted.
     pub(crate) filter: Option<Filter>,
+    places: HashMap<Arc<str>, Places>,
 }
+
+/// Machines on which actions of a build run, and how many; the most first.
+type Places = Vec<(Arc<str>, usize)>;
 
 // === impl Builds ===
 
@@ -37,12 +42,34 @@ impl Builds {
             list.selected = at;
         }
         self.chosen = self.rows.get(list.selected).cloned();
+        self.places = places(farm);
+    }
+
+    /// Machines on which actions of a build run, and how many; the most first.
+    pub(crate) fn places(&self, invocation: &str) -> &[(Arc<str>, usize)] {
+        self.places.get(invocation).map_or(&[], Vec::as_slice)
     }
 
     fn wants(&self, build: &BuildRow) -> bool {
         let Some(filter) = &self.filter else { return true };
-        filter.wants(&[&build.person, &build.wire.tool, &build.invocation])
+        let places = self.places(&build.invocation).iter().map(|(machine, _)| &**machine);
+        let texts: Vec<&str> =
+            [&*build.person, &build.wire.tool, &build.invocation].into_iter().chain(places).collect();
+        filter.wants(&texts)
     }
+}
+
+fn places(farm: &Farm) -> HashMap<Arc<str>, Places> {
+    let mut counts: HashMap<Arc<str>, BTreeMap<Arc<str>, usize>> = HashMap::new();
+    for (_, op) in farm.ops.running().filter(|(_, op)| !op.machine.is_empty()) {
+        *counts.entry(op.invocation.clone()).or_default().entry(op.machine.clone()).or_default() += 1;
+    }
+    let sorted = counts.into_iter().map(|(invocation, counts)| {
+        let mut places: Places = counts.into_iter().collect();
+        places.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        (invocation, places)
+    });
+    sorted.collect()
 }
 
 /// Without a wish: what is under way first, then the latest.

@@ -7,12 +7,13 @@ mod builds;
 mod events;
 mod wire;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use farmhand_proto::control;
 
+use builds::person_at;
 pub(crate) use builds::{BuildRow, BuildTable};
 pub(crate) use events::{Event, EventKind, is_up, machine_glyph};
 
@@ -36,6 +37,20 @@ const MNEMONICS: usize = 1000;
 /// Warnings that are kept.
 const WARNINGS: usize = 50;
 
+/// Slots of a machine that are looked at one by one.
+const SLOTS: u32 = 4096;
+
+/// What a busy slot is used for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Use<'a> {
+    /// An operation of the node that answers.
+    Own(&'a Op),
+    /// An action of another machine, by the number of its sender.
+    Guest(usize),
+    /// Something, as far as was told.
+    Unknown,
+}
+
 /// The farm.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Farm {
@@ -47,6 +62,8 @@ pub(crate) struct Farm {
     pub(crate) execution: control::Execution,
     /// Its store.
     pub(crate) storage: control::Storage,
+    /// Who may come in by the node.
+    pub(crate) entrance: control::Entrance,
     /// What a person should know.
     pub(crate) warnings: Vec<control::Warning>,
     /// The operations.
@@ -61,6 +78,8 @@ pub(crate) struct Farm {
     pub(crate) events: VecDeque<Event>,
     /// Who sent what.
     pub(crate) senders: Senders,
+    /// Numbers of those who use a machine, in the order of its tenancies.
+    tenants: HashMap<String, Vec<usize>>,
     /// The clock of the node.
     pub(crate) clock: NodeClock,
     /// Where the stream may be resumed.
@@ -85,6 +104,7 @@ impl Farm {
         }
         self.take_node(message.node);
         self.take_machines(message.machines);
+        self.take_entrance(message.entrance);
         self.take_warnings(message.has_warnings, message.warnings);
         self.execution = message.execution.unwrap_or(self.execution);
         self.take_storage(message.storage);
@@ -134,6 +154,27 @@ impl Farm {
         self.ops.running().filter(move |(_, op)| &*op.machine == machine)
     }
 
+    /// What each busy slot of a machine is used for: first what is known one by one.
+    pub(crate) fn uses<'a>(&'a self, machine: &'a control::Machine) -> Vec<Use<'a>> {
+        let mut uses: Vec<_> = self.running_on(&machine.name).map(|(_, op)| Use::Own(op)).collect();
+        for (tenancy, sender) in self.tenancies(machine).filter(|(tenancy, _)| !tenancy.owner.is_empty()) {
+            let running = tenancy.running.min(machine.busy) as usize;
+            uses.extend(std::iter::repeat_n(Use::Guest(sender), running));
+        }
+        let unknown = (machine.busy.min(SLOTS) as usize).saturating_sub(uses.len());
+        uses.extend(std::iter::repeat_n(Use::Unknown, unknown));
+        uses
+    }
+
+    /// Who uses a machine, with the number of each.
+    pub(crate) fn tenancies<'a>(
+        &'a self,
+        machine: &'a control::Machine,
+    ) -> impl Iterator<Item = (&'a control::Tenancy, usize)> {
+        let numbers = self.tenants.get(&machine.name).map_or(&[][..], Vec::as_slice);
+        machine.tenancies.iter().zip(numbers.iter().copied())
+    }
+
     /// The number of who sent an operation, for [`Theme::sender`](crate::theme::Theme::sender).
     pub(crate) fn sender(&self, op: &Op) -> usize {
         self.builds.get(&op.invocation).map_or(0, |build| build.sender)
@@ -165,6 +206,7 @@ impl Farm {
     pub(crate) fn set_colouring(&mut self, colouring: Colouring) {
         self.senders.set_colouring(colouring);
         self.builds.number_anew(&mut self.senders);
+        self.number_tenants();
     }
 
     fn begin_anew(&mut self) {
@@ -189,10 +231,36 @@ impl Farm {
         }
         machines.truncate(MACHINES);
         machines.iter_mut().for_each(wire::clean_machine);
+        wire::tell_apart(&mut machines);
         for event in events::of_machines(&self.machines, &machines) {
             self.tell(event.0, &event.1, "");
         }
         self.machines = machines;
+        self.number_tenants();
+    }
+
+    fn take_entrance(&mut self, entrance: Option<control::Entrance>) {
+        let Some(mut entrance) = entrance else { return };
+        wire::clean_entrance(&mut entrance);
+        for newcomer in &entrance.waiting {
+            if !self.entrance.waiting.iter().any(|known| known.number == newcomer.number) {
+                self.push_event(EventKind::NewcomerAsks, &newcomer.name, &newcomer.check_words, None);
+            }
+        }
+        self.entrance = entrance;
+    }
+
+    /// Numbers those who use machines, so that they have the colour of their builds.
+    fn number_tenants(&mut self) {
+        self.tenants.clear();
+        for machine in self.machines.iter().filter(|machine| !machine.tenancies.is_empty()) {
+            let senders = &mut self.senders;
+            let numbers = machine.tenancies.iter().map(|tenancy| {
+                let person: Arc<str> = person_at(&tenancy.person, tenant(tenancy, machine)).into();
+                senders.number(&person, &person)
+            });
+            self.tenants.insert(machine.name.clone(), numbers.collect());
+        }
     }
 
     fn take_warnings(&mut self, told: bool, mut warnings: Vec<control::Warning>) {
@@ -279,6 +347,11 @@ impl Farm {
             self.events.pop_front();
         }
     }
+}
+
+/// The machine of a tenancy: its own where none is named.
+pub(crate) fn tenant<'a>(tenancy: &'a control::Tenancy, machine: &'a control::Machine) -> &'a str {
+    if tenancy.owner.is_empty() { &machine.name } else { &tenancy.owner }
 }
 
 #[cfg(test)]

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use farmhand_proto::control::{Machine, Setting, machine};
+use farmhand_proto::time::std_duration;
 
 use super::farm::Farm;
 use super::filter::Filter;
 use super::list::ListState;
-use crate::sanitize;
+use crate::{format, sanitize};
 
 /// Columns one can sort by.
 pub(crate) const COLUMNS: &[&str] =
-    &["Name", "State", "Slots", "CPU", "Memory", "Pressure", "Net", "Disk", "Heard"];
+    &["Name", "State", "Slots", "Guests", "CPU", "Memory", "Pressure", "Net", "Disk", "RTT", "Heard"];
 
 /// State of the machines view.
 #[derive(Clone, Debug, Default)]
@@ -90,6 +91,34 @@ pub(crate) fn disk(machine: &Machine) -> Option<f64> {
     (machine.budget_bytes > 0).then(|| machine.used_bytes as f64 / machine.budget_bytes as f64)
 }
 
+/// Time to it and back.
+pub(crate) fn round_trip(machine: &Machine) -> Option<Duration> {
+    machine.round_trip.as_ref().and_then(std_duration)
+}
+
+/// A short time, in milliseconds whatever it is, so that a column of them can be compared.
+pub(crate) fn milliseconds(time: Duration) -> String {
+    match time.as_secs_f64() * 1000.0 {
+        short @ ..10.0 => format!("{short:.1} ms"),
+        long => format!("{long:.0} ms"),
+    }
+}
+
+/// Seconds by which its clock is ahead of that of the node; negative when it is behind.
+pub(crate) fn clock_ahead(machine: &Machine) -> Option<f64> {
+    let ahead = machine.clock_ahead.as_ref()?;
+    Some(ahead.seconds as f64 + f64::from(ahead.nanos) / 1e9)
+}
+
+/// How far a clock is off.
+pub(crate) fn clock_words(ahead: f64) -> String {
+    let way = if ahead < 0.0 { "behind" } else { "ahead" };
+    match ahead.abs() {
+        off if !off.is_finite() || off < 0.05 => "clock in step".to_owned(),
+        off => format!("clock {} {way}", format::duration(Duration::from_secs_f64(off.min(1e9)))),
+    }
+}
+
 /// What its state means, in a few words.
 pub(crate) fn state_words(machine: &Machine) -> &'static str {
     match machine.state() {
@@ -99,7 +128,7 @@ pub(crate) fn state_words(machine: &Machine) -> &'static str {
         machine::State::Draining => "draining",
         machine::State::Paused => "paused",
         machine::State::Lost => "lost",
-        machine::State::Connecting => "looked for",
+        machine::State::Connecting => "calling",
         machine::State::Refused => "refused",
         machine::State::Incompatible => "misfit",
         machine::State::Unspecified => "not told",
@@ -119,8 +148,9 @@ fn length(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(number.parse::<u64>().ok()?.checked_mul(seconds)?))
 }
 
-fn texts(machine: &Machine) -> [&str; 5] {
-    [&machine.name, &machine.os, &machine.arch, &machine.version, state_words(machine)]
+fn texts(machine: &Machine) -> [&str; 7] {
+    let Machine { name, os, arch, version, found_by, address, .. } = machine;
+    [name, os, arch, version, found_by, address, state_words(machine)]
 }
 
 fn compare(a: &Machine, b: &Machine, column: usize) -> Ordering {
@@ -128,18 +158,20 @@ fn compare(a: &Machine, b: &Machine, column: usize) -> Ordering {
         |value: fn(&Machine) -> Option<f64>| value(a).unwrap_or(-1.0).total_cmp(&value(b).unwrap_or(-1.0));
     let net = |machine: &Machine| machine.load.as_ref().map(|load| (load.received + load.sent) as f64);
     let heard = |machine: &Machine| {
-        let age = machine.last_heard.as_ref().and_then(farmhand_proto::time::std_duration);
+        let age = machine.last_heard.as_ref().and_then(std_duration);
         age.map(|age| age.as_secs_f64())
     };
     match column {
         0 => a.name.cmp(&b.name),
         1 => a.state.cmp(&b.state),
         2 => (a.busy, a.slots).cmp(&(b.busy, b.slots)),
-        3 => number(|machine| machine.load.as_ref().map(|load| load.cpu)),
-        4 => number(memory),
-        5 => number(pressure),
-        6 => number(net),
-        7 => number(disk),
+        3 => number(|machine| machine.guests.map(f64::from)),
+        4 => number(|machine| machine.load.as_ref().map(|load| load.cpu)),
+        5 => number(memory),
+        6 => number(pressure),
+        7 => number(net),
+        8 => number(disk),
+        9 => number(|machine| round_trip(machine).map(|time| time.as_secs_f64())),
         _ => number(heard),
     }
 }
@@ -174,7 +206,7 @@ mod tests {
         assert_eq!(machines.rows, ["shed".into(), "attic".into(), "desk".into()]);
         list.select(1);
         machines.choose(1);
-        list.sort = Some(Sort { column: 3, descending: true });
+        list.sort = Some(Sort { column: 4, descending: true });
         machines.refresh(&farm, &mut list);
         assert_eq!(machines.rows, ["attic".into(), "shed".into(), "desk".into()]);
         assert_eq!((machines.chosen.as_deref(), list.selected), (Some("attic"), 0));
@@ -196,6 +228,17 @@ mod tests {
             machines.take(vec![setting(nonsense)]);
             assert_eq!(machines.lease(), None, "{nonsense}");
         }
+    }
+
+    #[test]
+    fn clocks_and_round_trips_in_words() {
+        let words = [0.0, -0.01, 90.0, -2.5, f64::NAN].map(clock_words);
+        assert_eq!(
+            words,
+            ["clock in step", "clock in step", "clock 1m30s ahead", "clock 2.5s behind", "clock in step"]
+        );
+        assert_eq!(milliseconds(Duration::from_micros(340)), "0.3 ms");
+        assert_eq!(milliseconds(Duration::from_micros(25_400)), "25 ms");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use farmhand_proto::control::machine;
+use farmhand_proto::control::{Newcomer, machine};
 
 use super::action::Subject;
 use crate::keymap::Place;
@@ -25,6 +25,12 @@ pub(crate) enum Modal {
     Pick(Pick),
     /// A text to read.
     Text(Text),
+    /// The invitation that was opened from here.
+    Invitation,
+    /// A machine that asks to come in.
+    Newcomer(Newcomer),
+    /// The farm that is joined from here.
+    Joining,
 }
 
 /// A line of input.
@@ -117,6 +123,27 @@ pub(crate) enum Deed {
         /// How many actions it shall run; an answer replaces it.
         slots: Option<u32>,
     },
+    /// Let a newcomer in, or turn it away.
+    Answer {
+        /// Its number.
+        number: u64,
+        /// Whether it is let in.
+        accept: bool,
+    },
+    /// Go on to join another farm: ask for its code unless it was typed.
+    AskCode {
+        /// Although this machine is in one with others.
+        leave: bool,
+        /// What was typed already.
+        typed: Option<String>,
+    },
+    /// Join another farm.
+    Join {
+        /// Its code, and an address if need be; an answer replaces it.
+        typed: String,
+        /// Although this machine is in one with others.
+        leave: bool,
+    },
     /// Show one build only, or all.
     Build(Option<Arc<str>>),
     /// Put text into the clipboard.
@@ -135,6 +162,9 @@ impl Modal {
             Self::Palette(_) | Self::Filter(..) | Self::Ask(_) => Place::Input,
             Self::Confirm(_) => Place::Confirm,
             Self::Pick(_) => Place::Pick,
+            Self::Invitation => Place::Invitation,
+            Self::Newcomer(_) => Place::Newcomer,
+            Self::Joining => Place::Joining,
         }
     }
 

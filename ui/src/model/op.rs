@@ -11,6 +11,9 @@ use crate::glyphs::Glyphs;
 use crate::sanitize;
 use crate::theme::Role;
 
+/// Losses that are kept.
+const LOSSES: usize = 8;
+
 /// An operation within this dashboard. Later ones are greater; none is used twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct OpKey(pub(crate) u64);
@@ -106,6 +109,8 @@ pub(crate) struct Op {
     pub(crate) sequence: u64,
     /// Whether its result is pinned.
     pub(crate) pinned: bool,
+    /// Machines that had it and were lost, and what happened, the first one first.
+    pub(crate) losses: Box<[(Arc<str>, Arc<str>)]>,
 }
 
 // === impl Status ===
@@ -228,6 +233,7 @@ impl Op {
             needs: wire.needs.iter().map(|need| share(need)).collect(),
             sequence: wire.sequence,
             pinned: wire.pinned,
+            losses: losses(wire, share),
         }
     }
 
@@ -272,4 +278,12 @@ impl Op {
         };
         Some(end?.since(self.queued?))
     }
+}
+
+/// Attempts that came to nothing; the node gives up after a few.
+fn losses(
+    wire: &control::Operation,
+    share: &mut impl FnMut(&str) -> Arc<str>,
+) -> Box<[(Arc<str>, Arc<str>)]> {
+    wire.losses.iter().take(LOSSES).map(|loss| (share(&loss.machine), share(&loss.reason))).collect()
 }

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use farmhand_proto::control::machine::State;
 use farmhand_proto::control::warning::Level;
-use farmhand_proto::control::{Build, Execution, Load, Machine, Mnemonic, Node, Sample, Storage, Warning};
+use farmhand_proto::control::{
+    Build, Entrance, Execution, Load, Machine, Mnemonic, Node, Sample, Storage, Tenancy, Warning,
+};
 use farmhand_proto::protobuf;
 use farmhand_proto::time::{std_duration, system_time};
 use serde_json::{Value, json};
 
-use crate::model::farm::{BuildRow, Farm};
+use crate::model::farm::{BuildRow, Farm, tenant};
+use crate::model::machines::{clock_ahead, round_trip};
 use crate::model::{Op, Stamp};
 
 /// Grows when a meaning changes.
@@ -21,7 +24,7 @@ const MOST: usize = 1000;
 /// All of it.
 pub(super) fn farm(farm: &Farm) -> Value {
     let now = farm.clock.at(Duration::ZERO);
-    let (_, slots) = farm.slots();
+    let (busy, slots) = farm.slots();
     let (up, machines) = farm.up();
     json!({
         "schema": SCHEMA,
@@ -33,12 +36,14 @@ pub(super) fn farm(farm: &Farm) -> Value {
             "machines_up": up,
             "machines": machines,
             "slots": slots,
+            "busy": busy,
             "queued": farm.execution.queued,
             "running": farm.execution.running,
             "actions_per_second": farm.rate(5),
             "hit_rate": ratio(farm.execution.recent_hits, farm.execution.recent_lookups),
         },
         "machines": farm.machines.iter().map(machine).collect::<Vec<_>>(),
+        "entrance": entrance(&farm.entrance),
         "builds": builds(farm, now),
         "running": farm.ops.running().take(MOST).map(|(_, op)| operation(op, now)).collect::<Vec<_>>(),
         "queued": farm.ops.queued().take(MOST).map(|(_, op)| operation(op, now)).collect::<Vec<_>>(),
@@ -87,7 +92,49 @@ fn machine(machine: &Machine) -> Value {
         "used_bytes": machine.used_bytes,
         "budget_bytes": machine.budget_bytes,
         "load": machine.load.as_ref().map(load),
+        "id": name(&machine.id),
+        "address": name(&machine.address),
+        "reason": name(&machine.reason),
+        "linked": machine.linked,
+        "links_back": machine.links_back,
+        "round_trip_seconds": round_trip(machine).map(|time| time.as_secs_f64()),
+        "clock_ahead_seconds": clock_ahead(machine),
+        "guests": machine.guests,
+        "guest_slots": machine.guest_slots,
+        "tenancies": machine.tenancies.iter().map(|tenancy| self::tenancy(tenancy, machine)).collect::<Vec<_>>(),
     })
+}
+
+fn tenancy(tenancy: &Tenancy, machine: &Machine) -> Value {
+    json!({
+        "machine": tenant(tenancy, machine),
+        "person": name(&tenancy.person),
+        "granted": tenancy.granted,
+        "running": tenancy.running,
+        "ahead": tenancy.ahead,
+        "waiting": tenancy.waiting,
+    })
+}
+
+fn entrance(entrance: &Entrance) -> Value {
+    let invitation = entrance.invitation.as_ref().map(|open| {
+        json!({
+            "addresses": open.addresses,
+            "asks": open.asks,
+            "expires": wire_time(open.expires.as_ref()),
+            "wrong_codes": open.wrong_codes,
+            "tries_left": open.tries_left,
+        })
+    });
+    let waiting = entrance.waiting.iter().map(|newcomer| {
+        json!({
+            "number": newcomer.number,
+            "name": newcomer.name,
+            "machine_id": newcomer.machine_id,
+            "check_words": newcomer.check_words,
+        })
+    });
+    json!({ "invitation": invitation, "waiting": waiting.collect::<Vec<_>>() })
 }
 
 fn state(state: State) -> Option<&'static str> {
@@ -168,6 +215,7 @@ fn operation(op: &Op, now: Option<Stamp>) -> Value {
         "elapsed_seconds": op.elapsed(now).map(|length| length.as_secs_f64()),
         "expected_seconds": op.expected.map(|length| length.as_secs_f64()),
         "attempts": op.attempts,
+        "losses": op.losses.iter().map(|(machine, reason)| json!({ "machine": &**machine, "reason": &**reason })).collect::<Vec<_>>(),
         "priority": op.priority,
         "callers": op.callers,
     })
@@ -282,6 +330,10 @@ mod tests {
         assert_eq!(json["machines"][3]["last_heard_seconds"], 12.0);
         assert_eq!(json["machines"][0]["last_heard_seconds"], Value::Null);
         assert_eq!(json["builds"][0]["user"], "ann");
+        assert_eq!(json["machines"][0]["tenancies"][1]["machine"], "kitchen");
+        assert_eq!(json["machines"][1]["round_trip_seconds"], 0.0004);
+        assert_eq!(json["entrance"]["invitation"], Value::Null);
+        assert_eq!(json["running"][1]["losses"][0]["machine"], "shed");
         assert_eq!(json["running"].as_array().unwrap().len(), 9);
         assert_eq!(json["queued"][0]["elapsed_seconds"], 9.0);
         assert_eq!(json["now"], "2023-11-15T17:00:00.000Z");

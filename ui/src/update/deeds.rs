@@ -55,6 +55,7 @@ pub(crate) fn perform(model: &mut Model, deed: Deed, todo: &mut Todo) {
             let slot = model.calls.deed();
             model.calls.ask(slot, Call::Rerun(request), todo);
         }
+        deed @ (Deed::AskCode { .. } | Deed::Join { .. }) => super::entrance::perform(model, deed, todo),
         deed => {
             if let Some(call) = call(deed) {
                 let slot = model.calls.deed();
@@ -83,6 +84,7 @@ fn call(deed: Deed) -> Option<Call> {
             slots,
             ..Default::default()
         }),
+        Deed::Answer { number, accept } => Call::Newcomer(control::AnswerNewcomerRequest { number, accept }),
         _ => return None,
     };
     Some(call)
@@ -102,6 +104,7 @@ pub(super) fn answer(model: &mut Model, answer: Answer, todo: &mut Todo) {
             let state = machine.state().as_str_name().trim_start_matches("STATE_").to_lowercase();
             model.tell(format!("{name} is {state}, {}", format::plural(machine.slots.into(), "slot")));
         }
+        Answer::Newcomer(_) => model.tell("the newcomer was told"),
         Answer::Rerun(run) => rerun(model, &run),
         Answer::Action(action) => match Loaded::of(*action).shell_line() {
             Some(line) => todo.push(Command::Copy(line)),

@@ -14,6 +14,7 @@ pub(super) fn feed(model: &mut Model, event: FeedEvent, todo: &mut Todo) {
         FeedEvent::Changes(changes) => {
             model.link = Link::Up;
             model.live.apply(*changes, model.now);
+            super::entrance::look(model, todo);
             if model.frozen.is_none() {
                 super::changed(model, todo);
             }

@@ -33,6 +33,10 @@ pub(super) fn chose(model: &mut Model) {
 
 /// A person did something.
 pub(super) fn act(model: &mut Model, act: Act, argument: Option<&str>, todo: &mut Todo) -> bool {
+    if matches!(act, Act::Invite | Act::Answer | Act::Join) {
+        super::entrance::act(model, act, argument, todo);
+        return true;
+    }
     let state = match act {
         Act::Drain => Some(machine::State::Draining),
         Act::Rest => Some(machine::State::Paused),
@@ -49,6 +53,10 @@ pub(super) fn act(model: &mut Model, act: Act, argument: Option<&str>, todo: &mu
         });
         return true;
     };
+    if act != Act::Open && !machine.is_self {
+        model.complain(format!("{0} is steered on {0} alone: do it there", machine.name));
+        return true;
+    }
     match act {
         Act::Slots => slots(model, &machine, argument, todo),
         Act::MoreSlots => set(model, &machine, None, Some(machine.slots.saturating_add(1)), todo),

@@ -23,7 +23,7 @@ pub(super) fn key(model: &mut Model, event: KeyEvent, act: Option<Act>, todo: &m
         Some(Act::Complete) => complete(model),
         Some(Act::Earlier) => recall(model, 1),
         Some(Act::Later) => recall(model, -1),
-        Some(_) => {}
+        Some(act) => drop(super::entrance::key(model, act, todo)),
         None => {
             edit(model, event, todo);
         }
@@ -51,8 +51,10 @@ fn scroll(state: &mut ListState, act: Act) {
 }
 
 fn refuse(model: &mut Model, todo: &mut Todo) {
-    if let Some(Modal::Filter(_, before)) = model.modal.take() {
-        super::filters::set(model, &before, todo);
+    match model.modal.take() {
+        Some(Modal::Filter(_, before)) => super::filters::set(model, &before, todo),
+        Some(modal) => super::entrance::closed(model, &modal, todo),
+        None => {}
     }
 }
 
@@ -129,6 +131,7 @@ fn answered(model: &mut Model, ask: Ask, todo: &mut Todo) {
             let Some(slots @ 1..) = number else { return model.complain("a number of at least 1 is wanted") };
             Deed::Machine { name, state, slots: Some(slots) }
         }
+        Deed::Join { leave, .. } => Deed::Join { typed: ask.input.text().to_owned(), leave },
         deed => deed,
     };
     super::perform(model, deed, todo);

@@ -1,5 +1,7 @@
 //! How the builds view looks: a row a build.
 
+use std::sync::Arc;
+
 use ratatui::layout::Rect;
 
 use crate::canvas::Canvas;
@@ -11,7 +13,7 @@ use crate::theme::Role;
 use super::bars;
 use super::table::{self, Column, Row};
 
-const COLUMNS: [Column; 14] = [
+const COLUMNS: [Column; 15] = [
     Column::text("", 1),
     Column::text("", 1),
     Column::text("Build", 12).grow(2).sort(0),
@@ -26,10 +28,16 @@ const COLUMNS: [Column; 14] = [
     Column::number("Down", 9).sort(9).from(100),
     Column::text("Share", 7).sort(10).from(58),
     Column::number("~ETA", 6).sort(11),
+    Column::text("Runs on", 16).grow(1).from(112),
 ];
+
+/// Lines of the chosen build, and cells of a label there.
+const BELOW: u16 = 4;
+const LABEL: u16 = 10;
 
 /// Paints it.
 pub(super) fn draw(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
+    let (area, below) = divide(area);
     let state = &model.lists[ListId::Builds];
     let rows = &model.builds.rows;
     table::draw(canvas, area, ListId::Builds, state, &COLUMNS, rows.len(), |number, row| {
@@ -38,6 +46,10 @@ pub(super) fn draw(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
             one(model, build, row);
         }
     });
+    let chosen = model.builds.chosen.as_ref().and_then(|invocation| model.farm().builds.get(invocation));
+    if let (Some(build), false) = (chosen, below.is_empty()) {
+        in_full(model, canvas, below, build);
+    }
     if rows.is_empty() && area.height > 1 && model.farm().complete {
         let text = match model.builds.filter {
             Some(_) => "no build passes the filter; esc drops it",
@@ -45,6 +57,44 @@ pub(super) fn draw(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
         };
         canvas.text(area.x + 1, area.y + 1, area.width.saturating_sub(1), text, Role::Dim);
     }
+}
+
+/// The table, and lines for the chosen build below it where there is room.
+fn divide(area: Rect) -> (Rect, Rect) {
+    let below = if area.height >= BELOW + 6 { BELOW } else { 0 };
+    let list = Rect { height: area.height - below, ..area };
+    (list, Rect { y: list.bottom(), height: below, ..area })
+}
+
+/// The chosen build: whose it is, and where it runs.
+fn in_full(model: &Model, canvas: &mut Canvas<'_>, area: Rect, build: &BuildRow) {
+    let rule = canvas.glyphs.horizontal.repeat(area.width.into());
+    canvas.text(area.x, area.y, area.width, &rule, Role::Border);
+    let title = format!(" {} ", build.label());
+    canvas.text(area.x + 2, area.y, area.width.saturating_sub(4), &title, Role::Title);
+    let wire = &build.wire;
+    let who = match (wire.user.as_str(), wire.machine.as_str()) {
+        ("", "") => "not told".to_owned(),
+        ("", machine) => format!("somebody, by {machine}"),
+        (user, machine) => format!("{user}, by {machine}"),
+    };
+    let places = model.builds.places(&build.invocation);
+    let where_to = match (places, wire.queued) {
+        ([], 0) => "nothing runs now".to_owned(),
+        ([], queued) => format!("nothing yet, {} wait", format::count(queued)),
+        (places, _) => on(places),
+    };
+    let lines = [("person", who), ("runs on", where_to), ("build", build.invocation.to_string())];
+    for (y, (label, value)) in (area.y + 1..area.bottom()).zip(lines) {
+        canvas.text(area.x + 1, y, LABEL, label, Role::Dim);
+        let x = area.x + 1 + LABEL;
+        canvas.text(x, y, area.right().saturating_sub(x), &value, Role::Text);
+    }
+}
+
+/// Machines with how much runs on each.
+fn on(places: &[(Arc<str>, usize)]) -> String {
+    places.iter().map(|(machine, count)| format!("{machine} {count}")).collect::<Vec<_>>().join(", ")
 }
 
 fn one(model: &Model, build: &BuildRow, row: &mut Row<'_, '_>) {
@@ -76,6 +126,7 @@ fn one(model: &Model, build: &BuildRow, row: &mut Row<'_, '_>) {
     share(model, build, row);
     let eta = build.remaining(now).map(|eta| format!("~{}", format::age(eta)));
     row.cell(13, &eta.unwrap_or_default(), weight);
+    row.cell(14, &on(model.builds.places(&build.invocation)), Role::Text);
 }
 
 /// Its share of the slots that are in use or could be.

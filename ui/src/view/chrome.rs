@@ -208,6 +208,12 @@ fn keys(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
     }
 }
 
+/// Other machines are told what to do by their own nodes.
+fn own_is_chosen(model: &Model) -> bool {
+    let chosen = model.machines.chosen.as_ref().and_then(|name| model.farm().machine(name));
+    chosen.is_some_and(|machine| machine.is_self)
+}
+
 /// What to hint at here, the innermost place first; what leads on everywhere comes last.
 fn hinted(model: &Model) -> Vec<&'static Binding> {
     let sortable = model.lists[update::list_of(model)].columns > 0;
@@ -215,6 +221,8 @@ fn hinted(model: &Model) -> Vec<&'static Binding> {
         let possible = match binding.act {
             Act::Fetch => model.rights.can_fetch,
             Act::SortNext => sortable,
+            Act::Drain | Act::Rest | Act::Resume => own_is_chosen(model),
+            Act::Answer => !model.live.entrance.waiting.is_empty(),
             _ => true,
         };
         !binding.hint.is_empty() && possible && !(binding.changes && model.rights.read_only)

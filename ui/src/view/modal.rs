@@ -1,5 +1,7 @@
 //! How what lies over a view looks.
 
+mod entrance;
+
 use ratatui::layout::Rect;
 
 use crate::canvas::{Canvas, Hit};
@@ -21,6 +23,9 @@ pub(super) fn draw(model: &Model, modal: &Modal, canvas: &mut Canvas<'_>, area: 
         Modal::Confirm(confirm) => question(confirm, canvas, area),
         Modal::Ask(ask) => self::ask(ask, canvas, area),
         Modal::Pick(pick) => choices(model, pick, canvas, area),
+        Modal::Invitation => entrance::invitation(model, canvas, area),
+        Modal::Newcomer(newcomer) => entrance::newcomer(model, newcomer, canvas, area),
+        Modal::Joining => entrance::joining(model, canvas, area),
         Modal::Text(text) => {
             let width = text.lines.iter().map(|line| sanitize::width(line)).max().unwrap_or(0);
             let inner = frame(canvas, area, width, text.lines.len(), &text.title);
@@ -193,7 +198,7 @@ fn choices(model: &Model, pick: &Pick, canvas: &mut Canvas<'_>, area: Rect) {
 }
 
 /// `text` in lines of at most `cells`, broken at spaces where that is possible.
-fn wrapped(text: &str, cells: usize) -> Vec<String> {
+pub(super) fn wrapped(text: &str, cells: usize) -> Vec<String> {
     let cells = cells.max(1);
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {

@@ -3,6 +3,7 @@
 
 mod answers;
 mod anything;
+mod entrance;
 
 use farmhand_proto::control;
 
@@ -33,6 +34,16 @@ fn every_tab_of_an_action() {
         let mut model = action_view("done2", &">".repeat(number));
         check_view(&format!("action-{tab}"), &mut model);
     }
+}
+
+#[test]
+fn an_action_that_ran_elsewhere_before_tells_where() {
+    let picture = screen(&mut action_view("run1", ""), 80, 24);
+    assert!(
+        picture.contains("on shed: its link broke") && picture.contains("runs again on attic"),
+        "{picture}"
+    );
+    check("action-lost-80x24", &picture);
 }
 
 #[test]
@@ -221,6 +232,31 @@ fn machines() {
 }
 
 #[test]
+fn machines_in_every_state() {
+    let mut model = testing::with(View::Machines, |farm| farm.machines = testing::crowd());
+    check_view("machines-states", &mut model);
+    for (row, name) in ["shed", "nas", "cousin", "tower"].into_iter().enumerate() {
+        press(&mut model, if row == 0 { "jjj" } else { "j" });
+        let picture = screen(&mut model, 80, 24);
+        assert!(picture.contains(&format!("── {name} ─")), "{picture}");
+        check(&format!("machines-{name}-80x24"), &picture);
+    }
+}
+
+#[test]
+fn only_the_own_machine_is_told_what_to_do() {
+    let mut model = model(View::Machines);
+    screen(&mut model, 120, 40);
+    press(&mut model, "j");
+    for keys in ["D", "P", "U", "S", "+", "-", ":rest shed<enter>"] {
+        model.notice = None;
+        let todo = press(&mut model, keys);
+        assert!(todo.commands.is_empty() && model.modal.is_none(), "{keys}");
+        assert!(model.notice.as_ref().unwrap().text.contains("alone: do it there"), "{keys}");
+    }
+}
+
+#[test]
 fn machines_are_drained_and_get_slots() {
     let mut model = model(View::Machines);
     screen(&mut model, 120, 40);
@@ -228,17 +264,16 @@ fn machines_are_drained_and_get_slots() {
         [(_, Call::Machine(request))] => (request.machine.clone(), request.state, request.slots),
         other => panic!("{other:?}"),
     };
-    press(&mut model, "j");
     assert_eq!(
         asked(press(&mut model, "D")),
-        ("kitchen".into(), control::machine::State::Draining.into(), None)
+        ("attic".into(), control::machine::State::Draining.into(), None)
     );
-    assert_eq!(asked(press(&mut model, "+")), ("kitchen".into(), 0, Some(13)));
-    assert_eq!(asked(press(&mut model, "-")), ("kitchen".into(), 0, Some(11)));
-    assert_eq!(asked(press(&mut model, ":slots 3<enter>")), ("kitchen".into(), 0, Some(3)));
+    assert_eq!(asked(press(&mut model, "+")), ("attic".into(), 0, Some(9)));
+    assert_eq!(asked(press(&mut model, "-")), ("attic".into(), 0, Some(7)));
+    assert_eq!(asked(press(&mut model, ":slots 3<enter>")), ("attic".into(), 0, Some(3)));
     assert_eq!(
-        asked(press(&mut model, ":rest shed<enter>")),
-        ("shed".into(), control::machine::State::Paused.into(), None)
+        asked(press(&mut model, ":rest attic<enter>")),
+        ("attic".into(), control::machine::State::Paused.into(), None)
     );
     press(&mut model, ":drain nobody<enter>");
     assert!(screen(&mut model, 120, 40).contains("there is no machine nobody"));

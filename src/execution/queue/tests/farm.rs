@@ -144,7 +144,7 @@ fn a_busy_machine_is_no_loss_and_gets_nothing_until_it_grants_anew() {
     let effects = bench.grant("far", 2, &[("ann", 1, 0)]);
     let again = only_attempt(&effects);
     assert_eq!((again, told(&effects, 0).timeline.attempts), (AttemptId { run: RunId(0), number: 2 }, 1));
-    assert!(bench.queue.runs[&RunId(0)].losses.is_empty());
+    assert!(bench.queue.runs[&RunId(0)].timeline.losses.is_empty());
     // A grant that came before the news of the one it replaced counts.
     bench.grant("far", 3, &[("ann", 2, 0)]);
     assert_eq!(assigned(&bench.apply(Event::Busy(again))).len(), 1);
@@ -235,8 +235,9 @@ fn losses_name_each_machine_with_the_reason() {
     for number in 0..=MAX_LOSSES {
         let name = format!("far{number}");
         bench.join_remote(&name);
-        bench.grant(&name, 1, &[("ann", 1, 0)]);
+        let assigned = told(&bench.grant(&name, 1, &[("ann", 1, 0)]), 0);
         effects = bench.apply(Event::WorkerLeft { worker: name.into(), reason: format!("reason {number}") });
+        assert_eq!(assigned.timeline.losses.len(), number, "those before it");
     }
     let (_, response) = &done(&effects)[0];
     assert_eq!(code(response), tonic::Code::Aborted);
@@ -515,7 +516,7 @@ fn a_lost_copy_is_no_loss_and_a_lost_first_attempt_no_new_one() {
     let (mut bench, first) = with_straggler(false, &Settings::default(), 3 * SECOND);
     let second = only_attempt(&bench.join("idle", 1));
     assert!(done(&bench.apply(Event::Lost(second, "unplugged".into()))).is_empty());
-    assert!(bench.queue.runs[&first.run].losses.is_empty());
+    assert!(bench.queue.runs[&first.run].timeline.losses.is_empty());
     let (mut bench, first) = with_straggler(false, &Settings::default(), 3 * SECOND);
     let second = only_attempt(&bench.join("idle", 1));
     bench.apply(Event::Progress(second, Step::Running));
@@ -523,7 +524,7 @@ fn a_lost_copy_is_no_loss_and_a_lost_first_attempt_no_new_one() {
     let state = told(&effects, 1);
     assert_eq!((state.stage, state.timeline.worker.as_deref()), (Stage::Executing, Some("idle")));
     assert!(state.timeline.running_at.is_some() && assigned(&effects).is_empty());
-    assert_eq!(bench.queue.runs[&first.run].losses.len(), 1);
+    assert_eq!(bench.queue.runs[&first.run].timeline.losses.len(), 1);
     assert_eq!(stores(&bench.apply(Event::Ended(second, exit(0)))), 1);
 }
 

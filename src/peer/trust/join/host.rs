@@ -227,6 +227,7 @@ impl Host {
                 Verdict::Over => return Err(refuse(stream, Reason::Over).await),
                 Verdict::Wrong { left } => {
                     tracing::warn!(%from, left, "somebody tried a wrong code to join");
+                    self.parts.waiting.doorplate.tried(left);
                     let _ = self.parts.tell.try_send(News::WrongCode { from, left });
                     sleep(COST).await;
                     return Err(refuse(stream, Reason::Code).await);
@@ -245,6 +246,7 @@ impl Host {
         let pending = join_answer::Answer::Pending(JoinPending {});
         timeout(LIMIT, answer(stream, session, pending)).await.map_err(|_| Left)??;
         let answered = self.parts.waiting.ask(newcomer.number);
+        let _shown = self.parts.waiting.doorplate.wait(newcomer);
         let _ = self.parts.tell.try_send(News::Pending(newcomer.clone()));
         tokio::select! {
             answer = answered => Ok(answer.unwrap_or(false)),

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use farmhand_proto::control::{Execution, Machine, Node, Operation, Storage, Warning};
+use farmhand_proto::control::{self, Execution, Machine, Node, Operation, Storage, Warning};
 use farmhand_proto::protobuf;
 use futures_util::StreamExt;
 use tonic::Code;
@@ -47,6 +47,7 @@ impl Bench {
             execution: Some(Execution { executed: 1, ..Default::default() }),
             storage: Some(Storage { blobs: 1, ..Default::default() }),
             warnings: vec![Warning::default()],
+            entrance: None,
         };
         let source = Arc::new(FakeSource(Mutex::new(status)));
         let activity = Arc::new(Activity::new(5, "m", Sequence::default()));
@@ -96,6 +97,23 @@ async fn the_first_message_has_everything_and_later_ones_what_is_new() {
     assert_eq!((third.has_warnings, third.warnings.len()), (true, 0));
     assert_eq!((third.machines[0].busy, third.execution, third.storage), (3, None, None));
     assert_eq!(third.position.unwrap().sequence, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_may_come_in_is_told_at_once_and_when_it_is_over() {
+    let bench = Bench::new();
+    let mut watch = bench.watch(WatchRequest::default()).await;
+    let first = watch.next().await.unwrap().unwrap();
+    assert_eq!(first.entrance, Some(control::Entrance::default()), "nobody, and that is told");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let invited = bench.service.farm.joining.invite(true).await.unwrap();
+    let told = watch.next().await.unwrap().unwrap().entrance.unwrap();
+    let open = told.invitation.unwrap();
+    assert_eq!((open.asks, open.wrong_codes, open.tries_left > 0), (true, 0, true));
+    assert_eq!((open.farm, open.addresses.len()), (invited.farm.clone(), 1));
+    drop(invited);
+    let told = watch.next().await.unwrap().unwrap();
+    assert_eq!((told.entrance, told.machines.len()), (Some(control::Entrance::default()), 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ use farmhand_proto::control::{Difference, Miss, difference, miss};
 use farmhand_proto::time::std_duration;
 
 use super::{Loaded, Subject, Tab};
+use crate::model::machines::{milliseconds, round_trip};
 use crate::model::op::{Op, Status};
 use crate::model::{Model, Stamp};
 use crate::theme::Role;
@@ -49,6 +50,20 @@ pub(crate) fn of(model: &Model) -> Vec<Fact> {
         _ => {}
     }
     facts.0
+}
+
+/// What became of an action after machines were lost with it.
+pub(crate) fn ran_again(op: &Op) -> Option<String> {
+    if op.losses.is_empty() {
+        return None;
+    }
+    let machine = &op.machine;
+    Some(match op.status {
+        Status::Queued => "waits for another machine".to_owned(),
+        Status::Running => format!("runs again on {machine}"),
+        Status::Error => "was given up".to_owned(),
+        _ => format!("ran again on {machine}"),
+    })
 }
 
 /// What a miss of that kind means, for nodes that do not say it in a sentence.
@@ -128,7 +143,7 @@ impl Facts {
         let state = state(op);
         self.with("state", state, op.status.role());
         self.some("message", &op.message);
-        self.some("machine", &op.machine);
+        self.place(model, op);
         if let Some(build) = model.farm().builds.get(&op.invocation) {
             self.add("build", build.label());
         }
@@ -161,9 +176,7 @@ impl Facts {
         if op.peak_memory > 0 {
             self.add("peak memory", format::bytes(op.peak_memory));
         }
-        if op.attempts > 1 {
-            self.with("attempts", format!("{} machines were given it", op.attempts), Role::Warn);
-        }
+        self.attempts(op);
         if op.callers > 1 {
             self.add("shared by", format!("{} callers", op.callers));
         }
@@ -172,6 +185,32 @@ impl Facts {
         }
         if op.pinned {
             self.add("pinned", "its result is kept from eviction");
+        }
+    }
+
+    /// The machine, and whether it is another than the one the client asked.
+    fn place(&mut self, model: &Model, op: &Op) {
+        let machine = model.farm().machine(&op.machine);
+        match machine.filter(|machine| !machine.is_self) {
+            Some(machine) => {
+                let far = round_trip(machine).map(|time| format!(", {} away", milliseconds(time)));
+                let far = far.unwrap_or_default();
+                self.add("machine", format!("{}, another machine of the farm{far}", op.machine));
+            }
+            None => self.some("machine", &op.machine),
+        }
+    }
+
+    /// Where it was before it was where it is.
+    fn attempts(&mut self, op: &Op) {
+        if op.attempts > 1 {
+            self.with("attempts", format!("given to a machine {} times", op.attempts), Role::Warn);
+        }
+        for (machine, reason) in &op.losses {
+            self.with("lost", format!("on {machine}: {reason}"), Role::Warn);
+        }
+        if let Some(text) = ran_again(op) {
+            self.with("", text, Role::Warn);
         }
     }
 

@@ -258,9 +258,15 @@ impl BuildTable {
 }
 
 fn person(build: &control::Build) -> String {
-    match (build.user.as_str(), build.machine.as_str()) {
+    person_at(&build.user, &build.machine)
+}
+
+/// A person at a machine. Where nobody is known, the machine stands for who uses it.
+pub(super) fn person_at(user: &str, machine: &str) -> String {
+    match (user, machine) {
         ("", machine) => machine.to_owned(),
         (user, "") => user.to_owned(),
+        (user, machine) if user == machine => machine.to_owned(),
         (user, machine) => format!("{user}@{machine}"),
     }
 }

@@ -47,6 +47,8 @@ pub(crate) enum EventKind {
     ActionError,
     /// An action was given to another machine.
     ActionRetried,
+    /// A machine asks to come in.
+    NewcomerAsks,
     /// A result was evicted that was wanted again.
     MissedEvicted,
     /// Blobs were found damaged.
@@ -71,6 +73,7 @@ impl EventKind {
             Self::Warning(Level::Advice) => glyphs.advice,
             Self::Warning(_) | Self::Damaged => glyphs.alarm,
             Self::MissedEvicted => glyphs.down,
+            Self::NewcomerAsks => glyphs.alarm,
             Self::NodeRestarted | Self::MachineJoined => glyphs.up,
         }
     }
@@ -108,6 +111,7 @@ impl EventKind {
             Self::ActionFailed => ("", "failed:"),
             Self::ActionError => ("", "did not run:"),
             Self::ActionRetried => ("", "was given to another machine"),
+            Self::NewcomerAsks => ("", "asks to come into the farm; its check words:"),
             Self::MissedEvicted => ("", "missed: its result was evicted"),
             Self::Damaged => ("damaged blobs found:", ""),
             Self::Warning(_) => ("", ""),

@@ -1,8 +1,15 @@
 //! Makes the texts of messages harmless.
 
+use std::collections::HashSet;
+
 use farmhand_proto::control;
 
 use crate::sanitize::in_place;
+
+/// Users of a machine, newcomers and addresses that are kept.
+const TENANCIES: usize = 256;
+const NEWCOMERS: usize = 16;
+const ADDRESSES: usize = 8;
 
 /// Of the node.
 pub(super) fn clean_node(node: &mut control::Node) {
@@ -18,9 +25,39 @@ pub(super) fn clean_node(node: &mut control::Node) {
 
 /// Of a machine.
 pub(super) fn clean_machine(machine: &mut control::Machine) {
-    let control::Machine { name, version, os, arch, found_by, id, address, reason, .. } = machine;
+    let control::Machine { name, version, os, arch, found_by, id, address, reason, tenancies, .. } = machine;
     for text in [name, version, os, arch, found_by, id, address, reason] {
         in_place(text);
+    }
+    tenancies.truncate(TENANCIES);
+    for tenancy in tenancies {
+        in_place(&mut tenancy.owner);
+        in_place(&mut tenancy.person);
+    }
+}
+
+/// Gives machines of one name names that differ: the later ones get the beginning of their id.
+pub(super) fn tell_apart(machines: &mut [control::Machine]) {
+    let mut known = HashSet::new();
+    for machine in machines {
+        if !known.insert(machine.name.clone()) {
+            let id: String = machine.id.chars().take(4).collect();
+            machine.name = format!("{} {id}", machine.name);
+        }
+    }
+}
+
+/// Of what stands open to newcomers.
+pub(super) fn clean_entrance(entrance: &mut control::Entrance) {
+    entrance.waiting.truncate(NEWCOMERS);
+    for newcomer in &mut entrance.waiting {
+        for text in [&mut newcomer.name, &mut newcomer.machine_id, &mut newcomer.check_words] {
+            in_place(text);
+        }
+    }
+    if let Some(open) = &mut entrance.invitation {
+        open.addresses.truncate(ADDRESSES);
+        open.addresses.iter_mut().chain([&mut open.farm]).for_each(in_place);
     }
 }
 

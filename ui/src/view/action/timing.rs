@@ -71,6 +71,12 @@ impl Page<'_, '_> {
             let text = format!("It was given to a machine {} times; this is the last.", op.attempts);
             self.line(&text, Role::Warn);
         }
+        for (machine, reason) in &op.losses {
+            self.line(&format!("lost on {machine}: {reason}"), Role::Warn);
+        }
+        if let Some(text) = told::ran_again(op) {
+            self.line(&text, Role::Warn);
+        }
     }
 
     /// The run that made the result, where that is another.

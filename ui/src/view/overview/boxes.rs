@@ -10,7 +10,7 @@ use ratatui::style::Style;
 
 use crate::canvas::Canvas;
 use crate::format;
-use crate::model::farm::{BuildRow, Event, is_up, machine_glyph};
+use crate::model::farm::{BuildRow, Event, Use, is_up, machine_glyph};
 use crate::model::op::Status;
 use crate::model::overview::Pane;
 use crate::model::{ListId, Model, Op};
@@ -65,7 +65,8 @@ fn machine(model: &Model, canvas: &mut Canvas<'_>, line: Rect, machine: &Machine
         (None, Some(cpu)) => format!("{:>4}", cpu),
         (None, None) => String::new(),
     };
-    let counts = format!("{}/{}", machine.busy, machine.slots);
+    let counts =
+        if machine.slots > 0 { format!("{}/{}", machine.busy, machine.slots) } else { String::new() };
     let room = line.right().saturating_sub(x);
     let tail_cells = (sanitize::width(&tail) as u16).max(4);
     let bar_cells = room.saturating_sub(tail_cells + 7);
@@ -90,27 +91,27 @@ fn slots(model: &Model, canvas: &mut Canvas<'_>, area: Rect, machine: &Machine) 
         return;
     }
     let farm = model.farm();
-    let ops: Vec<&Op> = farm.running_on(&machine.name).map(|(_, op)| op).collect();
-    let busy = (machine.busy as usize).max(ops.len());
-    let all = busy.max(machine.slots as usize).max(1);
+    let uses = farm.uses(machine);
+    let all = uses.len().max(machine.slots as usize).max(1);
     let each = (usize::from(area.width) / all).min(usize::from(SLOT)) as u16;
     if each < 3 {
-        return slots_in_brief(model, canvas, area, (busy, all), &ops);
+        return slots_in_brief(model, canvas, area, all, &uses);
     }
-    let now = model.node_now();
     for at in 0..all {
         let place = Rect { x: area.x + at as u16 * each, width: each - 1, ..area };
-        match ops.get(at) {
-            Some(op) => {
-                let expected = op.elapsed(now).zip(op.expected.filter(|expected| !expected.is_zero()));
-                let share =
-                    expected.map_or(1.0, |(took, expected)| took.as_secs_f64() / expected.as_secs_f64());
-                slot(canvas, place, share, farm.sender(op));
-            }
-            None if at < busy => drop(canvas.text(place.x, place.y, place.width, "?", Role::Running)),
+        match uses.get(at) {
+            Some(Use::Own(op)) => slot(canvas, place, done(model, op), farm.sender(op)),
+            Some(Use::Guest(sender)) => slot(canvas, place, 1.0, *sender),
+            Some(Use::Unknown) => drop(canvas.text(place.x, place.y, place.width, "?", Role::Running)),
             None => bars::share(canvas, place, 0.0, Role::Empty),
         }
     }
+}
+
+/// How much of its time an operation has taken; all of it where that is not known.
+fn done(model: &Model, op: &Op) -> f64 {
+    let expected = op.elapsed(model.node_now()).zip(op.expected.filter(|expected| !expected.is_zero()));
+    expected.map_or(1.0, |(took, expected)| took.as_secs_f64() / expected.as_secs_f64())
 }
 
 /// One slot in use: as much of it in the sender's sign as it has taken of its time.
@@ -124,19 +125,14 @@ fn slot(canvas: &mut Canvas<'_>, area: Rect, share: f64, sender: usize) {
 }
 
 /// A cell a slot; what does not fit is told as a number.
-fn slots_in_brief(
-    model: &Model,
-    canvas: &mut Canvas<'_>,
-    area: Rect,
-    (busy, all): (usize, usize),
-    ops: &[&Op],
-) {
+fn slots_in_brief(model: &Model, canvas: &mut Canvas<'_>, area: Rect, all: usize, uses: &[Use<'_>]) {
     let unknown = ("?".to_owned(), canvas.theme.style(Role::Running));
     let free = (canvas.glyphs.bar_empty.to_owned(), canvas.theme.style(Role::Empty));
     let pieces: Vec<_> = (0..all.min(usize::from(area.width)))
-        .map(|at| match ops.get(at) {
-            Some(op) => slot_sign(canvas, model.farm().sender(op)),
-            None if at < busy => unknown.clone(),
+        .map(|at| match uses.get(at) {
+            Some(Use::Own(op)) => slot_sign(canvas, model.farm().sender(op)),
+            Some(Use::Guest(sender)) => slot_sign(canvas, *sender),
+            Some(Use::Unknown) => unknown.clone(),
             None => free.clone(),
         })
         .collect();
@@ -160,7 +156,7 @@ fn state_word(machine: &Machine) -> Option<String> {
         State::Draining => Some("draining".to_owned()),
         State::Paused => Some("paused".to_owned()),
         State::Lost => Some(format!("lost {}", format::age(heard))),
-        State::Connecting => Some("looked for".to_owned()),
+        State::Connecting => Some("calling".to_owned()),
         State::Refused => Some("refused".to_owned()),
         State::Incompatible => Some("misfit".to_owned()),
         State::Unspecified => Some("unknown".to_owned()),

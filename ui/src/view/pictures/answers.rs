@@ -2,7 +2,7 @@
 
 use farmhand_proto::control::directory_entry::Kind;
 use farmhand_proto::control::log_line::Level;
-use farmhand_proto::control::{self, difference, miss};
+use farmhand_proto::control::{self, difference, invite_response, join_response, miss};
 use farmhand_proto::reapi;
 use farmhand_proto::reapi::command::EnvironmentVariable;
 use prost::Message as _;
@@ -48,8 +48,33 @@ pub(super) fn answers(call: &Call) -> Vec<Answer> {
             ],
             files: Vec::new(),
         })],
+        Call::Farm(_) => vec![Answer::Farm(Box::new(control::GetFarmResponse {
+            name: "lab".into(),
+            members: vec![control::FarmMember { name: "kitchen".into(), ..Default::default() }],
+            is_shared: true,
+            ..Default::default()
+        }))],
+        Call::Invite(_) => vec![news(invite_response::News::Invitation(control::Invitation {
+            code: "482-zoo-abandon".into(),
+            addresses: vec!["192.168.1.7:40123".into(), "10.0.0.7:40123".into()],
+            farm: "lab".into(),
+            expires: ago(-250.0),
+        }))],
+        Call::Newcomer(_) => vec![Answer::Newcomer(control::AnswerNewcomerResponse {})],
+        Call::Join(_) => [
+            join_response::News::Trying(control::JoinTrying { address: "192.168.1.9:40123".into() }),
+            join_response::News::CheckWords("acid zoo term".into()),
+            join_response::News::Pending(control::JoinPending {}),
+        ]
+        .map(|news| Answer::Join(Box::new(control::JoinResponse { news: Some(news) })))
+        .into(),
         _ => vec![Answer::Failed(Failure { code: 12, text: "this node cannot do that".into() })],
     }
+}
+
+/// News of an invitation.
+pub(super) fn news(news: invite_response::News) -> Answer {
+    Answer::Invite(Box::new(control::InviteResponse { news: Some(news) }))
 }
 
 fn digest(hash: &str, size_bytes: i64) -> Option<reapi::Digest> {

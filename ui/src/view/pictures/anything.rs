@@ -2,15 +2,16 @@
 
 use farmhand_proto::control;
 use farmhand_proto::control::operation::Stage;
+use farmhand_proto::control::{invite_response, join_response};
 use farmhand_proto::reapi;
 use proptest::prelude::*;
 use prost::Message as _;
 
 use super::action_view;
-use super::answers::{answers, calls};
+use super::answers::{answers, calls, news};
 use crate::message::{Answer, Call, Failure, FeedEvent, Message, Todo};
 use crate::options::View;
-use crate::testing::{ago, model, paint, press, send};
+use crate::testing::{self, ago, model, paint, press, send};
 
 /// Text that may do harm.
 fn hostile() -> impl Strategy<Value = String> {
@@ -56,6 +57,9 @@ fn any_machine() -> impl Strategy<Value = control::Machine> {
             busy: slots / 2,
             used_bytes: bytes[0],
             budget_bytes: bytes[1],
+            guests: (slots % 3 == 0).then_some(slots),
+            tenancies: vec![control::Tenancy { running: slots, person: "界".into(), ..Default::default() }],
+            round_trip: testing::seconds(0.001),
             load: Some(control::Load {
                 cpu,
                 memory_total: bytes[2],
@@ -73,6 +77,26 @@ fn any_machine() -> impl Strategy<Value = control::Machine> {
     )
 }
 
+fn any_entrance() -> impl Strategy<Value = control::Entrance> {
+    (hostile(), 0..4_u64, any::<bool>()).prop_map(|(text, number, is_open)| control::Entrance {
+        invitation: is_open.then(|| control::OpenInvitation {
+            addresses: vec![text.clone()],
+            farm: text.clone(),
+            expires: ago(-60.0),
+            wrong_codes: 2,
+            ..Default::default()
+        }),
+        waiting: (0..number)
+            .map(|number| control::Newcomer {
+                number,
+                name: text.clone(),
+                machine_id: text.clone(),
+                check_words: text.clone(),
+            })
+            .collect(),
+    })
+}
+
 /// Something that can happen to the dashboard.
 #[derive(Clone, Debug)]
 enum Deed {
@@ -84,22 +108,26 @@ enum Deed {
 
 fn any_deed() -> impl Strategy<Value = Deed> {
     let keys =
-        "(<tab>|<enter>|<esc>|<left>|<right>|<up>|<down>|<pgdn>|<end>|[4-8xrRfwvm+<>,.nNeyDs/?:a-c ]){1,3}"
+        "(<tab>|<enter>|<esc>|<left>|<right>|<up>|<down>|<pgdn>|<end>|[4-8xrRfwvm+<>,.nNeyDIJas/?:a-c ]){1,3}"
             .prop_filter("angle brackets name keys", |keys| {
                 let named =
                     ["<tab>", "<enter>", "<esc>", "<left>", "<right>", "<up>", "<down>", "<pgdn>", "<end>"];
                 !named.iter().fold(keys.clone(), |rest, name| rest.replace(name, "")).contains(['<', '>'])
             });
-    let told = (prop::collection::vec(any_op(), 0..6), prop::collection::vec(any_machine(), 0..4)).prop_map(
-        |(operations, machines)| {
+    let told = (
+        prop::collection::vec(any_op(), 0..6),
+        prop::collection::vec(any_machine(), 0..4),
+        prop::option::of(any_entrance()),
+    )
+        .prop_map(|(operations, machines, entrance)| {
             Deed::Told(Box::new(control::WatchResponse {
                 now: ago(0.0),
                 operations,
                 machines,
+                entrance,
                 ..Default::default()
             }))
-        },
-    );
+        });
     prop_oneof![
         4 => keys.prop_map(Deed::Keys),
         2 => told,
@@ -115,6 +143,25 @@ fn any_answer(call: &Call, what: u8, text: &str) -> Vec<Answer> {
             code: i32::from(what % 17),
             text: crate::sanitize::line(text).into_owned(),
         })],
+        (1, Call::Invite(_)) => vec![news(invite_response::News::Invitation(control::Invitation {
+            code: text.into(),
+            farm: text.into(),
+            addresses: vec![text.into()],
+            expires: ago(-100.0),
+        }))],
+        (2, Call::Invite(_)) => vec![news(invite_response::News::End(control::InvitationEnd {
+            reason: i32::from(what % 9),
+            newcomer: Some(control::Newcomer { name: text.into(), ..Default::default() }),
+        }))],
+        (1, Call::Join(_)) => vec![Answer::Join(Box::new(control::JoinResponse {
+            news: Some(join_response::News::CheckWords(text.into())),
+        }))],
+        (1, Call::Farm(_)) => vec![Answer::Farm(Box::new(control::GetFarmResponse {
+            name: text.into(),
+            key_file: if what > 128 { text.into() } else { String::new() },
+            is_shared: what.is_multiple_of(3),
+            ..Default::default()
+        }))],
         (1, Call::Output(_)) => vec![Answer::Output(control::ReadOutputResponse {
             offset: u64::from(what),
             data: text.into(),
