@@ -153,11 +153,19 @@ impl Driver {
                 self.apply(event);
             }
             Happened::Dialled { link, farm, outcome } => {
-                let outcome = outcome.and_then(|opened| self.check_key(farm, opened)).map(|opened| {
-                    let found = (opened.greeting.clone(), opened.route.clone());
-                    self.links.insert(link, opened);
-                    found
-                });
+                let outcome = match outcome {
+                    // However long the handshake took, what it has proven is worth nothing now.
+                    Ok(opened) if farm != self.trust.tag() => {
+                        opened.closer.close(OLD_KEY);
+                        Err(Failure::Unreachable(OLD_KEY.to_owned()))
+                    }
+                    Ok(opened) => {
+                        let found = (opened.greeting.clone(), opened.route.clone());
+                        self.links.insert(link, opened);
+                        Ok(found)
+                    }
+                    Err(failure) => Err(failure),
+                };
                 self.apply(Event::Dialled { link, outcome });
             }
             Happened::Called { call, greeting, handle } => {
@@ -173,15 +181,6 @@ impl Driver {
                 self.apply(Event::CallEnded(call));
             }
         }
-    }
-
-    /// A link that was proven under an old key is none, however long its handshake took.
-    fn check_key(&self, farm: FarmTag, opened: Opened) -> Result<Opened, Failure> {
-        if farm == self.trust.tag() {
-            return Ok(opened);
-        }
-        opened.closer.close(OLD_KEY);
-        Err(Failure::Unreachable(OLD_KEY.to_owned()))
     }
 
     fn apply(&mut self, event: Event) {
