@@ -127,7 +127,7 @@ mod tests {
             bench.apply(end(attempt));
             assert_eq!(bench.queue.queued, 1);
             assert_eq!(assigned(&bench.join("near", 1)).len(), 1);
-            assert!(bench.queue.runs.values().all(|run| run.losses.is_empty()));
+            assert!(bench.queue.runs.values().all(|run| run.timeline.losses.is_empty()));
         }
     }
 

@@ -117,7 +117,7 @@ fn a_machine_whose_grants_are_good_for_nothing_is_left_alone() {
     assert_eq!(vain, 8);
     assert!(bench.why(0)[0].contains("has no slots when it says so"), "{:?}", bench.why(0));
     assert_eq!(assigned(&bench.tick_later(SECOND)).len(), 1);
-    assert!(bench.queue.runs[&RunId(0)].losses.is_empty(), "none of that is a loss");
+    assert!(bench.queue.runs[&RunId(0)].timeline.losses.is_empty(), "none of that is a loss");
 }
 
 #[test]

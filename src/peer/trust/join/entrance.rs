@@ -123,7 +123,14 @@ mod tests {
         let told = seen.borrow().invitation.clone().unwrap();
         assert_eq!((told.tries_left, told.wrong_codes(), told.asks), (3, MOST_TRIES - 3, true));
         let machine = MachineId::read(&[7; 32]).unwrap();
-        let newcomer = |number| Newcomer { number, name: "n".into(), machine, check_words: "a b c".into() };
+        let check_words = "a b c".to_owned();
+        let newcomer = |number| Newcomer {
+            number,
+            name: "n".into(),
+            machine,
+            check_words: check_words.clone(),
+            address: None,
+        };
         let (first, second) = (doorplate.wait(&newcomer(1)), doorplate.wait(&newcomer(2)));
         drop(first);
         assert_eq!(seen.borrow().waiting, [newcomer(2)]);
