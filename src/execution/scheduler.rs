@@ -83,7 +83,7 @@ pub enum Followed {
     /// It is under way.
     Live(OperationWatch),
     /// It is over.
-    Known(reapi::ExecuteResponse),
+    Known(Box<reapi::ExecuteResponse>),
 }
 
 /// What the farm does, for people.
@@ -220,7 +220,7 @@ impl Scheduler {
             return Some(Followed::Live(watch));
         }
         let result = self.lookup(&key).await?;
-        Some(Followed::Known(response::cached(result)))
+        Some(Followed::Known(Box::new(response::cached(result))))
     }
 
     /// Follows what is wanted of each machine. What changes while nobody looks is told as one.

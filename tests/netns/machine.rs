@@ -102,7 +102,7 @@ impl Machine {
                 let mut found = machines.iter().filter(|machine| machine.name == other.name());
                 found.any(|machine| machine.linked && machine.links_back && machine.slots > 0)
             };
-            if others.iter().all(|other| is_linked(other)) {
+            if others.iter().all(is_linked) {
                 return;
             }
             assert!(since.elapsed() < PATIENCE, "{} knows {machines:#?}\n{}", self.name(), self.log());

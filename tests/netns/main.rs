@@ -3,6 +3,7 @@
 //! Needs root and `ip` (iproute2). Where it cannot be had the tests say so and pass. Nothing outside of the
 //! namespaces that these tests make is touched.
 
+#![expect(clippy::disallowed_methods, reason = "a task of a test ends with it")]
 #![expect(clippy::unwrap_used, reason = "a test that meets what it did not expect should end there")]
 
 mod farm;
