@@ -28,6 +28,7 @@ DEBIAN = {
 # The same, for what the tests of the workspace use to harm a node.
 TOOLS = {
     "faketime": "faketime",
+    "ip": "iproute2",
     "mkfs.ext4": "e2fsprogs",
     "strace": "strace",
 }
