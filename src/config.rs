@@ -2,9 +2,9 @@
 //!
 //! A flag wins over a variable, a variable over the file, the file over the defaults, which stand
 //! in `assets/farmhand.toml` and are compiled in. [`raw`] holds the layers as written, [`values`]
-//! the sizes, durations and addresses in them, [`network`] machines and interfaces, [`paths`] what the host decides, `listed` writes them
-//! down again for people. Nobody else parses
-//! or checks a setting, and nobody else reads the environment for one.
+//! the sizes, durations and addresses in them, [`network`] machines and interfaces, [`paths`] what the
+//! host decides, `checks` what each may be, `listed` writes them down again for people. Nobody else
+//! parses or checks a setting, and nobody else reads the environment for one.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,7 +17,12 @@ use serde::Deserialize;
 
 use crate::digest::DigestFunction;
 use crate::instance::InstanceName;
+use checks::{
+    absolute, at_least, check_epoch, check_handshake, check_listen, check_name, check_person,
+    check_runtime_dir, check_timeouts, check_update_interval, invalid,
+};
 
+mod checks;
 mod listed;
 pub mod network;
 pub mod paths;
@@ -307,14 +312,8 @@ pub enum ConfigError {
     },
 }
 
-/// Bytes of the longest path a Unix socket may have (`sun_path`, without the final NUL).
-const SOCKET_PATH_MAX: usize = 107;
-
 /// Processes without which hardly any compiler driver works.
 pub const LEAST_PROCESSES: u64 = 16;
-
-/// Name of the longest socket in the runtime directory.
-const LONGEST_SOCKET: &str = "control.sock";
 
 // === impl Config ===
 
@@ -436,114 +435,6 @@ impl Set {
 
 fn required<T>(value: Option<T>) -> T {
     value.expect("invariant: the compiled-in defaults set this key, as a test shows")
-}
-
-fn invalid<T>(
-    key: &'static str,
-    reason: impl Into<String>,
-    remedy: impl Into<String>,
-) -> Result<T, ConfigError> {
-    Err(ConfigError::Invalid { key, reason: reason.into(), remedy: remedy.into() })
-}
-
-fn at_least<T: PartialOrd + std::fmt::Display>(
-    key: &'static str,
-    value: T,
-    least: T,
-) -> Result<T, ConfigError> {
-    if value < least {
-        return invalid(key, format!("{value} is too small"), format!("{least} is the least"));
-    }
-    Ok(value)
-}
-
-fn check_name(name: String) -> Result<String, ConfigError> {
-    if name.is_empty() || name.len() > 253 || name.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return invalid(
-            "name",
-            format!("{name:?} cannot be the name of a machine"),
-            "use 1 to 253 characters without blanks",
-        );
-    }
-    Ok(name)
-}
-
-fn check_person(name: String) -> Result<String, ConfigError> {
-    if name.is_empty() || name.len() > 253 || name.chars().any(char::is_control) {
-        let reason = format!("{name:?} cannot be the name of a person");
-        return invalid("person", reason, "use 1 to 253 characters");
-    }
-    Ok(name)
-}
-
-fn check_listen(listen: SocketAddr, insecure_lan: bool) -> Result<SocketAddr, ConfigError> {
-    if !listen.ip().is_loopback() && !insecure_lan {
-        return invalid(
-            "listen",
-            format!("{listen} can be reached from other machines, and this port asks nobody who he is"),
-            "keep 127.0.0.1, or add --insecure-lan if everybody on that network may run commands here",
-        );
-    }
-    Ok(listen)
-}
-
-fn check_timeouts(default: Duration, max: Duration) -> Result<(), ConfigError> {
-    if default.is_zero() || default > max {
-        return invalid(
-            "default-timeout",
-            format!("{default:?} is not between zero and max-timeout ({max:?})"),
-            "lower default-timeout or raise max-timeout",
-        );
-    }
-    Ok(())
-}
-
-fn check_epoch(interval: Duration) -> Result<Duration, ConfigError> {
-    let (least, most) = (Duration::from_millis(10), Duration::from_secs(60));
-    if interval < least || interval > most {
-        return invalid(
-            "epoch-interval",
-            format!("{interval:?} is out of range"),
-            "use 10ms to 60s: it is what a power cut may cost",
-        );
-    }
-    Ok(interval)
-}
-
-/// A state told again without a pause would keep a core busy for each client that waits.
-fn check_update_interval(interval: Duration) -> Result<Duration, ConfigError> {
-    if interval < Duration::from_millis(10) {
-        return invalid("update-interval", format!("{interval:?} is too short"), "10ms is the least");
-    }
-    Ok(interval)
-}
-
-fn check_handshake(timeout: Duration) -> Result<Duration, ConfigError> {
-    if timeout < Duration::from_millis(100) {
-        return invalid("handshake-timeout", format!("{timeout:?} is too short"), "100ms is the least");
-    }
-    Ok(timeout)
-}
-
-fn absolute(key: &'static str, path: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
-    let Some(path) = path else {
-        return invalid(key, "this user has no home directory", format!("say where with --{key}"));
-    };
-    match std::path::absolute(&path) {
-        Ok(path) => Ok(path),
-        Err(error) => invalid(key, format!("{}: {error}", path.display()), "use an absolute path"),
-    }
-}
-
-fn check_runtime_dir(dir: PathBuf) -> Result<PathBuf, ConfigError> {
-    if dir.join(LONGEST_SOCKET).as_os_str().len() > SOCKET_PATH_MAX {
-        return invalid(
-            "runtime-dir",
-            format!("{} is too long: the path of a Unix socket has {SOCKET_PATH_MAX} bytes", dir.display()),
-            "use a shorter path with --runtime-dir",
-        );
-    }
-    Ok(dir)
 }
 
 fn instances(

@@ -449,6 +449,8 @@ impl World {
     /// Lets everything that is under way end well.
     fn settle(&mut self) {
         for worker in 0..3 {
+            // What it granted before is over.
+            self.happen(Happening::Leave { worker });
             self.happen(Happening::Join { worker, slots: 2 });
             self.happen(Happening::Tell { worker, duty: Duty::Active });
         }

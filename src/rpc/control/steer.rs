@@ -173,7 +173,7 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(set(&service, guests("")).await, Ok(()));
-        assert_eq!(set(&service, guests("other")).await, Err(Code::FailedPrecondition));
+        assert_eq!(set(&service, guests("cellar")).await, Err(Code::FailedPrecondition));
         assert_eq!(set(&service, slots("worker", 3)).await, Ok(()));
         let state = &farm.scheduler.machines().await[0];
         assert_eq!((state.slots, state.duty), (3, Duty::Paused), "what is not said stays");
