@@ -6,7 +6,7 @@ use std::time::Duration;
 use farmhand_proto::control::{SetMachineRequest, machine};
 use tokio::time::{Instant, sleep};
 
-use crate::farm::{farm, places, run};
+use crate::farm::{execute, farm, places, run, upload};
 use crate::lan::Lan;
 use crate::machine::Machine;
 use crate::support::{ActionBuilder, Client};
@@ -77,8 +77,9 @@ async fn the_slots_of_a_farm_are_used() {
     let client = farm[0].client().await;
     // Whatever is done once only.
     run(&client, "sleep 0.01", machines * slots, machines * slots).await;
+    let actions = upload(&client, "sleep 0.2", count).await;
     let since = Instant::now();
-    let outcomes = run(&client, "sleep 0.2", count, count).await;
+    let outcomes = execute(&client, actions, count).await;
     let took = since.elapsed().as_secs_f64();
     let places = places(&outcomes);
     assert_eq!(places.values().sum::<usize>(), count);

@@ -42,6 +42,11 @@ impl Machine {
         Self { child, number, arguments, directory }
     }
 
+    /// Its number on the LAN.
+    pub(crate) fn number(&self) -> usize {
+        self.number
+    }
+
     /// Its name.
     pub(crate) fn name(&self) -> String {
         format!("m{}", self.number)
