@@ -53,7 +53,8 @@ use probes::{Need, Probe};
 ///   watched              parallel-actions while two dashboards watch, in turns with the same while
 ///                        nobody does
 ///   scheduler            a farm of 64 machines with 16 slots, simulated in this process: what deciding
-///                        and waiting cost for each of 100,000 actions, and how long slots are idle
+///                        and waiting cost for each of 100,000 actions (fewer with less --time), and how
+///                        long slots are idle
 #[derive(Debug, clap::Args)]
 #[command(
     verbatim_doc_comment,

@@ -161,7 +161,7 @@ pub struct RawConfig {
     #[arg(value_parser = clap::builder::BoolishValueParser::new())]
     #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub no_discovery: Option<bool>,
-    /// Another machine of the farm: HOST, HOST:PORT or [IPV6]:PORT; may be repeated
+    /// Another machine of the farm: HOST or HOST:PORT, IPv6 addresses in brackets; may be repeated
     #[arg(long, env = "FARMHAND_PEER", value_name = "ADDR", help_heading = "The farm")]
     #[arg(value_delimiter = ',')]
     pub peer: Option<Vec<PeerAddress>>,

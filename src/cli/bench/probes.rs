@@ -122,7 +122,7 @@ impl Probe {
             Self::CacheHits => cache::hits(bench).await,
             Self::ExecuteHits => cache::execute_hits(bench).await,
             Self::Watched => watched::rate(bench).await,
-            Self::Scheduler => return scheduler::figures().await,
+            Self::Scheduler => return scheduler::figures(bench.time).await,
         };
         Ok(vec![figure?])
     }
