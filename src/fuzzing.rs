@@ -8,6 +8,7 @@
 mod config;
 mod history;
 mod input;
+mod leases;
 mod merkle;
 mod message;
 mod names;
@@ -18,6 +19,7 @@ mod zstd;
 
 pub use config::config;
 pub use history::history_record;
+pub use leases::lease;
 pub use merkle::{directory, tree};
 pub use message::{message, request_metadata, sandbox_wire};
 pub use names::{path, resource_name};
@@ -71,7 +73,7 @@ mod tests {
     }
 
     replay_each! {
-        config directory farm_key history_record index_record join_messages message pack_record path peers
+        config directory farm_key history_record index_record join_messages lease message pack_record path peers
         request_metadata resource_name sandbox_wire tree zstd
     }
 }

@@ -341,7 +341,8 @@ fn wire_tenancy(owner: String, tenancy: &Tenancy) -> control::Tenancy {
     control::Tenancy {
         owner,
         person: tenancy.person.to_string(),
-        granted: count(tenancy.granted),
+        // What is open to all is granted to nobody in particular.
+        granted: count(tenancy.granted.max(tenancy.running)),
         running: count(tenancy.running),
         ahead: count(tenancy.ahead),
         waiting: count(tenancy.waiting),
