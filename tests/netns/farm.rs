@@ -304,3 +304,67 @@ async fn what_two_people_ask_for_runs_once() {
     let once = first.iter().zip(&second).filter(|(one, other)| one == other).count();
     assert!(once >= 5, "{once} of 6 ran once: {first:?} {second:?}");
 }
+
+#[tokio::test]
+async fn a_clock_that_is_wrong_by_a_year_is_no_reason() {
+    const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+    if !std::path::Path::new(LIBRARY).exists() {
+        println!("SKIPPED: libfaketime is not installed ({LIBRARY})");
+        return;
+    }
+    let Some(lan) = Lan::new(2) else { return };
+    let wrong = [("LD_PRELOAD", LIBRARY), ("FAKETIME", "-365d"), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
+    let farm =
+        [Machine::start(&lan, 0, &["--slots", "1"]), Machine::start_with(&lan, 1, &["--slots", "2"], &wrong)];
+    farm[0].links_with(&[&farm[1]]).await;
+    farm[1].links_with(&[&farm[0]]).await;
+    for machine in &farm {
+        let began = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let outcomes = run(&machine.client().await, "sleep 0.3", 9, 9).await;
+        assert_eq!(places(&outcomes).len(), 2);
+        if machine.name() == "m0" {
+            let metadata =
+                outcomes.iter().map(|outcome| outcome.success().execution_metadata.clone().unwrap());
+            let began = i64::try_from(began).unwrap();
+            let times = metadata.map(|metadata| metadata.worker_start_timestamp.unwrap().seconds - began);
+            assert!(times.clone().all(|ahead| (-5..60).contains(&ahead)), "{:?}", times.collect::<Vec<_>>());
+        }
+    }
+    let ahead = farm[0].machines().await.into_iter().find(|machine| !machine.is_self).unwrap().clock_ahead;
+    assert!(ahead.unwrap().seconds < -364 * 86_400, "and people are told of it");
+}
+
+#[tokio::test]
+async fn a_machine_whose_disk_is_full_loses_nobody_a_build() {
+    let Some(lan) = Lan::new(2) else { return };
+    let full = SmallDisk::mount();
+    let path = full.0.path().to_str().unwrap();
+    let data = format!("{path}/data");
+    let arguments = ["--slots", "4", "--data-dir", &data, "--disk-budget", "40MB", "--disk-reserve", "0"];
+    let farm = [Machine::start(&lan, 0, &["--slots", "1"]), Machine::start(&lan, 1, &arguments)];
+    farm[0].links_with(&[&farm[1]]).await;
+    // It cannot all be written, and need not be.
+    let _full = std::fs::write(full.0.path().join("filler"), vec![0; 64 << 20]);
+    let client = farm[0].client().await;
+    let outcomes = run(&client, "head -c 2000000 /dev/urandom > out; sleep 0.1", 12, 12).await;
+    assert!(places(&outcomes).contains_key("m0"));
+}
+
+/// A file system of 48 MiB. Dropping it unmounts it.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Self {
+        let disk = Self(tempfile::TempDir::with_prefix("farmhand-netns-full-").unwrap());
+        let options = ["-t", "tmpfs", "-o", "size=48m", "farmhand-test"];
+        let mounted = std::process::Command::new("mount").args(options).arg(disk.0.path()).status().unwrap();
+        assert!(mounted.success());
+        disk
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}

@@ -30,16 +30,29 @@ pub(crate) struct Machine {
     child: Child,
     number: usize,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     directory: TempDir,
 }
 
 impl Machine {
     /// Starts a node called `m` and the number of the machine, which is ready then.
     pub(crate) fn start(lan: &Lan, number: usize, arguments: &[&str]) -> Self {
+        Self::start_with(lan, number, arguments, &[])
+    }
+
+    /// The same with variables of its environment.
+    pub(crate) fn start_with(
+        lan: &Lan,
+        number: usize,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let directory = TempDir::with_prefix("farmhand-netns-").unwrap();
         let arguments: Vec<_> = arguments.iter().map(ToString::to_string).collect();
-        let child = launch(lan, number, &arguments, directory.path());
-        Self { child, number, arguments, directory }
+        let environment: Vec<_> =
+            environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let child = launch(lan, number, (&arguments, &environment), directory.path());
+        Self { child, number, arguments, environment, directory }
     }
 
     /// Its number on the LAN.
@@ -62,7 +75,7 @@ impl Machine {
     /// Starts it again on what it has on disk.
     pub(crate) fn restart(&mut self, lan: &Lan) {
         self.kill();
-        self.child = launch(lan, self.number, &self.arguments, self.directory.path());
+        self.child = launch(lan, self.number, (&self.arguments, &self.environment), self.directory.path());
     }
 
     /// Sends the node a signal: `STOP`, `CONT`.
@@ -126,7 +139,12 @@ impl Drop for Machine {
     }
 }
 
-fn launch(lan: &Lan, number: usize, arguments: &[String], directory: &Path) -> Child {
+fn launch(
+    lan: &Lan,
+    number: usize,
+    (arguments, environment): (&[String], &[(String, String)]),
+    directory: &Path,
+) -> Child {
     let log = fs::File::options().create(true).append(true).open(directory.join("log")).unwrap();
     let [program, words @ ..] = lan.on(number);
     let binary = std::env::var("FARMHAND_BINARY").unwrap_or_else(|_| BINARY.to_owned());
@@ -143,6 +161,7 @@ fn launch(lan: &Lan, number: usize, arguments: &[String], directory: &Path) -> C
         .arg("--runtime-dir")
         .arg(directory.join("run"))
         .args(arguments)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)
