@@ -10,7 +10,7 @@ use futures_util::stream;
 use prost::Message;
 use tokio::time::{Instant, sleep};
 
-use crate::lan::Lan;
+use crate::lan::{Lan, Quality};
 use crate::machine::Machine;
 use crate::support::{ActionBuilder, Client, Outcome, finish};
 
@@ -367,4 +367,26 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
     }
+}
+
+#[tokio::test]
+async fn a_bad_link_is_a_slow_one_and_no_lost_machine() {
+    let Some(mut lan) = Lan::new(2) else { return };
+    lan.worsen(1, Quality::WIFI);
+    let farm = [Machine::start(&lan, 0, &["--slots", "1"]), Machine::start(&lan, 1, &["--slots", "4"])];
+    farm[0].links_with(&[&farm[1]]).await;
+    let client = farm[0].client().await;
+    // More than such a link carries in the time in which a machine that is silent is taken for gone.
+    let busy = ActionBuilder::sh("sleep 8").salt(&uuid::Uuid::new_v4().to_string());
+    let large = ActionBuilder::sh("cat in | wc -c")
+        .file("in", vec![5; 8 << 20])
+        .salt(&uuid::Uuid::new_v4().to_string());
+    let far = async {
+        sleep(Duration::from_millis(500)).await;
+        large.run(&client).await
+    };
+    let (_, outcome) = tokio::join!(busy.run(&client), far);
+    assert_eq!(outcome.success().execution_metadata.as_ref().unwrap().worker, "m1");
+    assert_eq!(outcome.stdout(&client).await, "8388608\n");
+    assert!(!farm[0].log().contains("lost"), "{}", farm[0].log());
 }
