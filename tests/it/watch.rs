@@ -1,7 +1,9 @@
 //! WATCH: what a dashboard is told of a running node.
 
+use std::collections::BTreeMap;
+
 use farmhand_proto::control::operation::{Kind, Stage};
-use farmhand_proto::control::{GetStatusRequest, WatchRequest};
+use farmhand_proto::control::{GetStatusRequest, Operation, WatchRequest};
 use farmhand_proto::reapi::{GetActionResultRequest, RequestMetadata, ToolDetails};
 use farmhand_proto::time::{std_duration, system_time};
 use tonic::{Code, Request};
@@ -227,7 +229,13 @@ async fn a_watcher_that_stood_still_gets_the_latest_of_each() {
     view.until(&mut stream, |view| view.execution.executed == 60).await;
     assert!(view.messages - messages < 60, "{} messages", view.messages - messages);
     let (fresh, _) = View::open(&mut control, WatchRequest::default()).await;
-    assert_eq!((view.operations, view.snapshots), (fresh.operations, 1));
+    assert_eq!((without_reasons(view.operations), view.snapshots), (without_reasons(fresh.operations), 1));
+}
+
+/// Why there was no result is found out a moment later, and may be told to one and not yet to the other.
+fn without_reasons(mut operations: BTreeMap<String, Operation>) -> BTreeMap<String, Operation> {
+    operations.values_mut().for_each(|operation| operation.miss = 0);
+    operations
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 //! Such an attempt stands on nothing: it may end without an answer at any time, which counts against
 //! nobody, and the run waits for a slot again.
 
+use std::mem;
 use std::sync::Arc;
 
 use super::attempts::Attempt;
@@ -55,6 +56,7 @@ impl Queue {
             assigned_at: Some(self.now.wall),
             attempts: run.timeline.attempts + 1,
             attempt: attempt.number,
+            losses: mem::take(&mut run.timeline.losses),
             ..Timeline::default()
         };
         let operation = run.operations.first().copied();
@@ -92,6 +94,17 @@ mod tests {
 
     fn found(number: u128, worker: &str) -> Event {
         Event::FoundElsewhere { operation: id(number), worker: worker.into() }
+    }
+
+    #[test]
+    fn what_was_lost_before_counts_on() {
+        let mut bench = Bench::new(&Settings::default());
+        bench.join("near", 1);
+        bench.submit(1, &action("1", None, false));
+        bench.apply(Event::WorkerLeft { worker: "near".into(), reason: "cut off".into() });
+        bench.join("far", 0);
+        assert_eq!(joined(&bench.apply(found(1, "far"))).len(), 1);
+        assert!(bench.queue.runs.values().all(|run| run.timeline.losses.len() == 1));
     }
 
     /// A machine with no slot, so that everything waits.

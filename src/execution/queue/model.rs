@@ -322,7 +322,9 @@ impl World {
                     let slot = Slot { worker, person };
                     // What was lost there may be left for another machine.
                     let waits = |run: &Run| !run.was_lost_on(&slot.worker);
-                    assert!(!is_orphan || !self.is_needed_by(&slot, waits), "{assignment:?}");
+                    // And one that loses what it gets is tried with anything else, whosever turn it is.
+                    let is_losing = queue.pool.is_losing(&slot.worker);
+                    assert!(!is_orphan || is_losing || !self.is_needed_by(&slot, waits), "{assignment:?}");
                 }
                 Effect::Notify(operation, state) if gave_way(state) => {
                     let known = &self.operations[operation];
@@ -454,11 +456,14 @@ impl World {
             self.happen(Happening::Join { worker, slots: 2 });
             self.happen(Happening::Tell { worker, duty: Duty::Active });
         }
-        while !self.attempts.is_empty() || !self.stores.is_empty() {
-            self.happen(Happening::End { which: 0, exit_code: 0 });
-            self.happen(Happening::Store { which: 0, fails: false });
+        // A machine that was left alone for its losses is tried again some time later.
+        for _ in 0..4 {
+            while !self.attempts.is_empty() || !self.stores.is_empty() {
+                self.happen(Happening::End { which: 0, exit_code: 0 });
+                self.happen(Happening::Store { which: 0, fails: false });
+            }
+            self.happen(Happening::Wait { seconds: 400 });
         }
-        self.happen(Happening::Wait { seconds: 400 });
     }
 }
 

@@ -204,6 +204,12 @@ impl Pool {
         Some((machine.losses(), machine.alone_until()?))
     }
 
+    /// Whether a machine has lost runs, and has not answered any since.
+    #[cfg(test)]
+    pub(super) fn is_losing(&self, name: &str) -> bool {
+        self.machine(name).is_some_and(|machine| machine.losses() > 0)
+    }
+
     /// Every machine that is there, or may come back, by name.
     pub(super) fn machines(&self) -> impl Iterator<Item = MachineState> {
         self.names.values().map(|index| self.machines[index].state())
