@@ -337,7 +337,7 @@ class Demo(DashboardTest):
         self.screen.press("2")
         self.screen.wait_for("100%", *VIEWS["2"])
         # The fourth build and those after it are beyond what there is without a dashboard.
-        self.screen.wait_for_match(r"(?s)(farmhand-demo.*){4}")
+        self.screen.wait_for_match(r"(?s)(@demo .*){4}")
         self.screen.press("q")
         self.screen.wait_for("from cache", "again, nothing changed", "times faster")
         self.assert_gone()

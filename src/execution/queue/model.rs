@@ -451,9 +451,9 @@ impl World {
     /// Lets everything that is under way end well.
     fn settle(&mut self) {
         for worker in 0..3 {
-            // What it granted before is over.
-            self.happen(Happening::Leave { worker });
             self.happen(Happening::Join { worker, slots: 2 });
+            // Who has granted anything before goes on to grant.
+            self.happen(Happening::Grant { worker, shares: vec![(2, 0); PEOPLE.len()] });
             self.happen(Happening::Tell { worker, duty: Duty::Active });
         }
         // A machine that was left alone for its losses is tried again some time later.

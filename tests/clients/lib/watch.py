@@ -59,10 +59,13 @@ def descriptors(pid: int) -> int:
 
 
 def cpu_seconds(pids: list[int]) -> float:
-    """Processor time used so far."""
+    """Processor time used so far by those that are still there."""
     ticks = 0
     for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
         ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
 
@@ -71,7 +74,11 @@ def share_of_memory(pids: list[int]) -> int:
     """Bytes of these processes together; what several share counts once."""
     total = 0
     for pid in pids:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        for line in lines:
             if line.startswith("Pss:"):
                 total += _kib(line.split(":")[1])
     return total
