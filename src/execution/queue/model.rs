@@ -321,7 +321,11 @@ impl World {
                     let (worker, person) = (assignment.worker.clone(), assignment.person.clone());
                     let slot = Slot { worker, person };
                     // What was lost there may be left for another machine.
-                    let waits = |run: &Run| !run.was_lost_on(&slot.worker);
+                    // What must not be run twice is not sent ahead.
+                    let is_ahead =
+                        queue.attempts.get(&assignment.attempt).is_some_and(|attempt| attempt.is_ahead);
+                    let waits =
+                        |run: &Run| !(run.was_lost_on(&slot.worker) || is_ahead && run.action.do_not_cache);
                     // And one that loses what it gets is tried with anything else, whosever turn it is.
                     let is_losing = queue.pool.is_losing(&slot.worker);
                     assert!(!is_orphan || is_losing || !self.is_needed_by(&slot, waits), "{assignment:?}");
