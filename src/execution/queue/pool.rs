@@ -353,7 +353,7 @@ impl Pool {
         slots.extend(orphans.into_iter().map(|(run, slot)| (Some(run), slot)));
         let mut wanted = Vec::new();
         for class in self.classes.values() {
-            for (_, person) in class.ready.people() {
+            for person in class.ready.people() {
                 wanted.push((&class.machines, person, class.ready.waited_for(person, slots.len())));
             }
         }
@@ -447,11 +447,12 @@ impl Pool {
         }
     }
 
-    /// Whether a machine other than that one could run the class now or later, and is trusted.
-    fn has_other(&self, class: &Class, than: &Machine) -> bool {
+    /// Whether a machine other than that one could run the class for that person, now or when it has a slot
+    /// free, and is trusted.
+    fn has_other(&self, class: &Class, person: &str, than: &Machine) -> bool {
         let others = class.machines.iter().map(|index| &self.machines[index]);
         let mut trusted = others.filter(|other| other.name != than.name && other.losses() == 0);
-        trusted.any(Machine::is_taking)
+        trusted.any(|other| other.serves(person))
     }
 
     /// When a person was served last.

@@ -5,8 +5,8 @@
 //! turns; and within a build the oldest run is first. So a run at the head of its build waits for at most
 //! one run of each other build of its person, and for one of each other person for each of these, however
 //! long their lines are. One exception: a machine may take one of the next few runs of a build before the
-//! first, because it has the inputs; how often in a row is bounded. Every step is logarithmic, or counts
-//! people.
+//! first, because it has the inputs; how often in a row is bounded. Whose turn it is and cannot go now is in
+//! nobody's way: the next few are asked. Every step is logarithmic, or counts people.
 //!
 //! A run that several callers wait for stands in the line of each of them, and goes when the first
 //! of these is served: it has the most urgent of its callers' ranks by construction.
@@ -99,25 +99,44 @@ impl Ready {
         }
     }
 
-    /// Everybody who has something waiting, with the best rank of it.
-    pub(super) fn people(&self) -> impl Iterator<Item = (Rank, &Arc<str>)> {
-        self.ranks.iter().filter_map(|(person, ranks)| Some((*ranks.first()?, person)))
+    /// Everybody who has something waiting.
+    pub(super) fn people(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.ranks.keys()
     }
 
-    /// The first runs of the build whose turn it is, `most` at most; only the very first when that was
-    /// passed over often enough.
-    pub(super) fn candidates(&self, rank: Rank, person: &str, most: usize) -> impl Iterator<Item = RunId> {
-        let line = self.levels.get(&rank).and_then(|level| level.get(person)).and_then(Builds::next);
+    /// Everybody who has something waiting, with the best ranks of it, `most` at most of each.
+    pub(super) fn ranks(&self, most: usize) -> impl Iterator<Item = (Rank, &Arc<str>)> {
+        self.ranks
+            .iter()
+            .flat_map(move |(person, ranks)| ranks.iter().take(most).map(move |rank| (*rank, person)))
+    }
+
+    /// The builds of a person, by whose turn it is.
+    pub(super) fn builds(&self, rank: Rank, person: &str) -> impl Iterator<Item = &Arc<str>> {
+        self.builds_of(rank, person).into_iter().flat_map(|builds| builds.turns.values())
+    }
+
+    /// The first runs of a build, `most` at most; only the very first when that was passed over often
+    /// enough.
+    pub(super) fn candidates(
+        &self,
+        rank: Rank,
+        person: &str,
+        build: &str,
+        most: usize,
+    ) -> impl Iterator<Item = RunId> {
+        let line = self.builds_of(rank, person).and_then(|builds| builds.lines.get(build));
         let most = line.map_or(0, |line| if line.passed >= PATIENCE { 1 } else { most });
         line.into_iter().flat_map(move |line| line.runs.iter().take(most).copied())
     }
 
-    /// Takes `run` out of the line that was served, and sends that build to the back; gives the build.
-    /// The run may still stand elsewhere.
-    pub(super) fn serve(&mut self, rank: Rank, person: &Arc<str>, run: RunId) -> Option<Arc<str>> {
-        let build = self.builds_mut(rank, person)?.serve(run)?;
-        self.tidy(rank, person);
-        Some(build)
+    /// Takes `run` out of the line of `build`, and sends that build to the back. The run may still stand
+    /// elsewhere.
+    pub(super) fn serve(&mut self, rank: Rank, person: &Arc<str>, build: &Arc<str>, run: RunId) {
+        if let Some(builds) = self.builds_mut(rank, person) {
+            builds.serve(build, run);
+            self.tidy(rank, person);
+        }
     }
 
     /// All runs, each once.
@@ -185,6 +204,10 @@ impl Ready {
         builds.any(|builds| builds.lines.contains_key(build))
     }
 
+    fn builds_of(&self, rank: Rank, person: &str) -> Option<&Builds> {
+        self.levels.get(&rank)?.get(person)
+    }
+
     fn builds_mut(&mut self, rank: Rank, person: &str) -> Option<&mut Builds> {
         self.levels.get_mut(&rank)?.get_mut(person)
     }
@@ -210,12 +233,6 @@ impl Ready {
 // === impl Builds ===
 
 impl Builds {
-    /// The line whose turn it is.
-    fn next(&self) -> Option<&Line> {
-        let (_, build) = self.turns.first_key_value()?;
-        self.lines.get(build)
-    }
-
     /// All runs, each once for every line it stands in.
     fn runs(&self) -> impl Iterator<Item = RunId> {
         self.lines.values().flat_map(|line| line.runs.iter().copied())
@@ -256,15 +273,13 @@ impl Builds {
         }
     }
 
-    fn serve(&mut self, run: RunId) -> Option<Arc<str>> {
-        let (_, build) = self.turns.pop_first()?;
-        let turn = self.take_turn(&build);
-        if let Some(line) = self.lines.get_mut(&build) {
-            line.turn = turn;
-            line.passed = if line.runs.first() == Some(&run) { 0 } else { line.passed + 1 };
-        }
-        self.remove(&build, run);
-        Some(build)
+    fn serve(&mut self, build: &Arc<str>, run: RunId) {
+        let next_turn = self.next_turn;
+        let Some(line) = self.lines.get_mut(build) else { return };
+        self.turns.remove(&std::mem::replace(&mut line.turn, next_turn));
+        line.passed = if line.runs.first() == Some(&run) { 0 } else { line.passed + 1 };
+        self.take_turn(build);
+        self.remove(build, run);
     }
 
     /// The last of all turns goes to `build`.
@@ -292,9 +307,11 @@ mod tests {
 
     /// Serves the first of the only person.
     fn serve(ready: &mut Ready) -> Option<RunId> {
-        let (rank, person) = ready.people().next().map(|(rank, person)| (rank, person.clone()))?;
-        let run = ready.candidates(rank, &person, 1).next()?;
-        ready.serve(rank, &person, run).map(|_| run)
+        let (rank, person) = ready.ranks(1).next().map(|(rank, person)| (rank, person.clone()))?;
+        let build = ready.builds(rank, &person).next()?.clone();
+        let run = ready.candidates(rank, &person, &build, 1).next()?;
+        ready.serve(rank, &person, &build, run);
+        Some(run)
     }
 
     fn drain(ready: &mut Ready) -> Vec<u64> {
@@ -307,7 +324,8 @@ mod tests {
         for (run, priority) in [(1, 5), (2, 0), (3, -5), (4, 0)] {
             ready.insert(&place(priority, "a"), RunId(run));
         }
-        assert_eq!(ready.people().next(), Some((rank(-5), &"ann".into())));
+        assert_eq!(ready.ranks(1).next(), Some((rank(-5), &"ann".into())));
+        assert_eq!(ready.ranks(2).nth(1), Some((rank(0), &"ann".into())));
         assert_eq!(drain(&mut ready), [3, 2, 4, 1]);
         assert!(ready.levels.is_empty() && ready.ranks.is_empty());
     }
@@ -345,10 +363,10 @@ mod tests {
         ready.insert(&Place { person: "ben".into(), ..place(-1, "b") }, RunId(1));
         ready.insert(&Place { person: "ben".into(), ..place(0, "b") }, RunId(2));
         ready.insert(&place(0, "a"), RunId(3));
-        let people: Vec<_> = ready.people().map(|(rank, person)| (rank.priority, &**person)).collect();
-        assert_eq!(people, [(0, "ann"), (-1, "ben")]);
-        assert_eq!(ready.serve(rank(-1), &"ben".into(), RunId(1)).as_deref(), Some("b"));
-        assert_eq!(ready.people().nth(1).map(|(rank, _)| rank.priority), Some(0));
+        let first: Vec<_> = ready.ranks(1).map(|(rank, person)| (rank.priority, &**person)).collect();
+        assert_eq!(first, [(0, "ann"), (-1, "ben")]);
+        ready.serve(rank(-1), &"ben".into(), &"b".into(), RunId(1));
+        assert_eq!(ready.ranks(1).nth(1).map(|(rank, _)| rank.priority), Some(0));
         let ahead = |person: &str, is_sooner| {
             let place = Place { person: person.into(), ..place(0, "a") };
             ready.ahead_of(&place, RunId(3), |_| is_sooner)
@@ -364,15 +382,15 @@ mod tests {
         }
         let mut passed = 0;
         loop {
-            let candidates: Vec<_> = ready.candidates(rank(0), "ann", 3).collect();
+            let candidates: Vec<_> = ready.candidates(rank(0), "ann", "a", 3).collect();
             let Some(other) = candidates.get(1) else { break };
             assert_eq!((candidates[0], candidates.len()), (RunId(0), 3));
-            ready.serve(rank(0), &"ann".into(), *other);
+            ready.serve(rank(0), &"ann".into(), &"a".into(), *other);
             passed += 1;
         }
         assert_eq!(passed, PATIENCE);
         assert_eq!(serve(&mut ready), Some(RunId(0)));
-        assert_eq!(ready.candidates(rank(0), "ann", 3).count(), 3);
+        assert_eq!(ready.candidates(rank(0), "ann", "a", 3).count(), 3);
     }
 
     #[test]

@@ -11,6 +11,9 @@ use crate::execution::queue::ready::Rank;
 /// Runs at the head of a line of which a machine may take the one whose inputs it has.
 const LOOK_AHEAD: usize = 8;
 
+/// Builds of a person, and ranks, that are looked at when what goes before them cannot go now.
+const LOOK_BEYOND: usize = 8;
+
 /// Who knows what it costs to run something somewhere.
 pub(in crate::execution::queue) trait Judge {
     /// What it costs to run it there.
@@ -72,8 +75,9 @@ struct Offer<'a> {
 
 /// Which run goes where.
 #[derive(Clone, Copy)]
-struct Choice {
+struct Choice<'a> {
     run: RunId,
+    build: &'a Arc<str>,
     index: MachineIndex,
     is_ahead: bool,
 }
@@ -90,14 +94,14 @@ impl Pool {
         let mut turns = self.turns();
         turns.sort_unstable();
         let choose = |turn: Turn| self.choose(&turn, judge).map(|choice| (turn, choice));
-        let (turn, choice) = turns.into_iter().find_map(choose)?;
-        let Turn { rank, class, person, .. } = turn;
+        let (turn, Choice { run, build, index, is_ahead }) = turns.into_iter().find_map(choose)?;
+        let (build, Turn { rank, class, person, .. }) = (build.clone(), turn);
         self.served += 1;
         self.people.insert(person.clone(), self.served);
         let class = self.classes.get_mut(&class)?;
         class.served = self.served;
-        let build = class.ready.serve(rank, &person, choice.run)?;
-        self.take(choice, person, build)
+        class.ready.serve(rank, &person, &build, run);
+        self.take(Choice { run, build: &build, index, is_ahead }, &person)
     }
 
     /// Takes a slot for a run of that class that has one elsewhere, on a machine that `is_other`.
@@ -113,8 +117,7 @@ impl Pool {
         let offers: Vec<_> =
             offers.filter(|offer| offer.room.now > 0 && is_other(&offer.machine.name)).collect();
         let (_, offer) = cheapest(run, &offers, judge)?;
-        let choice = Choice { run, index: offer.index, is_ahead: false };
-        self.take(choice, person.clone(), build.clone())
+        self.take(Choice { run, build, index: offer.index, is_ahead: false }, person)
     }
 
     /// Whether any machine has a slot that is free now, for anybody.
@@ -149,7 +152,7 @@ impl Pool {
     fn turns(&self) -> Vec<Turn> {
         let mut turns = Vec::new();
         for (id, class) in &self.classes {
-            turns.extend(class.ready.people().map(|(rank, person)| Turn {
+            turns.extend(class.ready.ranks(LOOK_BEYOND).map(|(rank, person)| Turn {
                 rank,
                 served: (self.served(person), class.served),
                 class: *id,
@@ -170,13 +173,20 @@ impl Pool {
         fitting.map(offer).filter(|offer| offer.room != Room::default()).collect()
     }
 
-    fn choose(&self, turn: &Turn, judge: &impl Judge) -> Option<Choice> {
+    /// A run of the first build that has one that can go.
+    fn choose(&self, turn: &Turn, judge: &impl Judge) -> Option<Choice<'_>> {
         let offers = self.offers(turn.class, &turn.person);
         let (now, ahead): (Vec<_>, Vec<_>) = offers.into_iter().partition(|offer| offer.room.now > 0);
-        let choice =
-            |is_ahead| move |(run, offer): (RunId, Offer<'_>)| Choice { run, index: offer.index, is_ahead };
-        let now = self.best(turn, &now, judge, |_| true).map(choice(false));
-        now.or_else(|| self.best(turn, &ahead, judge, |run| judge.may_go_ahead(run)).map(choice(true)))
+        let mut builds =
+            self.classes.get(&turn.class)?.ready.builds(turn.rank, &turn.person).take(LOOK_BEYOND);
+        builds.find_map(|build| {
+            let choice = |is_ahead| {
+                move |(run, offer): (RunId, Offer<'_>)| Choice { run, build, index: offer.index, is_ahead }
+            };
+            let now = self.best((turn, build), &now, judge, |_| true).map(choice(false));
+            let may_go = |run| judge.may_go_ahead(run);
+            now.or_else(|| self.best((turn, build), &ahead, judge, may_go).map(choice(true)))
+        })
     }
 
     /// Among several machines the cheapest for the first run; for a single one, that of the first few
@@ -184,7 +194,7 @@ impl Pool {
     /// was lost on a machine that has not answered since, if there is another one.
     fn best<'a>(
         &self,
-        turn: &Turn,
+        (turn, build): (&Turn, &Arc<str>),
         offers: &[Offer<'a>],
         judge: &impl Judge,
         may_go: impl Fn(RunId) -> bool,
@@ -193,13 +203,12 @@ impl Pool {
             return None;
         }
         let class = self.classes.get(&turn.class)?;
-        let candidates = class.ready.candidates(turn.rank, &turn.person, LOOK_AHEAD);
+        let candidates = class.ready.candidates(turn.rank, &turn.person, build, LOOK_AHEAD);
         let candidates = candidates.filter(|run| may_go(*run));
         let mut willing = candidates.filter_map(|run| {
             let (cost, offer) = cheapest(run, offers, judge)?;
-            let is_feared = cost.was_lost && offer.machine.losses() > 0;
             let waits = self.waits_for_here(run, turn.class, offer.machine, judge)
-                || (is_feared && self.has_other(class, offer.machine));
+                || (is_feared(cost, &offer) && self.has_other(class, &turn.person, offer.machine));
             (!waits).then_some(((cost.was_lost, cost.moving), run, offer))
         });
         let chosen = if offers.len() == 1 { willing.min_by_key(|(cost, ..)| *cost) } else { willing.next() };
@@ -213,18 +222,26 @@ impl Pool {
         here.find(|machine| machine.best_room().now == 0)
     }
 
-    fn take(&mut self, choice: Choice, person: Arc<str>, build: Arc<str>) -> Option<Assigned> {
-        let Choice { run, index, is_ahead } = choice;
+    fn take(&mut self, choice: Choice<'_>, person: &Arc<str>) -> Option<Assigned> {
+        let Choice { run, build, index, is_ahead } = choice;
         let machine = self.machines.get_mut(&index)?;
-        machine.take(&person, &build);
+        machine.take(person, build);
         let (worker, grant) = (machine.name.clone(), machine.present_grant());
         self.note_room(index);
-        Some(Assigned { run, worker, person, build, grant, is_ahead })
+        Some(Assigned { run, worker, person: person.clone(), build: build.clone(), grant, is_ahead })
     }
 }
 
-/// The machine on which a run costs least; among equals that with the most room.
+/// The machine on which a run costs least; among equals that with the most room. One that is feared comes
+/// after all others.
 fn cheapest<'a>(run: RunId, offers: &[Offer<'a>], judge: &impl Judge) -> Option<(Cost, Offer<'a>)> {
     let costs = offers.iter().map(|offer| (judge.cost(run, offer.machine), *offer));
-    costs.min_by_key(|(cost, offer)| (*cost, Reverse(offer.room.now), Reverse(offer.room.ahead)))
+    costs.min_by_key(|(cost, offer)| {
+        (is_feared(*cost, offer), *cost, Reverse(offer.room.now), Reverse(offer.room.ahead))
+    })
+}
+
+/// Whether a run was lost there, and nothing was answered since.
+fn is_feared(cost: Cost, offer: &Offer<'_>) -> bool {
+    cost.was_lost && offer.machine.losses() > 0
 }
