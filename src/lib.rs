@@ -18,7 +18,7 @@
 //! - [`cli`]: the command line;
 //! - `fuzzing`: targets for fuzzers, in builds for them and for tests only.
 //!
-//! [`tasks`], [`telemetry`] and [`config`] are visible to all.
+//! [`recent`], [`tasks`], [`telemetry`] and [`config`] are visible to all.
 
 pub mod action_cache;
 pub mod activity;
@@ -39,6 +39,7 @@ pub mod node;
 pub mod path;
 pub mod peer;
 pub mod platform;
+pub mod recent;
 pub mod request_metadata;
 pub mod rpc;
 pub mod tasks;

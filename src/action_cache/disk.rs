@@ -5,7 +5,6 @@
 //! wins, what was acknowledged survives a kill, and entries age out with the blobs, longest unused
 //! first. Whether the blobs a result names are still there is for `complete` to check.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -19,6 +18,7 @@ use crate::cas::CasError;
 use crate::cas::disk::{ActionPlace, Departure, DiskCas};
 use crate::digest::{Digest, KEY_LEN};
 use crate::instance::InstanceName;
+use crate::recent::Recent;
 
 /// Bytes of results kept in memory.
 const HOT_BYTES: usize = 8 << 20;
@@ -33,21 +33,16 @@ pub struct DiskActionCache {
     hot: Arc<Mutex<Hot>>,
 }
 
-/// Encoded results in two generations: when the young one is full it becomes the old one, and what
-/// was not asked for since is forgotten.
-#[derive(Default)]
-struct Hot {
-    young: HashMap<[u8; 32], (ActionPlace, Bytes)>,
-    young_bytes: usize,
-    old: HashMap<[u8; 32], (ActionPlace, Bytes)>,
-}
+/// Encoded results that were used lately, with their places.
+type Hot = Recent<[u8; 32], (ActionPlace, Bytes)>;
 
 // === impl DiskActionCache ===
 
 impl DiskActionCache {
     /// The action cache in the packs of `cas`.
     pub fn new(cas: DiskCas) -> Self {
-        Self { cas, hot: Arc::default() }
+        let hot = Hot::weighed(HOT_BYTES, |(_, data)| data.len());
+        Self { cas, hot: Arc::new(Mutex::new(hot)) }
     }
 
     /// How the result under `key` left the store last, if that is remembered.
@@ -65,12 +60,12 @@ impl ActionCache for DiskActionCache {
     async fn get(&self, key: &ActionKey) -> Result<Option<ActionResult>, ActionCacheError> {
         let hash = identity(key);
         let Some(stored) = self.cas.find_action(&hash) else { return Ok(None) };
-        let hot = self.hot().get(&hash, stored.place());
+        let hot = self.hot().get(&hash).cloned();
         let data = match hot {
-            Some(data) => data,
-            None => {
+            Some((place, data)) if place == stored.place() => data,
+            _ => {
                 let Some(data) = self.cas.read_action(stored).await? else { return Ok(None) };
-                self.hot().insert(hash, stored.place(), data.clone());
+                self.hot().insert(hash, (stored.place(), data.clone()));
                 data
             }
         };
@@ -81,35 +76,8 @@ impl ActionCache for DiskActionCache {
         let hash = identity(key);
         let data = encode(key, &result);
         let place = self.cas.put_action(&hash, data.clone()).await?;
-        self.hot().insert(hash, place, data);
+        self.hot().insert(hash, (place, data));
         Ok(())
-    }
-}
-
-// === impl Hot ===
-
-impl Hot {
-    fn get(&mut self, hash: &[u8; 32], place: ActionPlace) -> Option<Bytes> {
-        if let Some((held, data)) = self.young.get(hash) {
-            return (*held == place).then(|| data.clone());
-        }
-        let (held, data) = self.old.remove(hash)?;
-        self.insert(*hash, held, data.clone());
-        (held == place).then_some(data)
-    }
-
-    fn insert(&mut self, hash: [u8; 32], place: ActionPlace, data: Bytes) {
-        if data.len() > HOT_BYTES / 16 {
-            return;
-        }
-        if self.young_bytes + data.len() > HOT_BYTES / 2 {
-            self.old = std::mem::take(&mut self.young);
-            self.young_bytes = 0;
-        }
-        self.young_bytes += data.len();
-        if let Some((_, earlier)) = self.young.insert(hash, (place, data)) {
-            self.young_bytes -= earlier.len();
-        }
     }
 }
 

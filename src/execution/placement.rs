@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::PreparedAction;
-use super::run_times::{Halves, Like, RunTimes};
+use super::run_times::{Like, RunTimes};
+use crate::recent::Recent;
 
 /// Names whose run times are remembered.
 const NAMES: usize = 8192;
@@ -62,7 +63,7 @@ pub(super) struct Price {
 /// What was learned, and who is asked.
 pub(super) struct Placement {
     times: RunTimes,
-    paces: Halves<f64>,
+    paces: Recent<u64, f64>,
     holdings: Arc<dyn Holdings>,
 }
 
@@ -104,7 +105,7 @@ pub(super) fn step(time: Duration) -> u32 {
 impl Placement {
     /// Nothing learned yet; nothing has to be moved anywhere.
     pub(super) fn new() -> Self {
-        Self { times: RunTimes::new(NAMES), paces: Halves::new(PACES), holdings: Arc::new(Everywhere) }
+        Self { times: RunTimes::new(NAMES), paces: Recent::new(PACES), holdings: Arc::new(Everywhere) }
     }
 
     /// From now on `holdings` is asked.
@@ -142,7 +143,8 @@ impl Placement {
 
     /// How many times longer than usual a machine takes.
     fn pace(&self, like: Like, machine: &str) -> f64 {
-        like.on(machine).and_then(|key| self.paces.glance(key)).unwrap_or(1.0)
+        let pace = like.on(machine).and_then(|key| self.paces.peek(&key));
+        pace.copied().unwrap_or(1.0)
     }
 }
 

@@ -4,9 +4,10 @@
 //! What was not used for longest is forgotten. Names are kept as numbers only; two that share one
 //! would spoil an estimate and nothing else.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::time::Duration;
+
+use crate::recent::Recent;
 
 /// Part of the mean that the latest run makes up: one of so many.
 const WEIGHT: u32 = 4;
@@ -21,16 +22,7 @@ pub struct Like {
 /// What was learned.
 #[derive(Debug)]
 pub struct RunTimes {
-    means: Halves<Duration>,
-}
-
-/// A map that forgets: there are two halves, and a full one takes the place of the other.
-#[derive(Debug)]
-pub(super) struct Halves<V> {
-    recent: HashMap<u64, V>,
-    older: HashMap<u64, V>,
-    /// Entries of one half.
-    half: usize,
+    means: Recent<u64, Duration>,
 }
 
 // === impl Like ===
@@ -63,13 +55,13 @@ fn number(name: &impl std::hash::Hash) -> u64 {
 impl RunTimes {
     /// Nothing yet; `kept` names are remembered at most.
     pub fn new(kept: usize) -> Self {
-        Self { means: Halves::new(kept) }
+        Self { means: Recent::new(kept) }
     }
 
     /// A command ran for so long.
     pub fn learn(&mut self, like: Like, time: Duration) {
         for key in like.keys() {
-            let mean = match self.means.get(key) {
+            let mean = match self.means.get(&key).copied() {
                 Some(mean) => mean - mean / WEIGHT + time / WEIGHT,
                 None => time,
             };
@@ -79,41 +71,12 @@ impl RunTimes {
 
     /// How long such a command will likely run. Its name counts as used.
     pub fn expected(&mut self, like: Like) -> Option<Duration> {
-        like.keys().find_map(|key| self.means.get(key))
+        like.keys().find_map(|key| self.means.get(&key).copied())
     }
 
     /// The same for those who ask often: its name does not count as used.
     pub fn glance(&self, like: Like) -> Option<Duration> {
-        like.keys().find_map(|key| self.means.glance(key))
-    }
-}
-
-// === impl Halves ===
-
-impl<V: Copy> Halves<V> {
-    /// Keeps about `kept` entries at most.
-    pub(super) fn new(kept: usize) -> Self {
-        Self { recent: HashMap::new(), older: HashMap::new(), half: kept / 2 }
-    }
-
-    pub(super) fn get(&mut self, key: u64) -> Option<V> {
-        if let Some(value) = self.recent.get(&key) {
-            return Some(*value);
-        }
-        let value = self.older.remove(&key)?;
-        self.insert(key, value);
-        Some(value)
-    }
-
-    pub(super) fn glance(&self, key: u64) -> Option<V> {
-        self.recent.get(&key).or_else(|| self.older.get(&key)).copied()
-    }
-
-    pub(super) fn insert(&mut self, key: u64, value: V) {
-        if self.recent.len() >= self.half && !self.recent.contains_key(&key) {
-            self.older = std::mem::take(&mut self.recent);
-        }
-        self.recent.insert(key, value);
+        like.keys().find_map(|key| self.means.peek(&key).copied())
     }
 }
 
@@ -160,7 +123,6 @@ mod tests {
         for number in 0..1000 {
             times.learn(like(&number.to_string(), ""), seconds(1));
             assert_eq!(times.expected(like("//used", "")), Some(seconds(5)));
-            assert!(times.means.recent.len() + times.means.older.len() <= 20);
         }
         assert_eq!(times.expected(like("0", "")), None);
     }

@@ -9,15 +9,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::digest::Digest;
 use crate::peer::MachineId;
+use crate::recent::Recent;
 
-/// Input roots that are remembered for each machine, in each of two halves.
-const MOST_ROOTS: usize = 4096;
+/// Input roots that are remembered for each machine.
+const ROOTS: usize = 8 * 1024;
 
-/// Blobs sent along that are remembered for each machine, in each of two halves.
-const MOST_SENT: usize = 16 * 1024;
+/// Blobs sent along that are remembered for each machine.
+const SENT: usize = 32 * 1024;
 
-/// Builds that are remembered, in each of two halves.
-const MOST_BUILDS: usize = 64;
+/// Builds that are remembered.
+const BUILDS: usize = 128;
 
 /// Machines that are named for one action.
 const MOST_HOLDERS: usize = 3;
@@ -29,27 +30,32 @@ const WEIGHT: u64 = 8;
 #[derive(Clone, Debug, Default)]
 pub struct Traces(Arc<Mutex<Inner>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     machines: HashMap<Arc<str>, Machine>,
     /// Bytes that each machine made for each build.
-    made: Halves<Arc<str>, BTreeMap<MachineId, u64>>,
+    made: Recent<Arc<str>, BTreeMap<MachineId, u64>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Machine {
-    roots: Halves<Digest, ()>,
+    roots: Recent<Digest, ()>,
     /// Blobs that were sent along with leases.
-    sent: Halves<Digest, ()>,
+    sent: Recent<Digest, ()>,
     /// Bytes a run there fetched, in the mean.
     fetched: u64,
 }
 
-/// A map that forgets what was not touched for long: the older half, when the younger one is full.
-#[derive(Debug)]
-struct Halves<K, V> {
-    young: HashMap<K, V>,
-    old: HashMap<K, V>,
+impl Default for Inner {
+    fn default() -> Self {
+        Self { machines: HashMap::new(), made: Recent::new(BUILDS) }
+    }
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self { roots: Recent::new(ROOTS), sent: Recent::new(SENT), fetched: 0 }
+    }
 }
 
 // === impl Traces ===
@@ -61,27 +67,29 @@ impl Traces {
         let mut inner = self.inner();
         let machine = inner.machines.entry(machine.clone()).or_default();
         machine.fetched = (machine.fetched * (WEIGHT - 1) + fetched) / WEIGHT;
-        machine.roots.touch(root, MOST_ROOTS);
+        machine.roots.insert(root, ());
     }
 
     /// Whether there is anything to send along for an action with this input root.
     pub fn is_new(&self, machine: &str, root: &Digest) -> bool {
-        self.inner().machines.get(machine).is_none_or(|machine| !machine.roots.has(root))
+        self.inner().machines.get(machine).is_none_or(|machine| machine.roots.peek(root).is_none())
     }
 
     /// Takes note that `machine` is sent this blob; `false` if it was before.
     pub fn send(&self, machine: &Arc<str>, blob: Digest) -> bool {
         let mut inner = self.inner();
         let sent = &mut inner.machines.entry(machine.clone()).or_default().sent;
-        let is_new = !sent.has(&blob);
-        sent.touch(blob, MOST_SENT);
+        let is_new = sent.get(&blob).is_none();
+        if is_new {
+            sent.insert(blob, ());
+        }
         is_new
     }
 
     /// These were not sent after all.
     pub fn unsend(&self, machine: &str, blobs: &[Digest]) {
         if let Some(machine) = self.inner().machines.get_mut(machine) {
-            blobs.iter().for_each(|blob| machine.sent.forget(blob));
+            blobs.iter().for_each(|blob| machine.sent.remove(blob));
         }
     }
 
@@ -89,9 +97,10 @@ impl Traces {
     pub fn made(&self, machine: MachineId, build: &Arc<str>, bytes: u64) {
         if !build.is_empty() && bytes > 0 {
             let mut inner = self.inner();
-            let made = inner.made.touch(build.clone(), MOST_BUILDS);
+            let mut made = inner.made.get(build).cloned().unwrap_or_default();
             let sum = made.entry(machine).or_default();
             *sum = sum.saturating_add(bytes);
+            inner.made.insert(build.clone(), made);
         }
     }
 
@@ -104,13 +113,13 @@ impl Traces {
     pub fn lacking(&self, machine: &str, root: &Digest) -> u64 {
         let inner = self.inner();
         let known = inner.machines.get(machine);
-        known.map_or(0, |machine| if machine.roots.has(root) { 0 } else { machine.fetched })
+        known.map_or(0, |machine| if machine.roots.peek(root).is_some() { 0 } else { machine.fetched })
     }
 
     /// Machines that made most of what `build` has made so far, without the one that asks.
     pub fn holders(&self, build: &str, without: MachineId) -> Vec<MachineId> {
         let inner = self.inner();
-        let made = inner.made.get(build).into_iter().flatten();
+        let made = inner.made.peek(build).into_iter().flatten();
         let mut made: Vec<_> = made.filter(|(id, _)| **id != without).map(|(id, sum)| (*sum, *id)).collect();
         made.sort_unstable_by(|one, other| other.cmp(one));
         made.into_iter().take(MOST_HOLDERS).map(|(_, id)| id).collect()
@@ -121,45 +130,8 @@ impl Traces {
     }
 }
 
-// === impl Halves ===
-
-impl<K, V> Default for Halves<K, V> {
-    fn default() -> Self {
-        Self { young: HashMap::new(), old: HashMap::new() }
-    }
-}
-
-impl<K: Clone + Eq + std::hash::Hash, V: Default> Halves<K, V> {
-    /// What is kept under `key`, in the younger half, of which each keeps `most` at most.
-    fn touch(&mut self, key: K, most: usize) -> &mut V {
-        if self.young.len() >= most && !self.young.contains_key(&key) {
-            self.old = std::mem::take(&mut self.young);
-        }
-        let before = self.old.remove(&key);
-        self.young.entry(key).or_insert_with(|| before.unwrap_or_default())
-    }
-
-    fn get<Q: Eq + std::hash::Hash + ?Sized>(&self, key: &Q) -> Option<&V>
-    where
-        K: std::borrow::Borrow<Q>,
-    {
-        self.young.get(key).or_else(|| self.old.get(key))
-    }
-
-    fn forget(&mut self, key: &K) {
-        self.young.remove(key);
-        self.old.remove(key);
-    }
-
-    fn has(&self, key: &K) -> bool {
-        self.get(key).is_some()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
     use crate::digest::DigestFunction;
 
@@ -215,16 +187,14 @@ mod tests {
     #[test]
     fn what_is_long_ago_is_forgotten() {
         let (traces, attic) = (Traces::default(), Arc::from("attic"));
-        for number in 0..3 * MOST_ROOTS {
+        for number in 0..3 * ROOTS {
             traces.staged(&attic, root(number), 1 << 20);
             traces.made(id(1), &format!("{number}").into(), 1);
         }
         let inner = traces.inner();
         let machine = &inner.machines["attic"];
-        assert!(machine.roots.young.len() + machine.roots.old.len() <= 2 * MOST_ROOTS);
-        assert!(inner.made.young.len() + inner.made.old.len() <= 2 * MOST_BUILDS);
-        assert!(!machine.roots.has(&root(0)) && machine.roots.has(&root(3 * MOST_ROOTS - 1)));
-        let known: HashSet<_> = machine.roots.young.keys().collect();
-        assert!(machine.roots.old.keys().all(|root| !known.contains(root)));
+        let knows = |number| machine.roots.peek(&root(number)).is_some();
+        assert!(!knows(0) && !knows(2 * ROOTS - 1) && knows(3 * ROOTS - 1));
+        assert!(inner.made.peek("0").is_none());
     }
 }

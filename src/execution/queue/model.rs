@@ -313,6 +313,7 @@ impl World {
     /// give way, for a reason.
     fn check_orphans(&self, effects: &[Effect]) {
         let queue = &self.bench.queue;
+        let mut holders = self.holders.clone();
         for effect in effects {
             match effect {
                 Effect::Assign(assignment) => {
@@ -320,6 +321,7 @@ impl World {
                     let is_orphan = queue.orphan_since(run).is_some();
                     let (worker, person) = (assignment.worker.clone(), assignment.person.clone());
                     let slot = Slot { worker, person };
+                    holders.insert(assignment.attempt, slot.clone());
                     // What was lost there may be left for another machine.
                     // What must not be run twice is not sent ahead.
                     let is_ahead =
@@ -338,7 +340,8 @@ impl World {
                     // may have lost a worker before.
                     if known.stage == Some(Stage::Executing) {
                         let run = state.run.unwrap();
-                        let mut held = self.holders.iter().filter(|(id, _)| id.run == run);
+                        // It may just have got what another one wants, but leaves for a better.
+                        let mut held = holders.iter().filter(|(id, _)| id.run == run);
                         let is_needed = held.any(|(_, slot)| self.is_needed(slot));
                         assert!(alone >= queue.orphan_yield && is_needed);
                     } else {

@@ -3,13 +3,13 @@
 //! The roots of one project share almost all of their directories: each is read and parsed once,
 //! and not for every root again.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::InputError;
 use crate::cas::{CasError, ContentAddressableStorage};
 use crate::digest::Digest;
 use crate::merkle::Directory;
+use crate::recent::Recent;
 
 /// Bytes a Directory message may have: some 300,000 entries.
 const MAX_DIRECTORY: u64 = 32 << 20;
@@ -20,18 +20,14 @@ const MAX_ENTRIES: usize = 100_000;
 /// What a directory costs besides its entries, in entries.
 const OWN_COST: usize = 3;
 
-/// Parsed messages in two generations: when the young one is full it becomes the old one, and what
-/// was not asked for since is forgotten.
-#[derive(Debug, Default)]
-pub(super) struct Directories {
-    generations: Mutex<Generations>,
-}
+/// Parsed messages that were used lately.
+#[derive(Debug)]
+pub(super) struct Directories(Mutex<Recent<Digest, Arc<Directory>>>);
 
-#[derive(Debug, Default)]
-struct Generations {
-    young: HashMap<Digest, Arc<Directory>>,
-    young_entries: usize,
-    old: HashMap<Digest, Arc<Directory>>,
+impl Default for Directories {
+    fn default() -> Self {
+        Self(Mutex::new(Recent::weighed(MAX_ENTRIES, |directory| directory.entries() + OWN_COST)))
+    }
 }
 
 // === impl Directories ===
@@ -59,44 +55,17 @@ impl Directories {
         let directory = Directory::parse(&data, digest.function())
             .map(Arc::new)
             .map_err(|source| InputError::Malformed { digest, role: "input directory", source })?;
-        self.generations().insert(digest, Arc::clone(&directory));
+        self.recent().insert(digest, Arc::clone(&directory));
         Ok(directory)
     }
 
     /// The Directory `digest`, if it is in memory.
     pub(super) fn get(&self, digest: &Digest) -> Option<Arc<Directory>> {
-        self.generations().get(digest)
+        self.recent().get(digest).cloned()
     }
 
-    fn generations(&self) -> MutexGuard<'_, Generations> {
-        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-// === impl Generations ===
-
-impl Generations {
-    fn get(&mut self, digest: &Digest) -> Option<Arc<Directory>> {
-        if let Some(directory) = self.young.get(digest) {
-            return Some(Arc::clone(directory));
-        }
-        let directory = self.old.remove(digest)?;
-        self.insert(*digest, Arc::clone(&directory));
-        Some(directory)
-    }
-
-    fn insert(&mut self, digest: Digest, directory: Arc<Directory>) {
-        let entries = directory.entries() + OWN_COST;
-        if entries > MAX_ENTRIES / 8 {
-            return;
-        }
-        if self.young_entries + entries > MAX_ENTRIES / 2 {
-            self.old = std::mem::take(&mut self.young);
-            self.young_entries = 0;
-        }
-        if self.young.insert(digest, directory).is_none() {
-            self.young_entries += entries;
-        }
+    fn recent(&self) -> MutexGuard<'_, Recent<Digest, Arc<Directory>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -120,13 +89,12 @@ mod tests {
         let first = directories.load(&cas, used).await.unwrap();
         for n in 0..MAX_ENTRIES {
             let digest = Digest::of(Sha256, &n.to_le_bytes());
-            directories.generations().insert(digest, Arc::clone(&first));
+            directories.recent().insert(digest, Arc::clone(&first));
             if n % 1000 == 0 {
                 assert!(Arc::ptr_eq(&first, &directories.get(&used).unwrap()));
             }
         }
-        let kept = |generations: &Generations| generations.young.len() + generations.old.len();
-        assert!(kept(&directories.generations()) <= MAX_ENTRIES);
+        assert!(directories.get(&Digest::of(Sha256, &0_usize.to_le_bytes())).is_none());
         let absent = Digest::of(Sha256, b"absent");
         assert!(matches!(directories.load(&cas, absent).await, Err(InputError::Missing(_))));
     }
