@@ -32,6 +32,7 @@ mod calls;
 pub mod discovery;
 mod driver;
 pub mod id;
+pub mod interfaces;
 mod keys;
 pub mod link;
 pub mod members;

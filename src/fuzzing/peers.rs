@@ -7,7 +7,7 @@ use super::input::Input;
 use crate::config::{InterfacePattern, PeerAddress};
 use crate::peer::addresses;
 use crate::peer::discovery::announcement::{Announcement, Heard};
-use crate::peer::discovery::interfaces::Interface;
+use crate::peer::interfaces::Interface;
 use crate::peer::members::{MOST_ADDRESSES, MOST_MEMBERS};
 
 /// What all machines are announced under.

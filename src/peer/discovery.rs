@@ -16,13 +16,12 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::MachineId;
+use super::interfaces::{self, Interface, Rules};
 use super::trust::FarmTag;
 use crate::config::InterfacePattern;
 use announcement::{Announcement, Heard};
-use interfaces::{Interface, Rules};
 
 pub mod announcement;
-pub mod interfaces;
 mod invitations;
 
 pub use invitations::Invitations;

@@ -15,7 +15,7 @@ use crate::cli::target;
 use crate::config::Config;
 use crate::peer::discovery;
 use crate::peer::discovery::announcement::Announcement;
-use crate::peer::discovery::interfaces::{self, Interface, Rules};
+use crate::peer::interfaces::{self, Interface, Rules};
 
 /// Time to listen to announcements.
 const LISTEN: Duration = Duration::from_secs(2);

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
-use super::interfaces::Interface;
 use crate::peer::MachineId;
+use crate::peer::interfaces::Interface;
 use crate::peer::members::MOST_ADDRESSES;
 use crate::peer::trust::FarmTag;
 

@@ -12,9 +12,9 @@ use mdns_sd::{ServiceDaemon, ServiceEvent, ServiceInfo};
 use tokio::time::{Instant, timeout_at};
 
 use super::announcement::{self, Heard};
-use super::interfaces::{self, Rules};
 use super::{Engine, scoped};
 use crate::config::InterfacePattern;
+use crate::peer::interfaces::{self, Rules};
 use crate::peer::trust::join::Notices;
 
 /// What invitations are announced as.

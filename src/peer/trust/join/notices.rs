@@ -5,13 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use async_trait::async_trait;
 
+use crate::peer::interfaces::{self, Interface};
+
 /// Addresses that are shown at most.
 const MOST_SHOWN: usize = 4;
-
-/// Interfaces of containers and private networks, by the beginnings of their names: the other machine
-/// is not there.
-const NOT_THERE: [&str; 10] =
-    ["docker", "br-", "veth", "virbr", "vnet", "tun", "tap", "wg", "tailscale", "zt"];
 
 /// Tells the network of invitations, and hears of those of others. What is heard is a hint: anybody may
 /// say anything.
@@ -44,22 +41,20 @@ pub(super) fn shown(bound: SocketAddr) -> Vec<SocketAddr> {
         return vec![bound];
     }
     // Where the system does not tell, the person knows.
-    let all = if_addrs::get_if_addrs().unwrap_or_default();
-    let found = all.into_iter().map(|interface| (interface.name.clone(), interface.ip()));
-    let addresses = likely(found.collect(), bound.is_ipv6());
+    let addresses = likely(&interfaces::list(), bound.is_ipv6());
     addresses.into_iter().map(|address| SocketAddr::new(address, bound.port())).collect()
 }
 
-/// Those of other interfaces than loopback, containers' and tunnels'; loopback where there are none.
-fn likely(found: Vec<(String, IpAddr)>, takes_v6: bool) -> Vec<IpAddr> {
-    let is_likely = |name: &str, address: &IpAddr| {
-        let is_there = !NOT_THERE.iter().any(|prefix| name.starts_with(prefix));
-        is_there && !address.is_loopback() && !is_link_local(address)
-    };
-    let mut likely: Vec<_> = found
-        .into_iter()
-        .filter(|(name, address)| (takes_v6 || address.is_ipv4()) && is_likely(name, address))
-        .map(|(_, address)| address)
+/// Those of interfaces that lead to other machines; loopback where there are none.
+fn likely(all: &[Interface], takes_v6: bool) -> Vec<IpAddr> {
+    let leading = all
+        .iter()
+        .filter(|interface| interface.is_up && !interface.is_loopback && interface.check_usual().is_ok());
+    let addresses = leading.flat_map(|interface| interface.addresses.iter().copied());
+    let mut likely: Vec<_> = addresses
+        .filter(|address| {
+            (takes_v6 || address.is_ipv4()) && !address.is_loopback() && !is_link_local(address)
+        })
         .collect();
     likely.sort_by_key(IpAddr::is_ipv6);
     likely.truncate(MOST_SHOWN);
@@ -77,21 +72,25 @@ mod tests {
 
     #[test]
     fn addresses_that_others_can_dial_come_first() {
-        let found = [
-            ("lo", "127.0.0.1"),
-            ("docker0", "172.17.0.1"),
-            ("wlan0", "2001:db8::7"),
-            ("wlan0", "192.168.1.7"),
-            ("wlan0", "fe80::7"),
-            ("wg0", "10.0.0.7"),
-        ];
-        let found: Vec<_> = found.map(|(name, address)| (name.to_owned(), address.parse().unwrap())).into();
-        let shown = |takes_v6| -> Vec<_> {
-            likely(found.clone(), takes_v6).iter().map(ToString::to_string).collect()
+        let interface = |name: &str, addresses: &[&str]| Interface {
+            name: name.to_owned(),
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            is_up: true,
+            is_loopback: name == "lo",
+            ..Interface::default()
         };
+        let found = [
+            interface("lo", &["127.0.0.1"]),
+            interface("docker0", &["172.17.0.1"]),
+            interface("wlan0", &["2001:db8::7", "192.168.1.7", "fe80::7"]),
+            interface("wg0", &["10.0.0.7"]),
+            Interface { is_up: false, ..interface("eth0", &["192.168.1.8"]) },
+        ];
+        let shown =
+            |takes_v6| -> Vec<_> { likely(&found, takes_v6).iter().map(ToString::to_string).collect() };
         assert_eq!(shown(true), ["192.168.1.7", "2001:db8::7"]);
         assert_eq!(shown(false), ["192.168.1.7"]);
-        assert_eq!(likely(found[..2].to_vec(), true), [IpAddr::from([127, 0, 0, 1])]);
+        assert_eq!(likely(&found[..2], true), [IpAddr::from([127, 0, 0, 1])]);
     }
 
     #[test]

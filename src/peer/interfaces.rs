@@ -94,7 +94,7 @@ impl Rules {
             return Err(Unused::NotNamed);
         }
         if !is_asked_for {
-            usual(interface)?;
+            interface.check_usual()?;
         }
         if !interface.is_up {
             return Err(Unused::Down);
@@ -108,22 +108,6 @@ impl Rules {
         }
         Ok(())
     }
-}
-
-/// What is not used unless it is named.
-fn usual(interface: &Interface) -> Result<(), Unused> {
-    let name = interface.name.as_str();
-    let begins = |with: &[&str]| with.iter().any(|with| name.starts_with(with));
-    let is_numbered = |begin: &&str| {
-        name.strip_prefix(begin).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
-    };
-    if interface.is_point_to_point || begins(&TUNNELS) || NUMBERED_TUNNELS.iter().any(is_numbered) {
-        return Err(Unused::Tunnel);
-    }
-    if begins(&VIRTUAL) || is_of_docker(name) {
-        return Err(Unused::Virtual);
-    }
-    Ok(())
 }
 
 /// Whether it is the bridge of a network of Docker: `br-` and twelve digits of its id.
@@ -153,6 +137,25 @@ impl fmt::Display for Unused {
 // === impl Interface ===
 
 impl Interface {
+    /// Whether it leads to other machines of a network, as far as its name and kind tell.
+    ///
+    /// # Errors
+    /// [`Unused::Tunnel`] and [`Unused::Virtual`].
+    pub fn check_usual(&self) -> Result<(), Unused> {
+        let name = self.name.as_str();
+        let begins = |with: &[&str]| with.iter().any(|with| name.starts_with(with));
+        let is_numbered = |begin: &&str| {
+            name.strip_prefix(begin).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+        };
+        if self.is_point_to_point || begins(&TUNNELS) || NUMBERED_TUNNELS.iter().any(is_numbered) {
+            return Err(Unused::Tunnel);
+        }
+        if begins(&VIRTUAL) || is_of_docker(name) {
+            return Err(Unused::Virtual);
+        }
+        Ok(())
+    }
+
     /// One address of an interface, with what the system says of that.
     pub fn of(found: &if_addrs::Interface) -> Self {
         let flags = flags(&found.name).unwrap_or_else(|| {
