@@ -59,9 +59,10 @@ mod settings;
 mod status;
 mod told;
 mod toolchain;
+mod wire;
 
-use claims::{Ledger, LinkedPeers};
-use farm::{Farm, Neighbours};
+use claims::Ledger;
+use farm::Farm;
 use manners::Welcome;
 use meter::Meter;
 use status::StatusSource;
@@ -582,8 +583,6 @@ fn take_part(
         lender: Farm::lender(&name, settings::lending(config), scheduler, peers),
         scheduler: scheduler.clone(),
         peers: peers.clone(),
-        neighbours: Neighbours::default(),
-        linked: LinkedPeers::default(),
         ledger: Ledger::default(),
         me,
         tasks: tasks.clone(),

@@ -228,6 +228,16 @@ impl Peers {
         });
     }
 
+    /// The link to that machine, if there is one.
+    pub fn linked(&self, id: MachineId) -> Option<Peer> {
+        self.0.links.get(id)?.up()
+    }
+
+    /// All links there are.
+    pub fn all_linked(&self) -> Vec<Peer> {
+        self.0.links.list().into_iter().filter_map(LinkNews::up).collect()
+    }
+
     /// What becomes of links to them.
     pub fn events(&self) -> PeerEvents {
         PeerEvents { follower: self.0.links.follow(), told: Default::default(), next: None }
@@ -252,6 +262,17 @@ impl Peers {
     /// Tells `to` what it may run here; the latest counts. Nobody is told when it has no link to this machine.
     pub fn grant(&self, to: MachineId, grant: Grant) {
         self.0.calls.grant(to, grant);
+    }
+}
+
+// === impl LinkNews ===
+
+impl LinkNews {
+    fn up(self) -> Option<Peer> {
+        match self {
+            Self::Up(peer, _) => Some(peer),
+            Self::Down(_) => None,
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::action_cache::ActionKey;
 use crate::execution::claims::{Claims, keeper};
 use crate::execution::scheduler::Claimer;
 use crate::execution::{OperationId, Scheduler};
-use crate::peer::{MachineId, Peer};
+use crate::peer::{MachineId, Peer, Peers};
 use crate::tasks::Tasks;
 
 /// Actions that wait to be claimed; more are run without.
@@ -42,15 +42,12 @@ pub(super) struct Asker {
     wanted: mpsc::Sender<(OperationId, ActionKey)>,
 }
 
-/// The machines that are linked, by id.
-pub(super) type LinkedPeers = Arc<Mutex<BTreeMap<MachineId, Peer>>>;
-
 /// What the task of an [`Asker`] needs.
 pub(super) struct Asking {
     pub(super) me: MachineId,
     pub(super) scheduler: Scheduler,
     pub(super) ledger: Ledger,
-    pub(super) linked: LinkedPeers,
+    pub(super) peers: Peers,
     pub(super) tasks: Tasks,
 }
 
@@ -100,7 +97,8 @@ impl Asking {
     }
 
     fn ask(&self, batch: impl Iterator<Item = (OperationId, ActionKey)>) {
-        let linked = self.linked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let linked: BTreeMap<_, _> =
+            self.peers.all_linked().into_iter().map(|peer| (peer.id, peer)).collect();
         let mut elsewhere: BTreeMap<MachineId, Vec<(OperationId, ActionKey)>> = BTreeMap::new();
         for (operation, key) in batch {
             let all = linked.keys().copied().chain([self.me]);

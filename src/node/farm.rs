@@ -7,31 +7,30 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use farmhand_proto::control;
-use farmhand_proto::peer::MachineState;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::claims::{Asker, Asking, Ledger, LinkedPeers};
+use super::claims::{Asker, Asking, Ledger};
 use super::status::Tenancies;
+use super::wire;
 use crate::action_cache::ActionKey;
 use crate::cas::ContentAddressableStorage;
 use crate::cas::fetch::{BlobSource, Fetcher};
 use crate::cas::remote::RemoteBlobs;
 use crate::execution::Scheduler;
 use crate::execution::action::PreparedAction;
-use crate::execution::grants::{Demand, Event, Grant, Limits, Owner, Tenancy};
+use crate::execution::grants::{Demand, Event, Grant, Limits, Owner};
 use crate::execution::lending::{Lender, Outlet};
 use crate::execution::placement::{Holdings, Site};
 use crate::execution::scheduler::{DemandByMachine, Followed};
-use crate::peer::{Calls, DemandEvent, MachineId, Peer, PeerEvent, PeerEvents, Peers};
+use crate::peer::{Calls, DemandEvent, MachineId, Peer, PeerEvent, PeerEvents, Peers, link};
 use crate::platform::MachineFacts;
 use crate::platform::toolchain::OwnToolchain;
 use crate::rpc::peer::Actions;
@@ -51,16 +50,10 @@ pub(super) struct Farm {
     pub(super) peers: Peers,
     pub(super) lender: Lender,
     pub(super) home: Home,
-    pub(super) neighbours: Neighbours,
-    pub(super) linked: LinkedPeers,
     pub(super) ledger: Ledger,
     pub(super) me: MachineId,
     pub(super) tasks: Tasks,
 }
-
-/// The blobs of machines that are linked.
-#[derive(Clone, Default)]
-pub(super) struct Neighbours(Arc<Mutex<BTreeMap<MachineId, Arc<dyn BlobSource>>>>);
 
 /// A machine that is linked, and who looks after it.
 struct Linked {
@@ -136,14 +129,14 @@ impl Farm {
                     peer.map_or_else(|| id.to_string(), |peer| peer.name.to_string())
                 }
             };
-            lender.tenancies().iter().map(|tenancy| wire_tenancy(name(tenancy.owner), tenancy)).collect()
+            lender.tenancies().iter().map(|tenancy| wire::tenancy(name(tenancy.owner), tenancy)).collect()
         })
     }
 
     /// Takes guests in, that `host` runs.
     pub(super) fn guests(&self, host: Arc<dyn Host>) -> Guests {
         let (fetcher, lender) = (self.home.fetcher.clone(), Arc::new(self.lender.clone()));
-        Guests::new(host, fetcher, lender, Arc::new(self.neighbours.clone()), self.tasks.clone())
+        Guests::new(host, fetcher, lender, Arc::new(self.clone()), self.tasks.clone())
     }
 
     /// Takes part, until `stop` fires.
@@ -154,7 +147,7 @@ impl Farm {
             me: self.me,
             scheduler: self.scheduler.clone(),
             ledger: self.ledger.clone(),
-            linked: self.linked.clone(),
+            peers: self.peers.clone(),
             tasks: self.tasks.clone(),
         });
         self.scheduler.set_claimer(Arc::new(asker.clone()));
@@ -168,6 +161,48 @@ impl Farm {
         };
         stop.run_until_cancelled_owned(driver.run(links, calls)).await;
     }
+
+    /// That machine, as a worker of this one.
+    fn worker(&self, peer: &Peer) -> Arc<RemoteWorker> {
+        let channel = link::boxed(peer.channel());
+        // What it is comes next.
+        let facts = MachineFacts::default();
+        Arc::new(RemoteWorker::new(
+            peer.name.clone(),
+            peer.id,
+            channel,
+            blobs(peer),
+            facts,
+            self.home.clone(),
+        ))
+    }
+}
+
+#[async_trait]
+impl Actions for Farm {
+    fn claim(&self, claimant: MachineId, key: ActionKey) -> Option<MachineId> {
+        self.ledger.claim(claimant, key)
+    }
+
+    async fn follow(&self, key: ActionKey) -> Option<Followed> {
+        self.scheduler.follow(key).await
+    }
+}
+
+impl Sources for Farm {
+    fn source(&self, id: MachineId) -> Option<Arc<dyn BlobSource>> {
+        self.peers.linked(id).as_ref().map(blobs)
+    }
+}
+
+/// Where output of actions that run elsewhere comes.
+pub(super) fn logs(data_dir: &Path) -> PathBuf {
+    data_dir.join("scratch").join("elsewhere")
+}
+
+/// Its blobs.
+fn blobs(peer: &Peer) -> Arc<dyn BlobSource> {
+    Arc::new(RemoteBlobs::new(&*peer.name, link::boxed(peer.channel())))
 }
 
 fn private_directory(path: &Path) -> io::Result<()> {
@@ -202,8 +237,6 @@ impl Driver {
             PeerEvent::Linked(peer) => self.linked(peer),
             PeerEvent::Lost { id, reason, .. } => {
                 let Some(linked) = self.linked.remove(&id) else { return };
-                self.farm.neighbours.remove(id);
-                self.farm.with_linked(|all| drop(all.remove(&id)));
                 self.farm.ledger.forget(id);
                 self.note_wanted(id);
                 linked.ending.send_replace(Some(reason));
@@ -215,11 +248,8 @@ impl Driver {
 
     fn linked(&mut self, peer: Peer) {
         tracing::info!(machine = %peer.name, id = %peer.id, "linked with a machine of the farm");
-        let blobs = Arc::new(RemoteBlobs::new(&*peer.name, crate::peer::link::boxed(peer.channel())));
-        self.farm.neighbours.insert(peer.id, blobs.clone());
-        self.farm.with_linked(|all| drop(all.insert(peer.id, peer.clone())));
         let (ending, ended) = watch::channel(None);
-        let keeper = keep(self.farm.clone(), peer.clone(), blobs, ended);
+        let keeper = keep(self.farm.clone(), peer.clone(), ended);
         let (id, task) = (peer.id, self.farm.tasks.spawn("machine", keeper));
         self.linked.insert(id, Linked { peer, ending, task, told: Demand::default() });
         self.note_wanted(id);
@@ -291,7 +321,7 @@ async fn changed<T>(followed: &mut Option<watch::Receiver<T>>) {
 }
 
 /// Has the scheduler know a machine as it is, until its link ends.
-async fn keep(farm: Farm, peer: Peer, blobs: Arc<RemoteBlobs>, mut ended: watch::Receiver<Option<String>>) {
+async fn keep(farm: Farm, peer: Peer, mut ended: watch::Receiver<Option<String>>) {
     let (mut state, mut grants) = (peer.state(), peer.grants());
     let mut known: Option<(Arc<RemoteWorker>, MachineFacts)> = None;
     let mut toolchain = farm.home.toolchain.fingerprint.clone();
@@ -307,12 +337,12 @@ async fn keep(farm: Farm, peer: Peer, blobs: Arc<RemoteBlobs>, mut ended: watch:
             }
             Ok(()) = state.changed() => {
                 let told = state.borrow_and_update().clone();
-                let Some(facts) = told.as_deref().map(facts) else { continue };
+                let Some(facts) = told.as_deref().map(wire::facts) else { continue };
                 if known.as_ref().is_some_and(|(_, known)| *known == facts) {
                     continue;
                 }
                 let worker = known.take().map(|(worker, _)| worker);
-                let worker = worker.unwrap_or_else(|| farm.worker(&peer, blobs.clone()));
+                let worker = worker.unwrap_or_else(|| farm.worker(&peer));
                 worker.learn(facts.clone());
                 farm.scheduler.add_worker(worker.clone());
                 let has_other_toolchain = farm.home.toolchain.differs(&facts.toolchain);
@@ -336,83 +366,10 @@ async fn keep(farm: Farm, peer: Peer, blobs: Arc<RemoteBlobs>, mut ended: watch:
     }
 }
 
-fn wire_tenancy(owner: String, tenancy: &Tenancy) -> control::Tenancy {
-    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-    control::Tenancy {
-        owner,
-        person: tenancy.person.to_string(),
-        // What is open to all is granted to nobody in particular.
-        granted: count(tenancy.granted.max(tenancy.running)),
-        running: count(tenancy.running),
-        ahead: count(tenancy.ahead),
-        waiting: count(tenancy.waiting),
-    }
-}
-
 /// Where a machine is.
 fn site(peer: &Peer) -> Site {
     let latency = peer.round_trip().unwrap_or_default();
     Site { is_remote: true, latency, ..Site::default() }
-}
-
-/// What a machine says it is and has.
-fn facts(state: &MachineState) -> MachineFacts {
-    let mut labels: BTreeMap<String, std::collections::BTreeSet<String>> = BTreeMap::new();
-    for (name, value) in state.labels.iter().filter_map(|label| label.split_once('=')) {
-        labels.entry(name.to_owned()).or_default().insert(value.to_owned());
-    }
-    MachineFacts {
-        os: state.os.clone(),
-        isa: state.isa.iter().cloned().collect(),
-        cores: state.cpus.into(),
-        memory: state.memory,
-        pools: state.pools.iter().cloned().collect(),
-        labels,
-        sandboxed: state.sandboxed,
-        toolchain: state.toolchain.clone(),
-    }
-}
-
-#[async_trait]
-impl Actions for Farm {
-    fn claim(&self, claimant: MachineId, key: ActionKey) -> Option<MachineId> {
-        self.ledger.claim(claimant, key)
-    }
-
-    async fn follow(&self, key: ActionKey) -> Option<Followed> {
-        self.scheduler.follow(key).await
-    }
-}
-
-impl Farm {
-    fn with_linked(&self, change: impl FnOnce(&mut BTreeMap<MachineId, Peer>)) {
-        change(&mut self.linked.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn worker(&self, peer: &Peer, blobs: Arc<RemoteBlobs>) -> Arc<RemoteWorker> {
-        let channel = crate::peer::link::boxed(peer.channel());
-        // What it is comes next.
-        let facts = MachineFacts::default();
-        Arc::new(RemoteWorker::new(peer.name.clone(), peer.id, channel, blobs, facts, self.home.clone()))
-    }
-}
-
-// === impl Neighbours ===
-
-impl Neighbours {
-    fn insert(&self, id: MachineId, blobs: Arc<dyn BlobSource>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id, blobs);
-    }
-
-    fn remove(&self, id: MachineId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-    }
-}
-
-impl Sources for Neighbours {
-    fn source(&self, id: MachineId) -> Option<Arc<dyn BlobSource>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
-    }
 }
 
 // === impl Post ===
@@ -424,9 +381,4 @@ impl Outlet for Post {
             Owner::Peer(id) => self.peers.grant(id, grant.to_wire()),
         }
     }
-}
-
-/// Where output of actions that run elsewhere comes.
-pub(super) fn logs(data_dir: &Path) -> PathBuf {
-    data_dir.join("scratch").join("elsewhere")
 }

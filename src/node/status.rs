@@ -5,14 +5,14 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use farmhand_proto::client::PROTOCOL_VERSION;
-use farmhand_proto::control::{self, GetStatusResponse, machine, warning};
-use farmhand_proto::protobuf;
+use farmhand_proto::control::{self, GetStatusResponse, warning};
 use farmhand_proto::time::{duration, timestamp};
 use tokio::sync::watch;
 
 use super::Endpoints;
 use super::manners::{Welcome, in_words};
 use super::meter::{Measured, Meter};
+use super::wire::{self, count};
 use crate::activity::Activity;
 use crate::cas::disk::DiskStats;
 use crate::config::{Config, SlotShare};
@@ -22,8 +22,7 @@ use crate::history::describe;
 use crate::peer::members::Standing;
 use crate::peer::trust::Trust;
 use crate::peer::{PeerInfo, Peers};
-use crate::platform::manners::Allowance;
-use crate::platform::{self, Load};
+use crate::platform;
 use crate::rpc::control::ControlSource;
 
 /// Everything a status is made of.
@@ -85,19 +84,19 @@ impl StatusSource {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let stats = measured.stats.as_ref();
         let tenancies = (self.tenancies)();
-        let guests = guests(&tenancies);
+        let guests = wire::guests(&tenancies);
         control::Machine {
             name: self.config.name.clone(),
-            state: wire_state(duty, &allowance).into(),
+            state: wire::state(duty, &allowance).into(),
             is_self: true,
-            slots: u32::try_from(slots).unwrap_or(u32::MAX),
-            busy: u32::try_from(busy).unwrap_or(u32::MAX),
+            slots: count(slots),
+            busy: count(busy),
             last_heard: None,
             version: env!("CARGO_PKG_VERSION").into(),
             os: std::env::consts::OS.into(),
             arch: platform::architecture(),
-            cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
-            load: measured.load.as_ref().map(|(at, load)| wire_load(*at, load)),
+            cpus: count(cpus),
+            load: measured.load.as_ref().map(|(at, load)| wire::load(*at, load)),
             found_by: "self".into(),
             used_bytes: stats.map_or(0, |stats| stats.used_bytes),
             budget_bytes: stats.map_or(0, |stats| stats.budget_bytes),
@@ -105,7 +104,7 @@ impl StatusSource {
             address: self.endpoints.peers.map(|address| address.to_string()).unwrap_or_default(),
             boot_epoch: self.activity.epoch(),
             reason: in_words(duty, &allowance, slots),
-            guest_slots: Some(u32::try_from(allowance.slots).unwrap_or(u32::MAX)),
+            guest_slots: Some(count(allowance.slots)),
             toolchain: self.toolchain.borrow().to_string(),
             guests: Some(guests),
             tenancies,
@@ -140,7 +139,7 @@ impl StatusSource {
         warnings.extend(other_toolchains(&this.toolchain, &others));
         GetStatusResponse {
             node: Some(self.node()),
-            machines: std::iter::once(this).chain(others.iter().map(other_machine)).collect(),
+            machines: std::iter::once(this).chain(others.iter().map(wire::other_machine)).collect(),
             execution: Some(execution),
             storage: measured.stats.as_ref().map(storage),
             warnings,
@@ -170,72 +169,6 @@ impl ControlSource for StatusSource {
 
     async fn operation(&self, name: &str) -> Option<control::Operation> {
         self.scheduler.get(name).map(|operation| describe::told(&operation))
-    }
-}
-
-/// Another machine, as it said and as its link shows.
-fn other_machine(peer: &PeerInfo) -> control::Machine {
-    let told = peer.state.as_deref().cloned().unwrap_or_default();
-    let (state, reason) = match &peer.standing {
-        Standing::Linked => (told.state(), told.reason.clone()),
-        Standing::Dialling => (machine::State::Connecting, "it is being dialled".to_owned()),
-        Standing::Known(last_try) => (machine::State::Connecting, last_try.clone().unwrap_or_default()),
-        Standing::Lost { reason, last_try, .. } => {
-            let again = last_try.iter().map(|last_try| format!("; not reached since: {last_try}"));
-            (machine::State::Lost, format!("{reason}{}", again.collect::<String>()))
-        }
-        Standing::Refused(reason) => (machine::State::Refused, reason.clone()),
-        Standing::Incompatible(reason) => (machine::State::Incompatible, reason.clone()),
-    };
-    control::Machine {
-        name: peer.name.to_string(),
-        state: state.into(),
-        is_self: false,
-        slots: told.slots,
-        busy: if peer.standing == Standing::Linked { told.busy } else { 0 },
-        last_heard: peer.last_heard.map(duration),
-        version: peer.program.to_string(),
-        os: told.os,
-        // Of several that hold there, the widest: `x86-64` and not `x86-32`.
-        arch: told.isa.into_iter().max().unwrap_or_default(),
-        cpus: told.cpus,
-        load: told.load,
-        found_by: peer.found_by.to_string(),
-        used_bytes: told.used_bytes,
-        budget_bytes: told.budget_bytes,
-        id: peer.id.map(|id| id.to_string()).unwrap_or_default(),
-        address: peer.address.clone().unwrap_or_default(),
-        reason,
-        round_trip: peer.round_trip.map(duration),
-        clock_ahead: peer.clock_ahead.map(signed_micros),
-        linked: peer.standing == Standing::Linked,
-        links_back: peer.calls,
-        boot_epoch: peer.boot_epoch.unwrap_or_default(),
-        tenancies: Vec::new(),
-        guest_slots: peer.state.as_ref().map(|told| told.guest_slots),
-        guests: told.guests.filter(|_| peer.standing == Standing::Linked),
-        toolchain: told.toolchain,
-    }
-}
-
-/// Actions of other machines that run here.
-pub(super) fn guests(tenancies: &[control::Tenancy]) -> u32 {
-    let others = tenancies.iter().filter(|tenancy| !tenancy.owner.is_empty());
-    others.fold(0, |sum, tenancy| sum.saturating_add(tenancy.running))
-}
-
-fn signed_micros(micros: i64) -> protobuf::Duration {
-    let nanos = i32::try_from(micros % 1_000_000 * 1000).unwrap_or_default();
-    protobuf::Duration { seconds: micros / 1_000_000, nanos }
-}
-
-/// How a machine stands, as it is told.
-pub(super) fn wire_state(duty: Duty, allowance: &Allowance) -> machine::State {
-    match duty {
-        Duty::Active if allowance.reason.is_some() => machine::State::Yielding,
-        Duty::Active => machine::State::Active,
-        Duty::Draining => machine::State::Draining,
-        Duty::Paused => machine::State::Paused,
     }
 }
 
@@ -274,24 +207,6 @@ fn at_rest(machine: &MachineState, queued: u64) -> Option<control::Warning> {
     })
 }
 
-pub(super) fn wire_load(measured: SystemTime, load: &Load) -> control::Load {
-    control::Load {
-        measured: Some(timestamp(measured)),
-        cpu: load.cpu,
-        memory_total: load.memory_total,
-        memory_available: load.memory_available,
-        cpu_pressure: load.cpu_pressure,
-        memory_pressure: load.memory_pressure,
-        io_pressure: load.io_pressure,
-        received: load.received,
-        sent: load.sent,
-        disk_free: load.disk_free,
-        disk_total: load.disk_total,
-        load1: load.load1,
-        on_battery: load.on_battery,
-    }
-}
-
 fn storage(stats: &DiskStats) -> control::Storage {
     control::Storage {
         used_bytes: stats.used_bytes,
@@ -306,19 +221,5 @@ fn storage(stats: &DiskStats) -> control::Storage {
         scrub_progress: stats.scrub_progress,
         scrub_passes: stats.scrub_passes,
         pinned: stats.kept,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn guests_are_actions_of_others() {
-        let tenancy =
-            |owner: &str, running| control::Tenancy { owner: owner.into(), running, ..Default::default() };
-        assert_eq!(guests(&[]), 0);
-        assert_eq!(guests(&[tenancy("", 3), tenancy("cellar", 2), tenancy("shed", 1)]), 3);
-        assert_eq!(guests(&[tenancy("cellar", u32::MAX), tenancy("shed", 1)]), u32::MAX);
     }
 }

@@ -10,7 +10,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::manners::{Welcome, in_words};
-use super::status::{Tenancies, guests, wire_load, wire_state};
+use super::status::Tenancies;
+use super::wire::{self, count};
 use crate::cas::disk::DiskCas;
 use crate::execution::Scheduler;
 use crate::execution::lending::{Lender, Lent};
@@ -81,7 +82,7 @@ impl Teller {
         let directory = self.directory.clone();
         let Ok(after) = tokio::task::spawn_blocking(move || Readings::take(&directory)).await else { return };
         if let Some(before) = &measured.before {
-            measured.load = Some(wire_load(SystemTime::now(), &Load::between(before, &after)));
+            measured.load = Some(wire::load(SystemTime::now(), &Load::between(before, &after)));
             measured.at = Some(Instant::now());
         }
         measured.before = Some(after);
@@ -94,38 +95,19 @@ impl Teller {
         };
         let Lent { slots, busy, .. } = self.lender.lent();
         let (usage, allowance) = (self.store.usage(), self.welcome.now(slots));
-        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         self.peers.publish(peer::MachineState {
             slots: count(slots),
             busy: count(busy),
             guest_slots: count(allowance.slots),
-            guests: Some(guests(&(self.tenancies)())),
-            state: wire_state(machine.duty, &allowance).into(),
+            guests: Some(wire::guests(&(self.tenancies)())),
+            state: wire::state(machine.duty, &allowance).into(),
             reason: in_words(machine.duty, &allowance, slots),
             toolchain: self.toolchain.borrow().to_string(),
             load,
             used_bytes: usage.used_bytes,
             budget_bytes: usage.budget_bytes,
-            ..self.facts()
+            ..wire::facts_to_wire(&self.facts)
         });
         true
-    }
-
-    /// What does not change.
-    fn facts(&self) -> peer::MachineState {
-        let facts = &self.facts;
-        let labels = facts.labels.iter();
-        peer::MachineState {
-            os: facts.os.clone(),
-            isa: facts.isa.iter().cloned().collect(),
-            cpus: u32::try_from(facts.cores).unwrap_or(u32::MAX),
-            memory: facts.memory,
-            pools: facts.pools.iter().cloned().collect(),
-            labels: labels
-                .flat_map(|(name, values)| values.iter().map(move |value| format!("{name}={value}")))
-                .collect(),
-            sandboxed: facts.sandboxed,
-            ..Default::default()
-        }
     }
 }

@@ -62,6 +62,11 @@ impl<V: Clone> Board<V> {
         self.entries().get(&id).map(|entry| entry.value.clone())
     }
 
+    /// The latest of each.
+    pub(super) fn list(&self) -> Vec<V> {
+        self.entries().values().map(|entry| entry.value.clone()).collect()
+    }
+
     /// One who is told everything, what is there first.
     pub(super) fn follow(self: &Arc<Self>) -> Follower<V> {
         let mut version = self.version.subscribe();

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::link::incoming::Caller;
 use super::trust::FarmKey;
 use super::trust::rotation::{Fellow, Fellows};
-use super::{LinkNews, MachineId, Peer, Peers};
+use super::{MachineId, Peers};
 
 /// Time for another machine to keep a key.
 const KEEPING: Duration = Duration::from_secs(5);
@@ -39,14 +39,6 @@ impl Peers {
         kept.map_err(KeyRefused::NotKept)?;
         tracing::info!(from = %caller.id, farm = self.0.trust.farm(), "the farm has a new key");
         Ok(())
-    }
-
-    /// The link to that machine, if there is one.
-    fn linked(&self, id: MachineId) -> Option<Peer> {
-        match self.0.links.get(id)? {
-            LinkNews::Up(peer, _) => Some(peer),
-            LinkNews::Down(_) => None,
-        }
     }
 }
 

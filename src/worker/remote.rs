@@ -119,11 +119,6 @@ impl RemoteWorker {
         self.grant.store(number, Ordering::Relaxed);
     }
 
-    /// Its blobs.
-    pub fn blobs(&self) -> &Arc<dyn BlobSource> {
-        &self.blobs
-    }
-
     fn lost(&self, reason: impl Into<String>) -> WorkerLost {
         WorkerLost { worker: self.name.to_string(), reason: reason.into() }
     }
@@ -137,6 +132,11 @@ impl RemoteWorker {
             code => self.lost(format!("it refused the action: {} ({code:?})", status.message())),
         };
         lost.into()
+    }
+
+    fn open_logs(&self, lease: &Lease) -> Result<Logs, WorkerLost> {
+        let unable = |error| self.lost(format!("no place for its output here: {error}"));
+        Logs::open(&self.home.logs, &lease.operation).map_err(unable)
     }
 
     /// Follows a run to its end.
@@ -263,8 +263,7 @@ impl Worker for RemoteWorker {
         progress: mpsc::UnboundedSender<Progress>,
         cancel: CancellationToken,
     ) -> Result<reapi::ExecuteResponse, NoResponse> {
-        let unable = |error| self.lost(format!("no place for its output here: {error}"));
-        let mut logs = Logs::open(&self.home.logs, &lease.operation).map_err(unable)?;
+        let mut logs = self.open_logs(&lease)?;
         let (function, queued_at, root) = (lease.function(), lease.queued_at, lease.input_root);
         let build = lease.invocation.share();
         let holders = self.home.traces.holders(&build, self.id);
@@ -297,8 +296,7 @@ impl Worker for RemoteWorker {
         progress: mpsc::UnboundedSender<Progress>,
         cancel: CancellationToken,
     ) -> Result<reapi::ExecuteResponse, NoResponse> {
-        let unable = |error| self.lost(format!("no place for its output here: {error}"));
-        let mut logs = Logs::open(&self.home.logs, &lease.operation).map_err(unable)?;
+        let mut logs = self.open_logs(&lease)?;
         let request = peer::JoinActionRequest {
             instance_name: lease.instance.to_string(),
             action_digest: lease.action_digest.to_string(),
