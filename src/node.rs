@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tonic::service::Routes;
 
@@ -24,23 +23,18 @@ use crate::activity::Activity;
 use crate::cas::ContentAddressableStorage;
 use crate::cas::disk::{DiskCas, OpenError, RebuildProgress};
 use crate::config::{Config, SandboxMode};
-use crate::execution::lending::HomeWorker;
 use crate::execution::{Scheduler, Sequence};
 use crate::history::{Explainer, History};
-use crate::peer::discovery::Invitations;
 use crate::peer::trust::TrustError;
-use crate::peer::trust::join::{Introduce, JoinSettings, Joining, Notices, Unannounced};
-use crate::peer::{MachineId, Peers, Trust};
+use crate::peer::{Peers, Trust};
 use crate::platform::MachineFacts;
-use crate::platform::toolchain::OwnToolchain;
 use crate::rpc::action_cache::ActionCacheService;
 use crate::rpc::byte_stream::ByteStreamService;
 use crate::rpc::capabilities::{CacheCapabilitiesProvider, CapabilitiesService};
 use crate::rpc::cas::CasService;
-use crate::rpc::control::{ControlParts, ControlService, FarmParts, SocketFile, bind_private};
+use crate::rpc::control::{ControlParts, ControlService, SocketFile, bind_private};
 use crate::rpc::execution::{ExecutionCapabilitiesProvider, ExecutionService};
 use crate::rpc::operations::OperationsService;
-use crate::rpc::peer::PeerService;
 use crate::rpc::server::{Limits, Listener};
 use crate::rpc::{Instances, server};
 use crate::tasks::Tasks;
@@ -55,18 +49,16 @@ mod farm;
 mod manners;
 mod meter;
 mod open_files;
+mod part;
 mod settings;
 mod status;
 mod told;
 mod toolchain;
 mod wire;
 
-use claims::Ledger;
-use farm::Farm;
-use manners::Welcome;
 use meter::Meter;
+use part::{FarmDoor, Inside, Part};
 use status::StatusSource;
-use told::Teller;
 
 /// A result that was found complete is shown again without another look for this long, or for a
 /// quarter of the lease where that is shorter, so that what it names never ages past its lease.
@@ -145,13 +137,6 @@ pub struct Node {
     _sockets: [SocketFile; 2],
 }
 
-/// What is behind the door for other machines.
-struct FarmDoor {
-    trust: Trust,
-    routes: Routes,
-    limits: Limits,
-}
-
 /// The doors, open but not served yet.
 struct Doors {
     reapi: TcpListener,
@@ -207,33 +192,17 @@ impl Node {
         let limits = settings::limits(&config, open_files.now);
         let peer_config = settings::peers(&config, activity.epoch(), doors.endpoints.peers);
         let peers = Peers::start(peer_config, trust.clone(), &tasks).await;
-        let toolchain = toolchain::follow(&config.data_dir, &tasks);
-        let farm = take_part(&config, &scheduler, (&peers, trust.me()), &cas, toolchain.clone(), &tasks)?;
-        scheduler.add_worker(Arc::new(HomeWorker::new(worker.clone(), farm.lender.clone())));
-        let guests = Arc::new(farm.guests(worker.clone()));
-        let service = PeerService::new(peers.clone()).with(guests, Arc::new(farm.clone()));
-        let welcome =
-            Welcome::start(config.guests.clone(), worker, farm.lender.clone(), peers.clone(), &tasks);
-        let door = FarmDoor {
-            routes: peer_routes(&config, service, &store, &tasks),
-            limits: settings::peer_limits(&config, open_files.now),
-            trust: trust.clone(),
-        };
-        let tenancies = farm.tenancies();
-        let teller = Teller {
-            name: config.name.clone(),
+        let part = Part::start(&Inside {
+            config: &config,
+            store: &store,
+            scheduler: &scheduler,
+            peers: &peers,
+            trust: &trust,
+            worker: &worker,
             facts,
-            scheduler: scheduler.clone(),
-            store: store.clone(),
-            directory: config.data_dir.clone(),
-            peers: peers.clone(),
-            welcome: welcome.clone(),
-            toolchain: toolchain.clone(),
-            lender: farm.lender.clone(),
-            tenancies: Arc::clone(&tenancies),
-        };
-        tasks.spawn("teller", teller.run(tasks.token().clone()));
-        tasks.spawn("farm", farm.clone().run(tasks.token().clone()));
+            open_files: open_files.now,
+            tasks: &tasks,
+        })?;
         let settled = Arc::new(config.clone());
         let source = StatusSource {
             endpoints: doors.endpoints.clone(),
@@ -246,13 +215,13 @@ impl Node {
             scheduler: scheduler.clone(),
             peers: peers.clone(),
             trust: trust.clone(),
-            welcome,
-            toolchain,
-            lender: farm.lender.clone(),
-            tenancies,
+            welcome: part.welcome,
+            toolchain: part.toolchain,
+            lender: part.lender,
+            tenancies: part.tenancies,
         };
         let join_settings = settings::joining(&source.config, doors.endpoints.peers);
-        let parts = farm_parts(&source.config, join_settings, trust, peers, &tasks);
+        let parts = part::ways_in(&source.config, join_settings, trust, peers, &tasks);
         let control = ControlService::new(ControlParts {
             source: Arc::new(source),
             activity,
@@ -268,7 +237,7 @@ impl Node {
             farm: parts,
         });
         let endpoints = doors.endpoints.clone();
-        let sockets = doors.serve(routes, limits, door, control, &tasks);
+        let sockets = doors.serve(routes, limits, part.door, control, &tasks);
         Ok(Self { endpoints, tasks, spawners, store, history, _sockets: sockets })
     }
 
@@ -389,27 +358,6 @@ async fn open_trust(config: &Config, tasks: &Tasks) -> Result<Trust, NodeError> 
     let trust = opened.map_err(|panic| lost(config, &panic))??;
     tracing::info!(farm = trust.farm(), tag = %trust.tag(), machine = %trust.me(), "member of a farm");
     Ok(trust)
-}
-
-/// The farm as people see it, and the ways in. Where nothing is announced, people carry addresses.
-fn farm_parts(
-    config: &Config,
-    join_settings: JoinSettings,
-    trust: Trust,
-    peers: Peers,
-    tasks: &Tasks,
-) -> FarmParts {
-    let notices: Arc<dyn Notices> = if config.farm.discovery {
-        Arc::new(Invitations::new(config.farm.interfaces.clone()))
-    } else {
-        Arc::new(Unannounced)
-    };
-    let introduce: Introduce = {
-        let peers = peers.clone();
-        Arc::new(move |met| peers.meet(met))
-    };
-    let joining = Joining::new(trust.clone(), join_settings, notices, introduce, tasks.clone());
-    FarmParts { trust, joining, fellows: Arc::new(peers), tasks: tasks.clone() }
 }
 
 /// Opens the history while other parts start. It is in the data directory, so the store comes first,
@@ -563,50 +511,6 @@ fn routes(
         .add_service(action_cache.into_server())
         .add_service(ExecutionService::new(scheduler.clone(), instances.clone()).into_server())
         .add_service(OperationsService::new(scheduler.clone()).into_server())
-}
-
-/// How this machine takes part in its farm: what it lends, and what it needs to borrow.
-fn take_part(
-    config: &Config,
-    scheduler: &Scheduler,
-    (peers, me): (&Peers, MachineId),
-    cas: &Arc<dyn ContentAddressableStorage>,
-    fingerprint: watch::Receiver<Arc<str>>,
-    tasks: &Tasks,
-) -> Result<Farm, NodeError> {
-    let name: Arc<str> = config.name.as_str().into();
-    let logs = farm::logs(&config.data_dir);
-    let toolchain = OwnToolchain { rule: config.guests.toolchain_rule, fingerprint };
-    let home = Farm::home(Arc::clone(cas), toolchain, &logs)
-        .map_err(|source| NodeError::Io { path: logs, source })?;
-    Ok(Farm {
-        lender: Farm::lender(&name, settings::lending(config), scheduler, peers),
-        scheduler: scheduler.clone(),
-        peers: peers.clone(),
-        ledger: Ledger::default(),
-        me,
-        tasks: tasks.clone(),
-        name,
-        home,
-    })
-}
-
-/// What other machines of the farm are served: links, and the blobs that are here. What they move counts
-/// for the builds of theirs, and not for those here.
-fn peer_routes(config: &Config, service: PeerService, store: &DiskCas, tasks: &Tasks) -> Routes {
-    let cas: Arc<dyn ContentAddressableStorage> = Arc::new(store.clone());
-    let (instances, theirs) =
-        (Instances::default(), Arc::new(Activity::new(0, &config.name, Sequence::default())));
-    let byte_stream = ByteStreamService::new(
-        Arc::clone(&cas),
-        instances.clone(),
-        settings::byte_stream(config),
-        Arc::clone(&theirs),
-        tasks,
-    );
-    Routes::new(service.into_server())
-        .add_service(CasService::new(cas, instances, theirs))
-        .add_service(byte_stream)
 }
 
 /// What a person should know for as long as the node runs: text and remedy.

@@ -117,18 +117,12 @@ impl World {
 
     fn happen(&mut self, happening: Happening) {
         match happening {
-            Happening::Submit { action: name, priority, person, build, skip, private, picky } => {
-                let on = picky.then(|| format!("m{}", name % 3));
-                let text = format!("{name}{private}{picky}");
-                let action = action(&text, on.as_deref(), private);
-                let mut submission = self.bench.submission(self.next, &action);
+            Happening::Submit { action, priority, person, build, skip, private, picky } => {
+                let mut submission = self.submission(action, private, picky);
                 submission.priority = priority;
                 submission.person = PEOPLE[usize::from(person)].into();
                 submission.build = build.to_string().into();
-                submission.like = Like::new("", &name.to_string());
                 submission.looked_up_at = submission.looked_up_at.filter(|_| !skip);
-                self.operations.insert(id(self.next), Known { waiters: 1, ..Known::default() });
-                self.next += 1;
                 self.apply(Event::Submitted(submission));
             }
             Happening::Join { worker, slots } => {
@@ -136,13 +130,7 @@ impl World {
                 self.perform(effects);
             }
             Happening::Grant { worker, shares } => {
-                self.grants += 1;
-                let shares = PEOPLE.iter().zip(shares).map(|(person, (slots, ahead))| Share {
-                    person: (*person).into(),
-                    slots,
-                    ahead: ahead.min(slots),
-                });
-                let grant = Grant { number: self.grants, slots: Slots::Shared(shares.collect()) };
+                let grant = self.grant(shares);
                 self.apply(Event::Granted { worker: format!("m{worker}").into(), grant });
             }
             Happening::Leave { worker } => {
@@ -200,6 +188,28 @@ impl World {
             }
         }
         self.check();
+    }
+
+    /// A new operation, of an action of that number.
+    fn submission(&mut self, number: u8, private: bool, picky: bool) -> Submission {
+        let on = picky.then(|| format!("m{}", number % 3));
+        let action = action(&format!("{number}{private}{picky}"), on.as_deref(), private);
+        let mut submission = self.bench.submission(self.next, &action);
+        submission.like = Like::new("", &number.to_string());
+        self.operations.insert(id(self.next), Known { waiters: 1, ..Known::default() });
+        self.next += 1;
+        submission
+    }
+
+    /// The next grant: slots for each person, and how many more are ahead.
+    fn grant(&mut self, shares: Vec<(usize, usize)>) -> Grant {
+        self.grants += 1;
+        let shares = PEOPLE.iter().zip(shares).map(|(person, (slots, ahead))| Share {
+            person: (*person).into(),
+            slots,
+            ahead: ahead.min(slots),
+        });
+        Grant { number: self.grants, slots: Slots::Shared(shares.collect()) }
     }
 
     fn waiter(&mut self, operation: OperationId, joins: bool) {

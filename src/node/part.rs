@@ -1,0 +1,164 @@
+//! How this machine takes part in its farm: what it lends and borrows, and who is told of it.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tonic::service::Routes;
+
+use super::claims::Ledger;
+use super::farm::{self, Farm};
+use super::manners::Welcome;
+use super::status::Tenancies;
+use super::told::Teller;
+use super::{NodeError, settings, toolchain};
+use crate::activity::Activity;
+use crate::cas::ContentAddressableStorage;
+use crate::cas::disk::DiskCas;
+use crate::config::Config;
+use crate::execution::lending::{HomeWorker, Lender};
+use crate::execution::{Scheduler, Sequence};
+use crate::peer::discovery::Invitations;
+use crate::peer::trust::join::{Introduce, JoinSettings, Joining, Notices, Unannounced};
+use crate::peer::{Peers, Trust};
+use crate::platform::MachineFacts;
+use crate::platform::toolchain::OwnToolchain;
+use crate::rpc::Instances;
+use crate::rpc::byte_stream::ByteStreamService;
+use crate::rpc::cas::CasService;
+use crate::rpc::control::FarmParts;
+use crate::rpc::peer::PeerService;
+use crate::rpc::server::Limits;
+use crate::tasks::Tasks;
+use crate::worker::local::LocalWorker;
+
+/// What is behind the door for other machines.
+pub(super) struct FarmDoor {
+    pub(super) trust: Trust,
+    pub(super) routes: Routes,
+    pub(super) limits: Limits,
+}
+
+/// What it is made of.
+pub(super) struct Inside<'a> {
+    pub(super) config: &'a Config,
+    pub(super) store: &'a DiskCas,
+    pub(super) scheduler: &'a Scheduler,
+    pub(super) peers: &'a Peers,
+    pub(super) trust: &'a Trust,
+    pub(super) worker: &'a Arc<LocalWorker>,
+    pub(super) facts: MachineFacts,
+    /// Files and sockets that may be open at once.
+    pub(super) open_files: Option<u64>,
+    pub(super) tasks: &'a Tasks,
+}
+
+/// The part this machine takes.
+pub(super) struct Part {
+    /// What others may have.
+    pub(super) welcome: Welcome,
+    /// What the toolchain is recognised by.
+    pub(super) toolchain: watch::Receiver<Arc<str>>,
+    pub(super) lender: Lender,
+    /// Who uses this machine.
+    pub(super) tenancies: Tenancies,
+    pub(super) door: FarmDoor,
+}
+
+// === impl Part ===
+
+impl Part {
+    /// Takes part from now on: by tasks, until those end. The scheduler has the worker of this machine after
+    /// that.
+    pub(super) fn start(inside: &Inside<'_>) -> Result<Self, NodeError> {
+        let Inside { config, store, scheduler, peers, worker, tasks, .. } = *inside;
+        let toolchain = toolchain::follow(&config.data_dir, tasks);
+        let farm = inside.farm(toolchain.clone())?;
+        let lender = farm.lender.clone();
+        scheduler.add_worker(Arc::new(HomeWorker::new(worker.clone(), lender.clone())));
+        let guests = Arc::new(farm.guests(worker.clone()));
+        let service = PeerService::new(peers.clone()).with(guests, Arc::new(farm.clone()));
+        let welcome =
+            Welcome::start(config.guests.clone(), worker.clone(), lender.clone(), peers.clone(), tasks);
+        let tenancies = farm.tenancies();
+        let teller = Teller {
+            name: config.name.clone(),
+            facts: inside.facts.clone(),
+            scheduler: scheduler.clone(),
+            store: store.clone(),
+            directory: config.data_dir.clone(),
+            peers: peers.clone(),
+            welcome: welcome.clone(),
+            toolchain: toolchain.clone(),
+            lender: lender.clone(),
+            tenancies: Arc::clone(&tenancies),
+        };
+        tasks.spawn("teller", teller.run(tasks.token().clone()));
+        tasks.spawn("farm", farm.run(tasks.token().clone()));
+        let door = inside.door(service);
+        Ok(Self { welcome, toolchain, lender, tenancies, door })
+    }
+}
+
+// === impl Inside ===
+
+impl Inside<'_> {
+    /// What is lent, and what it takes to borrow.
+    fn farm(&self, fingerprint: watch::Receiver<Arc<str>>) -> Result<Farm, NodeError> {
+        let name: Arc<str> = self.config.name.as_str().into();
+        let logs = farm::logs(&self.config.data_dir);
+        let toolchain = OwnToolchain { rule: self.config.guests.toolchain_rule, fingerprint };
+        let home = Farm::home(Arc::new(self.store.clone()), toolchain, &logs)
+            .map_err(|source| NodeError::Io { path: logs, source })?;
+        Ok(Farm {
+            lender: Farm::lender(&name, settings::lending(self.config), self.scheduler, self.peers),
+            scheduler: self.scheduler.clone(),
+            peers: self.peers.clone(),
+            ledger: Ledger::default(),
+            me: self.trust.me(),
+            tasks: self.tasks.clone(),
+            name,
+            home,
+        })
+    }
+
+    /// The door for other machines: links, and the blobs that are here. What they move counts for the builds
+    /// of theirs, and not for those here.
+    fn door(&self, service: PeerService) -> FarmDoor {
+        let cas: Arc<dyn ContentAddressableStorage> = Arc::new(self.store.clone());
+        let theirs = Arc::new(Activity::new(0, &self.config.name, Sequence::default()));
+        let instances = Instances::default();
+        let byte_stream = ByteStreamService::new(
+            Arc::clone(&cas),
+            instances.clone(),
+            settings::byte_stream(self.config),
+            Arc::clone(&theirs),
+            self.tasks,
+        );
+        let routes = Routes::new(service.into_server())
+            .add_service(CasService::new(cas, instances, theirs))
+            .add_service(byte_stream);
+        let limits = settings::peer_limits(self.config, self.open_files);
+        FarmDoor { trust: self.trust.clone(), routes, limits }
+    }
+}
+
+/// The farm as people see it, and the ways in. Where nothing is announced, people carry addresses.
+pub(super) fn ways_in(
+    config: &Config,
+    join_settings: JoinSettings,
+    trust: Trust,
+    peers: Peers,
+    tasks: &Tasks,
+) -> FarmParts {
+    let notices: Arc<dyn Notices> = if config.farm.discovery {
+        Arc::new(Invitations::new(config.farm.interfaces.clone()))
+    } else {
+        Arc::new(Unannounced)
+    };
+    let introduce: Introduce = {
+        let peers = peers.clone();
+        Arc::new(move |met| peers.meet(met))
+    };
+    let joining = Joining::new(trust.clone(), join_settings, notices, introduce, tasks.clone());
+    FarmParts { trust, joining, fellows: Arc::new(peers), tasks: tasks.clone() }
+}
