@@ -143,3 +143,35 @@ fn what_must_not_run_twice_is_not_sent_ahead() {
     let effects = bench.allow("far", 2, 1, 1);
     assert_eq!(only_attempt(&effects).run, RunId(2), "the one that may be called back");
 }
+
+#[test]
+fn what_cannot_be_sent_ahead_is_in_nobodys_way() {
+    for (build, priority) in [("other", 0), ("one", 1)] {
+        let mut bench = Bench::new(&Settings::default());
+        bench.join_far("far", 1);
+        let submit = |bench: &mut Bench, number, private, build: &str, priority| {
+            let mut submission = bench.submission(number, &action(&number.to_string(), None, private));
+            (submission.build, submission.priority) = (build.into(), priority);
+            bench.apply(Event::Submitted(submission));
+        };
+        submit(&mut bench, 1, true, "one", 0);
+        submit(&mut bench, 2, true, "one", 0);
+        submit(&mut bench, 3, false, build, priority);
+        let effects = bench.allow("far", 2, 1, 1);
+        assert_eq!(only_attempt(&effects).run, RunId(2), "{build} {priority}");
+    }
+}
+
+#[test]
+fn what_was_lost_everywhere_goes_to_a_machine_that_has_answered_since() {
+    let mut bench = Bench::new(&Settings::default());
+    bench.submit_many(0..1);
+    let first = only_attempt(&bench.join("answers", 1));
+    bench.join("large", 3);
+    let second = only_attempt(&bench.apply(Event::Lost(first, "out of order".into())));
+    let effects = bench.submit_many(1..3);
+    let (other, _) = *assigned(&effects).iter().find(|(_, worker)| *worker == "answers").unwrap();
+    bench.apply(Event::Ended(other, exit(0)));
+    let effects = bench.apply(Event::Lost(second, "out of order".into()));
+    assert_eq!(assigned(&effects).iter().map(|(_, worker)| *worker).collect::<Vec<_>>(), ["answers"]);
+}
