@@ -3,17 +3,19 @@
 //! What is promised: whatever a source sends is stored only after it was verified, as anything that comes
 //! in; a blob that several want at once is fetched once; small blobs travel in batches, large ones as
 //! streams, a bounded number of both at a time, so memory does not grow with what is fetched. A source
-//! that fails, lacks a blob or sends a wrong one is followed by the next. Which sources have what is for
-//! the caller to know.
+//! that fails, says nothing for a minute, lacks a blob or sends a wrong one is followed by the next. Which
+//! sources have what is for the caller to know.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::AddAssign;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::{CasError, ContentAddressableStorage};
 use crate::digest::{Digest, DigestFunction};
@@ -26,8 +28,11 @@ mod tests;
 const BATCHES: usize = 4;
 const STREAMS: usize = 2;
 
-/// Times a blob is waited for that others fetch, before it counts as missing.
+/// Times a blob is waited for that others fetch, before it is fetched all the same.
 const PATIENCE: usize = 3;
+
+/// How long a source may say nothing.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// The bytes of a blob from a source, in pieces.
 pub type SourceStream = stream::BoxStream<'static, Result<Bytes, SourceError>>;
@@ -91,6 +96,9 @@ pub struct Fetcher {
     flights: Arc<Flights>,
 }
 
+/// The blobs that one fetch has the right to fetch; each is let go as soon as it is here.
+struct Mine(Mutex<HashMap<Digest, Flight>>);
+
 /// Blobs on their way: who waits for one holds the receiver, who fetches it the sender.
 #[derive(Default)]
 struct Flights(Mutex<HashMap<Digest, watch::Receiver<()>>>);
@@ -142,9 +150,7 @@ impl Fetcher {
         for _ in 0..PATIENCE {
             let (mine, others) = self.flights.take_off(&absent);
             let wanted: Vec<Digest> = mine.iter().map(|flight| flight.digest).collect();
-            let outcome = self.fetch_from_all(&wanted, sources, &mut fetched).await;
-            drop(mine);
-            outcome?;
+            self.fetch_from_all(&wanted, sources, &Mine::new(mine), &mut fetched).await?;
             if others.is_empty() {
                 return Ok(fetched);
             }
@@ -158,7 +164,9 @@ impl Fetcher {
                 return Ok(fetched);
             }
         }
-        Err(FetchError::Missing(absent))
+        // Those who fetched them may have had other sources, or none.
+        self.fetch_from_all(&absent, sources, &Mine::new(Vec::new()), &mut fetched).await?;
+        Ok(fetched)
     }
 
     /// Stores blobs that somebody sent unasked, as what they are.
@@ -178,6 +186,7 @@ impl Fetcher {
         &self,
         wanted: &[Digest],
         sources: &[Arc<dyn BlobSource>],
+        mine: &Mine,
         fetched: &mut Fetched,
     ) -> Result<(), FetchError> {
         let (mut rest, mut failure) = (wanted.to_vec(), None);
@@ -185,7 +194,7 @@ impl Fetcher {
             if rest.is_empty() {
                 return Ok(());
             }
-            let Round { brought, lacking, failed } = self.fetch_from(&rest, source).await?;
+            let Round { brought, lacking, failed } = self.fetch_from(&rest, source, mine).await?;
             *fetched += brought;
             rest = lacking;
             failure = failure.or(failed);
@@ -197,19 +206,29 @@ impl Fetcher {
         }
     }
 
-    async fn fetch_from(&self, wanted: &[Digest], source: &Arc<dyn BlobSource>) -> Result<Round, FetchError> {
+    async fn fetch_from(
+        &self,
+        wanted: &[Digest],
+        source: &Arc<dyn BlobSource>,
+        mine: &Mine,
+    ) -> Result<Round, FetchError> {
         let plan = plan::plan(wanted);
-        let batches = stream::iter(plan.batches.into_iter().map(|batch| self.batch(batch, source)));
-        let streams = stream::iter(plan.streams.into_iter().map(|digest| self.single(digest, source)));
+        let batches = stream::iter(plan.batches.into_iter().map(|batch| self.batch(batch, source, mine)));
+        let streams = stream::iter(plan.streams.into_iter().map(|digest| self.single(digest, source, mine)));
         let batches = batches.buffer_unordered(BATCHES).try_fold(Round::default(), Round::join);
         let streams = streams.buffer_unordered(STREAMS).try_fold(Round::default(), Round::join);
         let (batches, streams) = tokio::try_join!(batches, streams)?;
         batches.joined(streams)
     }
 
-    async fn batch(&self, wanted: Vec<Digest>, source: &Arc<dyn BlobSource>) -> Result<Round, FetchError> {
+    async fn batch(
+        &self,
+        wanted: Vec<Digest>,
+        source: &Arc<dyn BlobSource>,
+        mine: &Mine,
+    ) -> Result<Round, FetchError> {
         let mut round = Round::default();
-        let blobs = match source.read_batch(&wanted).await {
+        let blobs = match heard(&**source, source.read_batch(&wanted)).await {
             Ok(blobs) => blobs,
             Err(error) => return Ok(Round { lacking: wanted, failed: Some(error), ..round }),
         };
@@ -220,6 +239,7 @@ impl Fetcher {
             }
             match self.local.put(&digest, data).await {
                 Ok(()) => {
+                    mine.land(&digest);
                     lacking.remove(&digest);
                     round.brought += Fetched { blobs: 1, bytes: digest.size() };
                 }
@@ -230,9 +250,15 @@ impl Fetcher {
         Ok(round)
     }
 
-    async fn single(&self, digest: Digest, source: &Arc<dyn BlobSource>) -> Result<Round, FetchError> {
+    async fn single(
+        &self,
+        digest: Digest,
+        source: &Arc<dyn BlobSource>,
+        mine: &Mine,
+    ) -> Result<Round, FetchError> {
         match self.stream(&digest, source).await {
             Ok(true) => {
+                mine.land(&digest);
                 let brought = Fetched { blobs: 1, bytes: digest.size() };
                 Ok(Round { brought, ..Round::default() })
             }
@@ -245,10 +271,10 @@ impl Fetcher {
     }
 
     async fn stream(&self, digest: &Digest, source: &Arc<dyn BlobSource>) -> Result<bool, FetchError> {
-        let Some(mut pieces) = source.read(digest).await? else { return Ok(false) };
+        let Some(mut pieces) = heard(&**source, source.read(digest)).await? else { return Ok(false) };
         let blame = |error| Ok::<_, FetchError>(FetchError::Source(blamed(source.name(), error)?));
         let mut writer = self.local.writer(digest).await.map_err(FetchError::Cas)?;
-        while let Some(piece) = pieces.try_next().await? {
+        while let Some(piece) = heard(&**source, pieces.try_next()).await? {
             if let Err(error) = writer.write(piece).await {
                 return Err(blame(error)?);
             }
@@ -258,6 +284,15 @@ impl Fetcher {
             Err(error) => Err(blame(error)?),
         }
     }
+}
+
+/// What a source says, if it says anything in time.
+async fn heard<T>(
+    source: &dyn BlobSource,
+    said: impl Future<Output = Result<T, SourceError>>,
+) -> Result<T, SourceError> {
+    let silent = |_| Err(SourceError::new(source.name(), "it sent nothing for a minute"));
+    timeout(SILENCE, said).await.unwrap_or_else(silent)
 }
 
 /// The fault of the source, if it is not ours.
@@ -287,6 +322,19 @@ impl Round {
         self.lacking.extend(other.lacking);
         self.failed = self.failed.or(other.failed);
         Ok(self)
+    }
+}
+
+// === impl Mine ===
+
+impl Mine {
+    fn new(flights: Vec<Flight>) -> Self {
+        Self(Mutex::new(flights.into_iter().map(|flight| (flight.digest, flight)).collect()))
+    }
+
+    /// A blob is here: who waits for it may go on.
+    fn land(&self, digest: &Digest) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
     }
 }
 

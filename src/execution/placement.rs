@@ -35,6 +35,11 @@ pub trait Holdings: Send + Sync {
     /// About how many bytes the machine of that name lacks to run the action. Must not wait for
     /// anything: it is asked many times for each decision.
     fn lacking(&self, action: &PreparedAction, machine: &str) -> u64;
+
+    /// Bytes a second that come there, if that is known. Must not wait either.
+    fn speed(&self, _machine: &str) -> Option<u64> {
+        None
+    }
 }
 
 /// Where a machine is, as seen from the queue.
@@ -44,8 +49,6 @@ pub struct Site {
     pub is_remote: bool,
     /// What a message there and its answer take.
     pub latency: Duration,
-    /// Bytes a second to there; 0 while nothing is known of it.
-    pub speed: u64,
     /// Whether the host's toolchain there is another than here. Machines with the same are preferred for
     /// actions that see it.
     pub has_other_toolchain: bool,
@@ -132,8 +135,9 @@ impl Placement {
     /// What it costs to run the action on that machine.
     pub(super) fn price(&self, action: &PreparedAction, like: Like, machine: &str, site: &Site) -> Price {
         let moving = if site.is_remote {
-            let speed = if site.speed == 0 { USUAL_LINK } else { site.speed };
-            let seconds = self.holdings.lacking(action, machine) as f64 / speed as f64;
+            let lacking = self.holdings.lacking(action, machine);
+            let speed = || self.holdings.speed(machine).unwrap_or(USUAL_LINK).max(1);
+            let seconds = if lacking > 0 { lacking as f64 / speed() as f64 } else { 0.0 };
             site.latency + Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX / 4)
         } else {
             Duration::ZERO

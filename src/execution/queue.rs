@@ -20,11 +20,11 @@
 //! - a run that nobody waits for keeps no slot from one that somebody waits for, but for a moment in
 //!   which a client may come back;
 //! - a result is marked as becoming visible before it is stored, so a caller that does not want
-//!   cached results never joins a run whose result others may have read already.
+//!   cached results never joins a run whose result others may have read already, here or elsewhere.
 //!
 //! `event` has what goes in and comes out, `ready` the order of what waits, `pool` the machines and
-//! what fits them, `attempts` what becomes of runs that are with a worker, `ahead` those that wait there, `second` who gets a second
-//! attempt, `demand` what is wanted of each machine, `orphans` what becomes of runs that nobody waits for,
+//! what fits them, `attempts` what becomes of runs that are with a worker, `ahead` those that wait there, `elsewhere` those that another
+//! machine sees to for its own clients, `second` who gets a second attempt, `demand` what is wanted of each machine, `orphans` what becomes of runs that nobody waits for,
 //! `explain` why a run waits, `kill` what a person ends.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -122,6 +122,10 @@ struct Run {
     timeline: Timeline,
     /// Attempts so far, busy ones included.
     numbers: u32,
+    /// Some caller of it wants no result that was there before.
+    must_be_fresh: bool,
+    /// Since when it waits for a slot, as time since the queue was made.
+    waits_since: Duration,
 }
 
 #[derive(Debug)]
@@ -245,7 +249,9 @@ impl Queue {
             return None;
         }
         let id = *self.joinable.get(&submission.action.key)?;
-        let is_visible = matches!(self.runs[&id].phase, Phase::Storing(_));
+        // Another machine may have had the result before.
+        let is_elsewhere = self.attempts_of(id).any(|(_, attempt)| attempt.is_joined);
+        let is_visible = is_elsewhere || matches!(self.runs[&id].phase, Phase::Storing(_));
         (!is_visible || submission.looked_up_at.is_some()).then_some(id)
     }
 
@@ -271,6 +277,8 @@ impl Queue {
             phase: Phase::Queued,
             timeline: Timeline { queued_at: Some(self.now.wall), ..Default::default() },
             numbers: 0,
+            must_be_fresh: false,
+            waits_since: self.now.instant - self.made_at,
         };
         self.runs.insert(id, run);
         Ok(id)
@@ -281,6 +289,7 @@ impl Queue {
         let rank = Rank { alone: false, priority: submission.priority };
         let place = Place { rank, person: submission.person, build: submission.build };
         run.operations.insert(submission.operation);
+        run.must_be_fresh |= submission.looked_up_at.is_none();
         if matches!(run.phase, Phase::Queued) {
             self.pool.enqueue(run.class, &place, id);
         }
@@ -328,6 +337,7 @@ impl Queue {
     fn tick(&mut self) {
         let now = self.now.instant;
         self.end_orphans();
+        self.lose_patience();
         self.find_stragglers();
         for (run, reason) in self.pool.expire(now) {
             self.queued -= 1;

@@ -39,7 +39,7 @@ use crate::worker::guests::{Guests, Host, Sources};
 use crate::worker::remote::{Home, RemoteWorker};
 use crate::worker::traces::Traces;
 
-/// How often the lender is told that time passes, while others have anything to do with it.
+/// How often the lender is told that time passes, once others had anything to do with it.
 const TICK: Duration = Duration::from_millis(250);
 
 /// What the node takes part with.
@@ -86,6 +86,10 @@ struct Driver {
 impl Holdings for Traces {
     fn lacking(&self, action: &PreparedAction, machine: &str) -> u64 {
         Self::lacking(self, machine, &action.input_root)
+    }
+
+    fn speed(&self, machine: &str) -> Option<u64> {
+        Self::speed(self, machine)
     }
 }
 
@@ -353,7 +357,7 @@ async fn keep(farm: Farm, peer: Peer, mut ended: watch::Receiver<Option<String>>
             Ok(()) = grants.changed(), if known.is_some() => {
                 let grant = Grant::from_wire(grants.borrow_and_update().clone());
                 if let Some((worker, _)) = &known {
-                    worker.granted(grant.slots.count(), grant.number);
+                    worker.granted(grant.slots.count());
                 }
                 farm.scheduler.grant(&peer.name, grant);
             }

@@ -93,7 +93,7 @@ pub(super) fn execution(config: &Config) -> Settings {
     }
 }
 
-/// What this machine lends: everything, to whoever comes.
+/// What this machine lends: what the settings say, to every machine of the farm.
 pub(super) fn lending(config: &Config) -> grants::Limits {
     grants::Limits {
         slots: config.slots,

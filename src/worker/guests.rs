@@ -142,6 +142,9 @@ impl Guests {
         };
         let guest = GuestLease::parse(lease, SystemTime::now())
             .map_err(|error| Status::invalid_argument(format!("the lease cannot be read: {error}")))?;
+        let Some(home) = self.sources.source(owner) else {
+            return Err(Status::resource_exhausted("there is no link to you to fetch inputs over"));
+        };
         let Some(stay) = self.admission.arrive(owner, &guest) else {
             return Err(Status::resource_exhausted("no slot is granted to you any more"));
         };
@@ -151,7 +154,7 @@ impl Guests {
         let guest = Guest {
             host: Arc::clone(&self.host),
             fetcher: self.fetcher.clone(),
-            sources: self.sources_of(owner, &guest),
+            sources: self.sources_of(owner, home, &guest),
             lease: guest.lease,
             luggage: guest.luggage,
             answers,
@@ -166,9 +169,14 @@ impl Guests {
     }
 
     /// Those that the owner named, and itself at last.
-    fn sources_of(&self, owner: MachineId, guest: &GuestLease) -> Vec<Arc<dyn BlobSource>> {
+    fn sources_of(
+        &self,
+        owner: MachineId,
+        home: Arc<dyn BlobSource>,
+        guest: &GuestLease,
+    ) -> Vec<Arc<dyn BlobSource>> {
         let others = guest.holders.iter().filter(|holder| **holder != owner);
-        others.chain([&owner]).filter_map(|id| self.sources.source(*id)).collect()
+        others.filter_map(|id| self.sources.source(*id)).chain([home]).collect()
     }
 }
 
@@ -195,7 +203,7 @@ impl Guest {
                 Ok(reapi::ExecuteResponse { status, ..Default::default() })
             }
             (None, ()) => self.execute().await.map_err(|none| match none {
-                NoResponse::Lost(lost) => Status::unavailable(lost.reason),
+                NoResponse::Lost(lost) => Status::aborted(lost.reason),
                 NoResponse::Busy => Status::resource_exhausted("there is no slot for it after all"),
             }),
         }
@@ -217,12 +225,8 @@ impl Guest {
                 Ok(None)
             }
             Err(FetchError::Missing(missing)) => Ok(Some(missing)),
-            Err(FetchError::Source(error)) => {
-                Err(Status::unavailable(format!("inputs did not come: {error}")))
-            }
-            Err(FetchError::Cas(error)) => {
-                Err(Status::unavailable(format!("inputs cannot be stored: {error}")))
-            }
+            Err(FetchError::Source(error)) => Err(Status::aborted(format!("inputs did not come: {error}"))),
+            Err(FetchError::Cas(error)) => Err(Status::aborted(format!("inputs cannot be stored: {error}"))),
         }
     }
 
@@ -247,7 +251,7 @@ impl Guest {
 
     /// Only what is large is worth asking others for before its owner, who surely has it.
     fn sources_for(&self, missing: &[Digest]) -> &[Arc<dyn BlobSource>] {
-        let bytes: u64 = missing.iter().map(|digest| digest.size()).sum();
+        let bytes = missing.iter().fold(0_u64, |sum, digest| sum.saturating_add(digest.size()));
         let owner = self.sources.len().saturating_sub(1);
         if bytes < WORTH_ASKING { &self.sources[owner..] } else { &self.sources }
     }

@@ -39,8 +39,6 @@ pub struct GuestLease {
     pub lease: Lease,
     /// Machines that have blobs of it, the best first.
     pub holders: Vec<MachineId>,
-    /// The grant it stands on.
-    pub grant: u64,
     /// Small blobs of its inputs that the machine probably lacks.
     pub luggage: Vec<Bytes>,
 }
@@ -80,7 +78,7 @@ pub enum LeaseError {
 impl GuestLease {
     /// What the owner tells the machine that runs it.
     pub fn to_wire(&self) -> peer::Lease {
-        let Self { lease, holders, grant, luggage } = self;
+        let Self { lease, holders, luggage } = self;
         let values = lease.platform.properties.iter().flat_map(|(name, values)| {
             values.iter().map(|value| reapi::platform::Property { name: name.clone(), value: value.clone() })
         });
@@ -99,7 +97,6 @@ impl GuestLease {
             person: lease.person.to_string(),
             metadata: reapi::RequestMetadata::from(&*lease.invocation).encode_to_vec(),
             holders: holders.iter().map(|id| peer::Holder { machine: id.bytes().to_vec() }).collect(),
-            grant: *grant,
             luggage: luggage.iter().map(|blob| blob.to_vec()).collect(),
         }
     }
@@ -141,7 +138,6 @@ impl GuestLease {
         Ok(Self {
             lease,
             holders: holders.filter_map(|holder| MachineId::read(&holder.machine)).collect(),
-            grant: wire.grant,
             luggage: wire.luggage.into_iter().map(Bytes::from).collect(),
         })
     }
@@ -211,7 +207,7 @@ mod tests {
             invocation: Arc::new(invocation),
         };
         let luggage = vec![Bytes::from_static(b"blob")];
-        GuestLease { lease, holders: vec![MachineId::new([7; 32])], grant: 9, luggage }
+        GuestLease { lease, holders: vec![MachineId::new([7; 32])], luggage }
     }
 
     /// Makes a lease one that no owner sends.

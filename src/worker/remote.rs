@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -19,7 +19,7 @@ use farmhand_proto::peer::{self, run_request, run_response};
 use farmhand_proto::reapi;
 use prost::Message;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
@@ -48,6 +48,9 @@ const MAX_MESSAGE: usize = 32 << 20;
 /// How long a machine may take to end an action that it was told to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Bytes of each output that are kept to be shown while an action runs.
+const MOST_SHOWN: usize = 64 << 20;
+
 /// Times the blobs of a result are looked for: Trees first, then what they name.
 const ROUNDS: usize = 3;
 
@@ -60,7 +63,6 @@ pub struct RemoteWorker {
     facts: RwLock<Arc<MachineFacts>>,
     home: Home,
     slots: AtomicUsize,
-    grant: AtomicU64,
 }
 
 /// What is needed of this machine to have actions run elsewhere.
@@ -82,6 +84,8 @@ pub struct Home {
 struct Logs {
     paths: [PathBuf; 2],
     files: [File; 2],
+    /// Bytes that may yet be shown of each.
+    room: [usize; 2],
 }
 
 // === impl RemoteWorker ===
@@ -104,7 +108,6 @@ impl RemoteWorker {
             facts: RwLock::new(Arc::new(facts)),
             home,
             slots: AtomicUsize::new(0),
-            grant: AtomicU64::new(0),
         }
     }
 
@@ -113,10 +116,9 @@ impl RemoteWorker {
         *self.facts.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(facts);
     }
 
-    /// Takes note of a grant: so many slots, by this number.
-    pub fn granted(&self, slots: usize, number: u64) {
+    /// Takes note of a grant of so many slots.
+    pub fn granted(&self, slots: usize) {
         self.slots.store(slots, Ordering::Relaxed);
-        self.grant.store(number, Ordering::Relaxed);
     }
 
     fn lost(&self, reason: impl Into<String>) -> WorkerLost {
@@ -126,6 +128,8 @@ impl RemoteWorker {
     fn refused(&self, status: &Status) -> NoResponse {
         let lost = match status.code() {
             Code::ResourceExhausted => return NoResponse::Busy,
+            // It says what became of it.
+            Code::Aborted => self.lost(status.message()),
             Code::Unavailable | Code::Unknown | Code::Cancelled => {
                 self.lost(format!("the link broke: {}", status.message()))
             }
@@ -149,7 +153,7 @@ impl RemoteWorker {
         logs: &mut Logs,
         root: Digest,
     ) -> Result<Vec<u8>, NoResponse> {
-        let mut deadline: Option<Instant> = None;
+        let (sent, mut deadline) = (Instant::now(), None::<Instant>);
         loop {
             let answer = tokio::select! {
                 answer = answers.message() => answer.map_err(|status| self.refused(&status))?,
@@ -169,7 +173,7 @@ impl RemoteWorker {
             };
             match answer.message {
                 Some(run_response::Message::Staging(staging)) => {
-                    self.home.traces.staged(&self.name, root, staging.fetched_bytes);
+                    self.home.traces.staged(&self.name, root, staging.fetched_bytes, sent.elapsed());
                     tell(progress, Progress::Staging);
                 }
                 Some(run_response::Message::Running(_)) => tell(progress, logs.progress()),
@@ -268,8 +272,7 @@ impl Worker for RemoteWorker {
         let build = lease.invocation.share();
         let holders = self.home.traces.holders(&build, self.id);
         let mut luggage = Luggage::pack(&*self.home.cas, &self.home.traces, &self.name, root).await;
-        let grant = self.grant.load(Ordering::Relaxed);
-        let guest = GuestLease { lease, holders, grant, luggage: luggage.blobs() };
+        let guest = GuestLease { lease, holders, luggage: luggage.blobs() };
         let (requests, waiting) = mpsc::channel(2);
         let first = run_request::Message::Lease(guest.to_wire());
         // The channel is empty.
@@ -280,7 +283,15 @@ impl Worker for RemoteWorker {
             Err(none) => Err(none),
         };
         let response = run.inspect_err(|_| luggage.came_back())?;
-        let mut response = self.take_in(&response, function, queued_at).await?;
+        let given_up = async {
+            cancel.cancelled().await;
+            sleep(PATIENCE).await;
+        };
+        let mut response = tokio::select! {
+            biased;
+            taken = self.take_in(&response, function, queued_at) => taken?,
+            () = given_up => return Err(self.lost("its outputs did not come in time").into()),
+        };
         if let Some(result) = &mut response.result {
             self.home.traces.made(self.id, &build, bytes_of(result));
             if let Some(metadata) = &mut result.execution_metadata {
@@ -306,10 +317,13 @@ impl Worker for RemoteWorker {
         let followed = async {
             let answers = self.client.clone().join(request).await.map_err(|_| NoResponse::Busy)?.into_inner();
             let (requests, _) = mpsc::channel(1);
-            self.follow(answers, requests, &progress, &cancel, &mut logs, lease.input_root).await
+            let run = self.follow(answers, requests, &progress, &cancel, &mut logs, lease.input_root);
+            self.take_in(&run.await?, lease.function(), lease.queued_at).await
         };
         let response = cancel.run_until_cancelled(followed).await.ok_or_else(gave_up)??;
-        self.take_in(&response, lease.function(), lease.queued_at).await
+        // Why it did not run there concerns the clients there.
+        let has_run = response.status.as_ref().is_none_or(|status| status.code == 0);
+        if has_run { Ok(response) } else { Err(NoResponse::Busy) }
     }
 }
 
@@ -319,7 +333,7 @@ impl Logs {
     fn open(directory: &Path, operation: &str) -> std::io::Result<Self> {
         let paths = ["stdout", "stderr"].map(|kind| directory.join(format!("{operation}.{kind}")));
         let files = [File::create_new(&paths[0])?, File::create_new(&paths[1])?];
-        Ok(Self { paths, files })
+        Ok(Self { paths, files, room: [MOST_SHOWN; 2] })
     }
 
     fn progress(&self) -> Progress {
@@ -327,10 +341,16 @@ impl Logs {
         Progress::Running { stdout, stderr }
     }
 
-    /// Adds a piece, which is small. What cannot be written is not shown while it runs; the blobs of the
-    /// result have it.
+    /// Adds a piece, which is small. What cannot be written, or is too much, is not shown while it runs; the
+    /// blobs of the result have it.
     fn append(&mut self, output: &peer::Output) {
-        let _ = self.files[usize::from(output.is_stderr)].write_all(&output.data);
+        let which = usize::from(output.is_stderr);
+        let left = self.room[which].checked_sub(output.data.len());
+        // Nothing follows a piece that was left out.
+        self.room[which] = left.unwrap_or(0);
+        if left.is_some() {
+            let _ = self.files[which].write_all(&output.data);
+        }
     }
 }
 

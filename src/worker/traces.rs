@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::digest::Digest;
 use crate::peer::MachineId;
@@ -22,6 +23,9 @@ const BUILDS: usize = 128;
 
 /// Machines that are named for one action.
 const MOST_HOLDERS: usize = 3;
+
+/// Bytes from which on a fetch tells how fast they come; less is over before it is at its pace.
+const TELLING: u64 = 1 << 20;
 
 /// Part of the mean that the latest run makes up: one of so many.
 const WEIGHT: u64 = 8;
@@ -44,6 +48,8 @@ struct Machine {
     sent: Recent<Digest, ()>,
     /// Bytes a run there fetched, in the mean.
     fetched: u64,
+    /// Bytes a second that came there, in the mean.
+    speed: Option<u64>,
 }
 
 impl Default for Inner {
@@ -54,7 +60,7 @@ impl Default for Inner {
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { roots: Recent::new(ROOTS), sent: Recent::new(SENT), fetched: 0 }
+        Self { roots: Recent::new(ROOTS), sent: Recent::new(SENT), fetched: 0, speed: None }
     }
 }
 
@@ -62,11 +68,18 @@ impl Default for Machine {
 
 impl Traces {
     /// A run of an action with this input root has its inputs on `machine`, and so many bytes had to be
-    /// fetched for that.
-    pub fn staged(&self, machine: &Arc<str>, root: Digest, fetched: u64) {
+    /// fetched for that, in that time.
+    pub fn staged(&self, machine: &Arc<str>, root: Digest, fetched: u64, took: Duration) {
         let mut inner = self.inner();
         let machine = inner.machines.entry(machine.clone()).or_default();
-        machine.fetched = (machine.fetched * (WEIGHT - 1) + fetched) / WEIGHT;
+        if fetched >= TELLING {
+            let speed = (fetched as f64 / took.as_secs_f64().max(0.001)) as u64;
+            machine.speed = Some(match machine.speed {
+                Some(known) => known - known / WEIGHT + speed / WEIGHT,
+                None => speed,
+            });
+        }
+        machine.fetched = machine.fetched - machine.fetched / WEIGHT + fetched / WEIGHT;
         machine.roots.insert(root, ());
     }
 
@@ -116,6 +129,11 @@ impl Traces {
         known.map_or(0, |machine| if machine.roots.peek(root).is_some() { 0 } else { machine.fetched })
     }
 
+    /// Bytes a second that come to `machine`, if that was seen.
+    pub fn speed(&self, machine: &str) -> Option<u64> {
+        self.inner().machines.get(machine)?.speed
+    }
+
     /// Machines that made most of what `build` has made so far, without the one that asks.
     pub fn holders(&self, build: &str, without: MachineId) -> Vec<MachineId> {
         let inner = self.inner();
@@ -135,6 +153,8 @@ mod tests {
     use super::*;
     use crate::digest::DigestFunction;
 
+    const SECOND: Duration = Duration::from_secs(1);
+
     fn root(number: usize) -> Digest {
         Digest::of(DigestFunction::Sha256, &number.to_be_bytes())
     }
@@ -148,7 +168,7 @@ mod tests {
         let (traces, attic) = (Traces::default(), Arc::from("attic"));
         assert_eq!(traces.lacking("attic", &root(1)), 0, "nothing is known");
         for _ in 0..100 {
-            traces.staged(&attic, root(1), 8000);
+            traces.staged(&attic, root(1), 8000, SECOND);
         }
         assert_eq!(traces.lacking("attic", &root(1)), 0);
         let usual = traces.lacking("attic", &root(2));
@@ -156,6 +176,24 @@ mod tests {
         assert_eq!(traces.lacking("cellar", &root(2)), 0);
         traces.forget("attic");
         assert_eq!(traces.lacking("attic", &root(2)), 0);
+    }
+
+    #[test]
+    fn what_much_was_fetched_tells_how_fast_it_came() {
+        let (traces, attic) = (Traces::default(), Arc::from("attic"));
+        traces.staged(&attic, root(1), TELLING - 1, SECOND);
+        assert_eq!(traces.speed("attic"), None, "too little to tell");
+        for _ in 0..100 {
+            traces.staged(&attic, root(1), 4 << 20, 2 * SECOND);
+        }
+        assert_eq!(traces.speed("attic"), Some(2 << 20));
+        for _ in 0..2 {
+            traces.staged(&attic, root(1), u64::MAX, Duration::ZERO);
+        }
+        assert!(
+            traces.speed("attic") > Some(2 << 20) && traces.lacking("attic", &root(9)) > 0,
+            "and no sum overflows"
+        );
     }
 
     #[test]
@@ -167,7 +205,7 @@ mod tests {
         assert!(traces.send(&Arc::from("cellar"), root(1)));
         traces.unsend("attic", &[root(1)]);
         assert!(traces.send(&attic, root(1)), "it never arrived");
-        traces.staged(&attic, root(1), 0);
+        traces.staged(&attic, root(1), 0, SECOND);
         assert!(!traces.is_new("attic", &root(1)));
     }
 
@@ -188,7 +226,7 @@ mod tests {
     fn what_is_long_ago_is_forgotten() {
         let (traces, attic) = (Traces::default(), Arc::from("attic"));
         for number in 0..3 * ROOTS {
-            traces.staged(&attic, root(number), 1 << 20);
+            traces.staged(&attic, root(number), 1 << 20, SECOND);
             traces.made(id(1), &format!("{number}").into(), 1);
         }
         let inner = traces.inner();

@@ -152,7 +152,7 @@ pub struct Grant {
     /// For whom. Nobody else has any.
     #[prost(message, repeated, tag = "1")]
     pub shares: ::prost::alloc::vec::Vec<Share>,
-    /// Grows with each grant; a run names the one it stands on.
+    /// Grows with each grant.
     #[prost(uint64, tag = "2")]
     pub number: u64,
 }
@@ -297,9 +297,6 @@ pub struct Lease {
     /// Machines that have blobs of it, the best first. Its owner has what they lack.
     #[prost(message, repeated, tag = "13")]
     pub holders: ::prost::alloc::vec::Vec<Holder>,
-    /// The grant it stands on.
-    #[prost(uint64, tag = "14")]
-    pub grant: u64,
     /// Small blobs of its inputs that the machine probably lacks: Directories, and files. Whatever else it
     /// lacks it fetches. Their digests are those of their bytes, by the function of input_root_digest.
     #[prost(bytes = "vec", repeated, tag = "15")]

@@ -6,11 +6,13 @@ use super::*;
 use crate::cas::memory::MemoryCas;
 use crate::digest::DigestFunction;
 
-/// A source that has some blobs, and may lie or fail.
+/// A source that has some blobs, and may lie, fail or stand still.
 #[derive(Default)]
 struct Source {
     blobs: HashMap<Digest, Bytes>,
     is_broken: bool,
+    /// Blobs it begins to send, and never ends.
+    stuck: Vec<Digest>,
     asked: AtomicUsize,
 }
 
@@ -41,6 +43,9 @@ impl BlobSource for Source {
         self.check()?;
         let Some(data) = self.blobs.get(digest).cloned() else { return Ok(None) };
         let pieces: Vec<_> = data.chunks(100_000).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+        if self.stuck.contains(digest) {
+            return Ok(Some(stream::iter(pieces).take(1).chain(stream::pending()).boxed()));
+        }
         Ok(Some(stream::iter(pieces).boxed()))
     }
 }
@@ -140,4 +145,51 @@ async fn who_waits_for_another_that_gives_up_tries_itself() {
     let (first, second) = tokio::join!(fetcher.fetch(&digest, &useless), fetcher.fetch(&digest, &useful));
     assert!(matches!(first, Err(FetchError::Missing(_))));
     assert_eq!(second.unwrap().blobs, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_says_nothing_for_long_is_followed_by_the_next() {
+    let (fetcher, _) = fetcher();
+    let large = blob(1, 900_000);
+    let stuck = Source { stuck: vec![large.0], ..Source::with(&[large.clone()]) };
+    let all = sources(vec![stuck, Source::with(&[large.clone()])]);
+    let error = fetcher.fetch(&[large.0], &all[..1]).await.unwrap_err();
+    assert_eq!(error.to_string(), "source: it sent nothing for a minute");
+    assert_eq!(fetcher.fetch(&[large.0], &all).await.unwrap().blobs, 1);
+}
+
+#[tokio::test]
+async fn who_waits_for_a_blob_waits_for_no_other() {
+    let (fetcher, _) = fetcher();
+    let (small, large) = (blob(1, 10), blob(2, 900_000));
+    let source = Source { stuck: vec![large.0], ..Source::with(&[small.clone(), large.clone()]) };
+    let all = sources(vec![source]);
+    let both = [small.0, large.0];
+    let endless = fetcher.fetch(&both, &all);
+    let quick = async {
+        while fetcher.local.peek_missing(&[small.0]).await.unwrap().len() == 1 {
+            tokio::task::yield_now().await;
+        }
+        // It has been brought by the other one, or is fetched here: in no case does it wait for the rest.
+        fetcher.fetch(&[small.0], &all).await.unwrap()
+    };
+    tokio::select! {
+        _ = endless => panic!("it cannot end"),
+        fetched = quick => assert_eq!(fetched, Fetched::default()),
+    }
+    assert!(fetcher.flights.map().is_empty());
+}
+
+#[tokio::test]
+async fn what_others_failed_to_bring_is_fetched_all_the_same() {
+    let (fetcher, _) = fetcher();
+    let one = blob(1, 10);
+    let nothing = sources(vec![Source::default()]);
+    let has_it = sources(vec![Source::with(std::slice::from_ref(&one))]);
+    let wanted = [one.0];
+    // Each takes the blob for itself before the others look again.
+    let failing = join_all((0..10).map(|_| fetcher.fetch(&wanted, &nothing)));
+    let (failed, fetched) = tokio::join!(failing, fetcher.fetch(&wanted, &has_it));
+    assert!(fetched.is_ok(), "{fetched:?}");
+    drop(failed);
 }

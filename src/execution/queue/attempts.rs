@@ -90,6 +90,11 @@ impl Attempt {
         Slot { worker: self.worker.clone(), person: self.person.clone() }
     }
 
+    /// Whether its command has begun, as far as is known.
+    pub(super) fn has_begun(&self) -> bool {
+        self.running_at.is_some()
+    }
+
     /// Since when it has had time to run.
     pub(super) fn began_at(&self) -> Instant {
         self.running_at.unwrap_or(self.assigned_at).instant
@@ -133,10 +138,15 @@ impl Judge for View<'_> {
         let price =
             |machine: &Machine| self.placement.price(&run.action, run.like, &machine.name, &machine.site);
         let Some(running) = price(here).running else { return false };
+        let there = price(there).total();
+        // What was expected of this machine has not come true for as long as it would have taken there.
+        if self.now.saturating_sub(run.waits_since) > there {
+            return false;
+        }
         let (slots, _) = here.slots();
         let before = here.remaining(self.now) + running * u32::try_from(self.waiting).unwrap_or(u32::MAX);
         let wait = before / u32::try_from(slots.max(1)).unwrap_or(u32::MAX);
-        price(there).total() > wait + running
+        there > wait + running
     }
 }
 
@@ -181,26 +191,10 @@ impl Queue {
     fn assign(&mut self, assigned: Assigned) -> AttemptId {
         let Assigned { run: id, worker, person, build, grant, is_ahead } = assigned;
         let run = self.runs.get_mut(&id).expect("invariant: what waits or runs is known");
-        run.numbers += 1;
-        let attempt = AttemptId { run: id, number: run.numbers };
+        let attempt = run.begin(id, &worker, self.now);
         let expected = self.placement.expected(run.like, &worker);
         let due = (self.now.instant - self.made_at) + expected.unwrap_or_default();
         self.pool.expect(&worker, due);
-        let attempts = run.timeline.attempts + 1;
-        if matches!(run.phase, Phase::Executing) {
-            run.timeline.attempts = attempts;
-        } else {
-            run.phase = Phase::Executing;
-            run.timeline = Timeline {
-                queued_at: run.timeline.queued_at,
-                worker: Some(worker.clone()),
-                assigned_at: Some(self.now.wall),
-                attempts,
-                attempt: attempt.number,
-                losses: mem::take(&mut run.timeline.losses),
-                ..Default::default()
-            };
-        }
         let operation = run.operations.first().copied();
         self.effects.push(Effect::Assign(Assignment {
             attempt,
@@ -210,7 +204,6 @@ impl Queue {
             queued_at: run.timeline.queued_at.unwrap_or(self.now.wall),
             person: person.clone(),
             build: build.clone(),
-            grant,
             is_joined: false,
         }));
         let with_worker = Attempt {
@@ -354,6 +347,7 @@ impl Queue {
     fn requeue(&mut self, id: RunId) {
         let Some(run) = self.runs.get_mut(&id) else { return };
         run.phase = Phase::Queued;
+        run.waits_since = self.now.instant - self.made_at;
         if run.timeline.attempts == 0 {
             // As far as anybody can tell it was never tried.
             run.timeline = Timeline { queued_at: run.timeline.queued_at, ..Timeline::default() };
@@ -437,6 +431,27 @@ impl Queue {
 // === impl Run ===
 
 impl Run {
+    /// Begins an attempt, which is the present one if there is no other.
+    pub(super) fn begin(&mut self, id: RunId, worker: &Arc<str>, now: Now) -> AttemptId {
+        self.numbers += 1;
+        let attempts = self.timeline.attempts + 1;
+        if matches!(self.phase, Phase::Executing) {
+            self.timeline.attempts = attempts;
+        } else {
+            self.phase = Phase::Executing;
+            self.timeline = Timeline {
+                queued_at: self.timeline.queued_at,
+                worker: Some(worker.clone()),
+                assigned_at: Some(now.wall),
+                attempts,
+                attempt: self.numbers,
+                losses: mem::take(&mut self.timeline.losses),
+                ..Default::default()
+            };
+        }
+        AttemptId { run: id, number: self.numbers }
+    }
+
     /// Makes an attempt the present one.
     fn tell_of(&mut self, id: AttemptId, attempt: &Attempt) {
         let (running_at, collecting_at) = attempt.times();

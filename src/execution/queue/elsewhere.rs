@@ -1,15 +1,20 @@
 //! Runs that another machine sees to for clients of its own: they are waited for, and take no slot.
 //!
 //! Such an attempt stands on nothing: it may end without an answer at any time, which counts against
-//! nobody, and the run waits for a slot again.
+//! nobody, and the run waits for a slot again. What somebody wants anew is not looked for elsewhere: the
+//! other machine may have had the result before.
 
-use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::attempts::Attempt;
-use super::{Assignment, AttemptId, Effect, Phase, Queue, RunId};
+use super::{Assignment, Effect, Phase, Queue, RunId};
 use crate::action_cache::ActionKey;
-use crate::execution::operations::{OperationId, Timeline};
+use crate::execution::operations::OperationId;
+
+/// How long another machine is waited for that has not begun what both want. It has slots of this one for
+/// it, if both lend what they do not use.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Queue {
     /// A live operation with this action, if this machine sees to it itself.
@@ -26,39 +31,20 @@ impl Queue {
         let (id, place) = (ticket.run, ticket.place.clone());
         let is_there =
             self.pool.machines().any(|machine| machine.name == worker && machine.left_at.is_none());
-        let is_waiting = self.runs.get(&id).is_some_and(|run| matches!(run.phase, Phase::Queued));
+        let is_waiting = self.runs.get(&id).is_some_and(|run| {
+            matches!(run.phase, Phase::Queued) && !run.must_be_fresh && !run.action.do_not_cache
+        });
         if !is_there || !is_waiting {
             return;
         }
-        self.withdraw(id);
+        self.leave_line(id);
         self.queued -= 1;
         self.join_elsewhere(id, worker, (place.person, place.build));
     }
 
-    /// Takes a run out of every line it stands in.
-    fn withdraw(&mut self, id: RunId) {
-        let Some(run) = self.runs.get(&id) else { return };
-        for operation in &run.operations {
-            if let Some(ticket) = self.tickets.get(operation) {
-                self.pool.withdraw(run.class, &ticket.place, id);
-            }
-        }
-    }
-
     fn join_elsewhere(&mut self, id: RunId, worker: Arc<str>, (person, build): (Arc<str>, Arc<str>)) {
         let Some(run) = self.runs.get_mut(&id) else { return };
-        run.numbers += 1;
-        let attempt = AttemptId { run: id, number: run.numbers };
-        run.phase = Phase::Executing;
-        run.timeline = Timeline {
-            queued_at: run.timeline.queued_at,
-            worker: Some(worker.clone()),
-            assigned_at: Some(self.now.wall),
-            attempts: run.timeline.attempts + 1,
-            attempt: attempt.number,
-            losses: mem::take(&mut run.timeline.losses),
-            ..Timeline::default()
-        };
+        let attempt = run.begin(id, &worker, self.now);
         let operation = run.operations.first().copied();
         self.effects.push(Effect::Assign(Assignment {
             attempt,
@@ -68,18 +54,36 @@ impl Queue {
             queued_at: run.timeline.queued_at.unwrap_or(self.now.wall),
             person: person.clone(),
             build: build.clone(),
-            grant: 0,
             is_joined: true,
         }));
         self.attempts.insert(attempt, Attempt::joined(self.now, run.class, worker, (person, build)));
         self.notify(id);
+    }
+
+    /// What another machine has not begun for long goes to the next free slot, as if it had been sent
+    /// ahead to it: that machine may rest, or its own queue be longer than this one's.
+    pub(super) fn lose_patience(&mut self) {
+        let now = self.now.instant;
+        let waits = |attempt: &Attempt| {
+            let is_idle =
+                attempt.is_joined && !attempt.is_ahead && !attempt.is_stopping && !attempt.has_begun();
+            is_idle && now.saturating_duration_since(attempt.began_at()) >= PATIENCE
+        };
+        let found: Vec<_> =
+            self.attempts.iter().filter(|(_, attempt)| waits(attempt)).map(|(id, _)| *id).collect();
+        for id in found {
+            let Some(attempt) = self.attempts.get_mut(&id) else { continue };
+            attempt.is_ahead = true;
+            self.ahead.insert(attempt.kind(), id);
+            self.pool.note_change();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::tests::{Bench, action, assigned, exit, id};
-    use super::super::{Event, Settings, Step};
+    use super::super::{AttemptId, Event, Settings, Step};
     use super::*;
 
     fn joined(effects: &[Effect]) -> Vec<(AttemptId, Arc<str>)> {
@@ -129,6 +133,48 @@ mod tests {
         let effects = bench.apply(Event::Ended(attempts[0].0, exit(0)));
         assert!(effects.iter().any(|effect| matches!(effect, Effect::Store(..))));
         assert!(bench.queue.pool.machines().all(|machine| machine.busy == 0));
+    }
+
+    #[test]
+    fn what_somebody_wants_anew_is_not_had_elsewhere() {
+        let anew = |bench: &mut Bench, number| {
+            let mut submission = bench.submission(number, &action("1", None, false));
+            submission.looked_up_at = None;
+            bench.apply(Event::Submitted(submission));
+        };
+        let mut bench = bench();
+        anew(&mut bench, 1);
+        assert!(joined(&bench.apply(found(1, "far"))).is_empty());
+        // Not for others who share it either, and none shares one that is elsewhere.
+        bench.submit(2, &action("1", None, false));
+        assert!(joined(&bench.apply(found(2, "far"))).is_empty());
+        let mut bench = self::bench();
+        bench.submit(1, &action("1", None, false));
+        assert_eq!(joined(&bench.apply(found(1, "far"))).len(), 1);
+        anew(&mut bench, 2);
+        assert_eq!((bench.queue.runs.len(), bench.queue.queued), (2, 1));
+    }
+
+    #[test]
+    fn what_the_other_machine_does_not_begin_goes_to_the_next_free_slot() {
+        for has_begun in [false, true] {
+            let mut bench = bench();
+            bench.submit(1, &action("1", None, false));
+            let (attempt, _) = joined(&bench.apply(found(1, "far")))[0].clone();
+            if has_begun {
+                bench.apply(Event::Progress(attempt, Step::Running));
+            }
+            assert!(assigned(&bench.join("near", 1)).is_empty(), "the other machine has it");
+            bench.wait(PATIENCE);
+            let effects = bench.apply(Event::Tick);
+            let stopped =
+                effects.iter().any(|effect| matches!(effect, Effect::CancelRun(id) if *id == attempt));
+            let workers: Vec<_> = assigned(&effects).iter().map(|(_, worker)| *worker).collect();
+            assert_eq!((workers.is_empty(), stopped), (has_begun, !has_begun));
+            // What comes from there now is too late.
+            bench.apply(Event::Lost(attempt, "given up".into()));
+            assert_eq!(bench.queue.queued, usize::from(has_begun && bench.queue.attempts.is_empty()));
+        }
     }
 
     #[test]

@@ -195,8 +195,6 @@ pub struct Assignment {
     pub person: Arc<str>,
     /// For which build.
     pub build: Arc<str>,
-    /// The grant it stands on; 0 where none is needed.
-    pub grant: u64,
     /// Whether the worker sees to it for clients of its own, so that it is only waited for.
     pub is_joined: bool,
 }

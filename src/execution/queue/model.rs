@@ -26,6 +26,7 @@ enum Happening {
     Cancel { which: u8 },
     Kill { which: u8, everywhere: bool },
     Tell { worker: u8, duty: Duty },
+    Elsewhere { which: u8, worker: u8 },
     Wait { seconds: u16 },
 }
 
@@ -37,6 +38,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         20 => ordinary(),
         2 => (0..3_u8, prop::collection::vec((0..3_usize, 0..2_usize), 2))
             .prop_map(|(worker, shares)| Grant { worker, shares }),
+        2 => (any::<u8>(), 0..3_u8).prop_map(|(which, worker)| Elsewhere { which, worker }),
     ]
 }
 
@@ -78,6 +80,8 @@ struct World {
     stopped: Vec<AttemptId>,
     /// The attempts that hold slots, and whose.
     holders: BTreeMap<AttemptId, Slot>,
+    /// Those that hold none: their workers see to them for others. And with whom.
+    joined: BTreeMap<AttemptId, Arc<str>>,
     /// Grants so far.
     grants: u64,
     stores: Vec<RunId>,
@@ -108,6 +112,7 @@ impl World {
             attempts: Vec::new(),
             stopped: Vec::new(),
             holders: BTreeMap::new(),
+            joined: BTreeMap::new(),
             grants: 0,
             stores: Vec::new(),
             killed_runs: BTreeSet::new(),
@@ -136,6 +141,7 @@ impl World {
             Happening::Leave { worker } => {
                 let worker: Arc<str> = format!("m{worker}").into();
                 self.holders.retain(|_, slot| slot.worker != worker);
+                self.joined.retain(|_, with| *with != worker);
                 self.apply(Event::WorkerLeft { worker, reason: "left".into() });
             }
             Happening::Progress { which } => {
@@ -181,6 +187,11 @@ impl World {
             }
             Happening::Tell { worker, duty } => {
                 self.apply(Event::Told { worker: format!("m{worker}").into(), duty });
+            }
+            Happening::Elsewhere { which, worker } => {
+                if let Some(operation) = self.some_operation(which) {
+                    self.apply(Event::FoundElsewhere { operation, worker: format!("m{worker}").into() });
+                }
             }
             Happening::Wait { seconds } => {
                 self.bench.wait(Duration::from_secs(seconds.into()));
@@ -255,6 +266,7 @@ impl World {
         self.attempts.retain(|other| *other != attempt);
         self.stopped.retain(|other| *other != attempt);
         self.holders.remove(&attempt);
+        self.joined.remove(&attempt);
         Some(attempt)
     }
 
@@ -295,7 +307,14 @@ impl World {
     }
 
     fn assign(&mut self, assignment: Assignment) {
-        let Assignment { attempt, worker, operation, action, person, .. } = assignment;
+        let Assignment { attempt, worker, operation, action, person, is_joined, .. } = assignment;
+        if is_joined {
+            assert!(!action.do_not_cache && !self.killed_runs.contains(&attempt.run), "{attempt:?}");
+            assert!(!self.bench.queue.runs[&attempt.run].must_be_fresh);
+            self.attempts.push(attempt);
+            self.joined.insert(attempt, worker);
+            return;
+        }
         if action.do_not_cache {
             let owner = *self.private_runs.entry(attempt.run).or_insert(operation);
             assert_eq!(owner, operation, "a private run has one owner");
@@ -326,6 +345,7 @@ impl World {
         let mut holders = self.holders.clone();
         for effect in effects {
             match effect {
+                Effect::Assign(assignment) if assignment.is_joined => {}
                 Effect::Assign(assignment) => {
                     let run = &queue.runs[&assignment.attempt.run];
                     let is_orphan = queue.orphan_since(run).is_some();
@@ -417,7 +437,8 @@ impl World {
             assert!(!run.operations.is_empty() || !matches!(run.phase, Phase::Queued | Phase::Executing));
             self.check_attempts(*id, run);
         }
-        assert!(queue.attempts.keys().eq(self.holders.keys()));
+        let known: BTreeSet<_> = self.holders.keys().chain(self.joined.keys()).collect();
+        assert!(queue.attempts.keys().eq(known));
         assert!(queue.ahead.iter().all(|id| queue.attempts[id].is_ahead
             && !queue.runs[&id.run].action.do_not_cache
             && !queue.attempts[id].is_stopping));

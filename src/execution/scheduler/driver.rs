@@ -3,7 +3,7 @@
 //! It never waits for anything but its next message, so it cannot be held up by a worker, a disk
 //! or a client.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,6 +84,7 @@ impl Driver {
         match message {
             Message::Event(event) => {
                 self.note_duty(&event);
+                self.forget_demand(&event);
                 self.apply(event);
             }
             Message::Submit { operation, submission, reply } => self.submit(operation, submission, reply),
@@ -100,6 +101,17 @@ impl Driver {
     fn note_duty(&self, event: &Event) {
         if let Event::Told { worker, duty } = event {
             self.shared.duties.send_if_modified(|told| told.insert(worker.clone(), *duty) != Some(*duty));
+        }
+    }
+
+    /// The queue forgets what it was told that a machine was told, and so does who tells it: it begins anew
+    /// when it is back.
+    fn forget_demand(&self, event: &Event) {
+        if let Event::WorkerLeft { worker, .. } = event {
+            self.shared.demand.send_if_modified(|told| {
+                told.remove(worker);
+                false
+            });
         }
     }
 
@@ -140,6 +152,8 @@ impl Driver {
     fn tick(&mut self) {
         self.shared.operations.expire(now().instant);
         self.apply(Event::Tick);
+        let known: HashSet<_> = self.queue.machines().into_iter().map(|machine| machine.name).collect();
+        self.workers.retain(|name, _| known.contains(name));
     }
 
     fn apply(&mut self, event: Event) {
@@ -178,12 +192,14 @@ impl Driver {
         reply: oneshot::Sender<Result<(), Refusal>>,
     ) {
         let action = submission.action.clone();
+        // Another machine may have had the result before.
+        let may_be_elsewhere = !action.do_not_cache && submission.looked_up_at.is_some();
         let mut effects = self.queue.apply(now(), Event::Submitted(submission));
         let refused = effects.iter().position(|e| matches!(e, Effect::Refuse(id, _) if *id == operation.id));
         let answer = match refused.map(|index| effects.remove(index)) {
             Some(Effect::Refuse(_, refusal)) => Err(refusal),
             _ => {
-                if let Some(claimer) = self.claimer.as_ref().filter(|_| !action.do_not_cache) {
+                if let Some(claimer) = self.claimer.as_ref().filter(|_| may_be_elsewhere) {
                     claimer.claim(operation.id, &action.key);
                 }
                 self.shared.operations.insert(now().instant, operation, Some(&action));

@@ -1,5 +1,6 @@
 //! The scheduler with fakes around it. The clock stands still unless a test waits for time.
 
+use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -427,6 +428,45 @@ async fn a_worker_without_a_slot_leaves_the_action_waiting_as_if_it_had_not_been
     assert_eq!(watch.state().timeline.attempts, 0);
     assert!(farm.scheduler.cancel(&watch.operation().id.to_string()));
     assert_eq!(code(&watch.done().await), Code::Cancelled);
+}
+
+/// Takes note of what is to be claimed.
+#[derive(Default)]
+struct Claims(Mutex<Vec<ActionKey>>);
+
+impl Claimer for Claims {
+    fn claim(&self, _: OperationId, key: &ActionKey) {
+        self.0.lock().unwrap().push(key.clone());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_may_be_had_elsewhere_is_claimed() {
+    let (farm, _) = Farm::with_worker(1);
+    let claims = Arc::new(Claims::default());
+    farm.scheduler.set_claimer(claims.clone());
+    let private = farm.action_with(&["true", "private"], |action, _| action.do_not_cache = true);
+    run(&farm, private).await;
+    let anew = Request { skip_cache_lookup: true, ..request(farm.action(&["true", "anew"])) };
+    farm.scheduler.execute(anew).await.unwrap().done().await;
+    assert!(claims.0.lock().unwrap().is_empty());
+    let usual = farm.action(&["true", "usual"]);
+    run(&farm, usual).await;
+    assert_eq!(*claims.0.lock().unwrap(), [key(usual)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_wanted_of_a_machine_that_left_is_forgotten() {
+    let farm = Farm::new(Settings { person: "ann".into(), ..Settings::default() });
+    farm.add_worker("far", 0);
+    let mut demand = farm.scheduler.demand();
+    let mut watch = farm.scheduler.execute(request(farm.action(&["true"]))).await.unwrap();
+    demand.wait_for(|demand| demand.contains_key("far")).await.unwrap();
+    farm.scheduler.remove_worker("far", "unplugged");
+    assert!(farm.scheduler.cancel(&watch.operation().id.to_string()));
+    watch.done().await;
+    farm.scheduler.machines().await;
+    assert!(!demand.borrow().contains_key("far"), "when it is back it hears what is wanted then");
 }
 
 #[tokio::test(start_paused = true)]

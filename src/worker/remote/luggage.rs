@@ -129,7 +129,7 @@ mod tests {
         assert!(second.blobs().is_empty());
         first.came_back();
         assert_eq!(Luggage::pack(&cas, &traces, &attic, root).await.blobs().len(), 3);
-        traces.staged(&attic, root, 0);
+        traces.staged(&attic, root, 0, std::time::Duration::ZERO);
         first.came_back();
         assert!(Luggage::pack(&cas, &traces, &attic, root).await.blobs().is_empty(), "it ran there");
     }

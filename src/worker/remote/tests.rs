@@ -119,12 +119,12 @@ impl Host for FakeHost {
     }
 }
 
-/// Admits so many, by the right grant only.
+/// Admits so many.
 struct Door(AtomicUsize);
 
 impl Admission for Door {
     fn arrive(&self, owner: MachineId, guest: &GuestLease) -> Option<Stay> {
-        let is_known = owner == OWNER && guest.grant == 7;
+        let is_known = owner == OWNER;
         let has_room = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |room| room.checked_sub(1));
         let (slot, waiting) = tokio::sync::oneshot::channel();
         if &*guest.lease.operation == "never" {
@@ -143,7 +143,11 @@ impl Sources for Neighbours {
     }
 }
 
-struct Service(Guests);
+/// Runs guests, and answers whoever joins an action.
+struct Service(Guests, Joined);
+
+/// What became of the action of others.
+type Joined = Arc<Mutex<Option<reapi::ExecuteResponse>>>;
 
 #[async_trait]
 impl Peer for Service {
@@ -156,7 +160,10 @@ impl Peer for Service {
     }
 
     async fn join(&self, _: Request<peer::JoinActionRequest>) -> Result<Response<Answers>, Status> {
-        Err(Status::not_found("no actions here"))
+        let response = self.1.lock().unwrap().clone().ok_or(Status::not_found("no actions here"))?;
+        let ended = peer::Ended { response: response.encode_to_vec() };
+        let answer = peer::RunResponse { message: Some(run_response::Message::Ended(ended)) };
+        Ok(Response::new(futures_util::stream::iter([Ok(answer)]).boxed()))
     }
 
     async fn link(
@@ -183,6 +190,7 @@ struct Bench {
     owner: MemoryCas,
     host: Arc<FakeHost>,
     worker: RemoteWorker,
+    joined: Joined,
     server: CancellationToken,
     tasks: Tasks,
     logs: tempfile::TempDir,
@@ -206,11 +214,12 @@ impl Bench {
             Arc::new(Neighbours(owner.clone())),
             tasks.clone(),
         );
+        let joined = Joined::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = CancellationToken::new();
         let serve = tonic::transport::Server::builder()
-            .add_service(PeerServer::new(Service(guests)))
+            .add_service(PeerServer::new(Service(guests, joined.clone())))
             .serve_with_incoming(TcpListenerStream::new(listener));
         let end = server.clone();
         tasks.spawn("server", async move {
@@ -232,8 +241,8 @@ impl Bench {
         let channel = crate::peer::link::boxed(endpoint.connect().await.unwrap());
         let worker =
             RemoteWorker::new("far", MachineId::new([3; 32]), channel, blobs, MachineFacts::default(), home);
-        worker.granted(2, 7);
-        Self { owner, host, worker, server, tasks, logs }
+        worker.granted(2);
+        Self { owner, host, worker, joined, server, tasks, logs }
     }
 
     fn lease(&self, root: Digest) -> Lease {
@@ -400,10 +409,20 @@ async fn who_was_let_in_ahead_of_a_slot_may_be_handed_back() {
 }
 
 #[tokio::test]
-async fn who_was_granted_nothing_is_refused() {
+async fn what_ended_for_the_clients_there_ended_for_those_only() {
     let bench = Bench::new(|_, _| result_with(&[])).await;
     let root = put(&bench.owner, b"root").await;
-    bench.worker.granted(2, 8);
-    let lost = bench.run(root).await.unwrap_err();
-    assert!(matches!(lost, NoResponse::Busy), "{lost}");
+    let join = async || {
+        let (progress, _steps) = mpsc::unbounded_channel();
+        bench.worker.join(bench.lease(root), progress, CancellationToken::new()).await
+    };
+    assert!(matches!(join().await, Err(NoResponse::Busy)), "nobody sees to it there");
+    for code in [Code::Cancelled, Code::Aborted, Code::FailedPrecondition] {
+        let status = Some(farmhand_proto::rpc::Status { code: code as i32, ..Default::default() });
+        *bench.joined.lock().unwrap() = Some(reapi::ExecuteResponse { status, ..Default::default() });
+        assert!(matches!(join().await, Err(NoResponse::Busy)), "{code:?}");
+    }
+    let result = Some(reapi::ActionResult { exit_code: 3, ..Default::default() });
+    *bench.joined.lock().unwrap() = Some(reapi::ExecuteResponse { result, ..Default::default() });
+    assert_eq!(join().await.unwrap().result.unwrap().exit_code, 3);
 }

@@ -154,8 +154,10 @@ impl Machine {
             self.slots = Slots::Open(slots);
             self.forget_grants();
         }
-        self.left_at = None;
-        self.alone_until = None;
+        // A new link is a new chance; news of what it has is none.
+        if self.left_at.take().is_some() {
+            self.alone_until = None;
+        }
     }
 
     /// It went away, and with it everything it had.
