@@ -151,8 +151,8 @@ async fn who_waits_for_another_that_gives_up_tries_itself() {
 async fn who_says_nothing_for_long_is_followed_by_the_next() {
     let (fetcher, _) = fetcher();
     let large = blob(1, 900_000);
-    let stuck = Source { stuck: vec![large.0], ..Source::with(&[large.clone()]) };
-    let all = sources(vec![stuck, Source::with(&[large.clone()])]);
+    let stuck = Source { stuck: vec![large.0], ..Source::with(std::slice::from_ref(&large)) };
+    let all = sources(vec![stuck, Source::with(std::slice::from_ref(&large))]);
     let error = fetcher.fetch(&[large.0], &all[..1]).await.unwrap_err();
     assert_eq!(error.to_string(), "source: it sent nothing for a minute");
     assert_eq!(fetcher.fetch(&[large.0], &all).await.unwrap().blobs, 1);
