@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use crate::config::{InterfacePattern, PeerAddress};
 use crate::tasks::Tasks;
 use board::{Board, Follower};
-use discovery::{Discovery, DiscoveryConfig, Seen, Sighting};
+use discovery::{Discovery, DiscoveryConfig, Sighting};
 use driver::{Driver, Happened, Shown};
 use link::outgoing::Handle;
 use link::{Me, PeerChannel};
@@ -78,7 +78,6 @@ struct Shared {
     calls: Arc<calls::Book>,
     shown: watch::Sender<Arc<Vec<Shown>>>,
     happened: mpsc::Sender<Happened>,
-    discovery: Option<Discovery>,
     tasks: Tasks,
 }
 
@@ -176,7 +175,6 @@ impl Peers {
         let peers = Self(Arc::new(Shared {
             me,
             trust: trust.clone(),
-            discovery,
             state: watch::Sender::new(None),
             links: Board::new(),
             calls: calls::Book::new(),
@@ -184,7 +182,7 @@ impl Peers {
             happened: sender,
             tasks: tasks.clone(),
         }));
-        if let Some(discovery) = &peers.0.discovery {
+        if let Some(discovery) = discovery {
             let sender = peers.0.happened.clone();
             let tell = async move |sighting| {
                 let event = match sighting {
@@ -194,18 +192,12 @@ impl Peers {
                 // Without a driver the node is ending, and so will this.
                 let _ = sender.send(Happened::Event(event)).await;
             };
-            let found = discovery.clone().run(trust.changes(), tell, tasks.token().clone());
+            let found = discovery.run(trust.changes(), tell, tasks.token().clone());
             tasks.spawn("discovery", found);
         }
         let driver = Driver::new(peers.clone(), trust, config, happened).await;
         tasks.spawn("peers", driver.run());
         peers
-    }
-
-    /// Machines that are announced on the local networks, those of other farms too; `None` if this machine
-    /// does not listen to that.
-    pub fn announced(&self) -> Option<Vec<Seen>> {
-        self.0.discovery.as_ref().map(Discovery::seen)
     }
 
     /// All that are known, with how they stand.

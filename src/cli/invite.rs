@@ -113,7 +113,7 @@ impl Host {
             match news {
                 invite_response::News::Pending(newcomer) => {
                     self.pending = Some(newcomer.number);
-                    self.ask()?;
+                    self.ask().await?;
                 }
                 invite_response::News::Gone(_) => self.pending = None,
                 invite_response::News::End(end) => return outcome(&end),
@@ -146,8 +146,13 @@ impl Host {
         }
     }
 
-    fn ask(&self) -> Result<(), CliError> {
-        if self.json { Ok(()) } else { ask("Let it in? [y/N] ") }
+    /// Asks the person about who is pending; where he has closed stdin already, that is his answer.
+    async fn ask(&mut self) -> Result<(), CliError> {
+        match &self.typed {
+            _ if self.json => Ok(()),
+            Some(_) => ask("Let it in? [y/N] "),
+            None => self.answer(None).await,
+        }
     }
 
     /// Hands on what the person has typed; `None` when he has closed stdin, which a program may have done

@@ -122,6 +122,7 @@ fn explain(status: tonic::Status, is_somewhere: bool) -> CliError {
         tonic::Code::Unavailable => {
             error.hint("does farmhand invite still run there, and does a firewall let its port through?")
         }
+        tonic::Code::Aborted => error.hint("join when farmhand key rotate is done here, by another code"),
         tonic::Code::InvalidArgument => error.hint("--from takes HOST:PORT, as farmhand invite shows it"),
         _ => error,
     }

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use super::error::CliError;
+use crate::peer::link::words::is_unseen;
 use crate::telemetry::colours;
 
 /// Colours, or none.
@@ -126,12 +127,17 @@ pub(super) fn plural(number: u64, word: &str) -> String {
 
 /// Foreign text on a line of its own: what would end the line or steer a terminal becomes a space.
 pub(super) fn one_line(text: &str) -> String {
-    text.split(char::is_control).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+    text.split(is_foul).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// `text` without anything that a terminal would obey: it may come from whoever sends actions.
+/// `text` without anything that a terminal would obey, or that nobody would see: it may come from whoever
+/// sends actions.
 pub(super) fn visible(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if is_foul(c) { '\u{fffd}' } else { c }).collect()
+}
+
+fn is_foul(c: char) -> bool {
+    c.is_control() || is_unseen(c)
 }
 
 /// A word of a shell line: quoted where the shell would take it apart.
@@ -165,11 +171,16 @@ mod tests {
     fn foreign_text_neither_ends_a_line_nor_steers_a_terminal() {
         assert_eq!(one_line("a\n\x1b[31mb\r\n\u{9b}c"), "a [31mb c");
         assert_eq!(one_line("plain ü"), "plain ü");
+        assert_eq!(one_line("a\u{2028}b\u{202e}c"), "a b c");
     }
 
     #[test]
     fn a_terminal_is_told_nothing_by_texts_of_others() {
         assert_eq!(visible("a\u{1b}[31m\r\n\u{9b}b"), "a\u{fffd}[31m\u{fffd}\u{fffd}\u{fffd}b");
+        assert_eq!(
+            visible("a\u{202e}\u{200b}\u{2028}\u{2067}\u{feff}ü木"),
+            "a\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}ü木"
+        );
     }
 
     #[test]

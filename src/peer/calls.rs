@@ -44,7 +44,14 @@ pub struct Calls {
 /// The links that others have to this machine.
 pub(super) struct Book {
     board: Arc<Board<CallNews>>,
-    handles: Mutex<BTreeMap<MachineId, Open>>,
+    handles: Mutex<Handles>,
+}
+
+#[derive(Default)]
+struct Handles {
+    open: BTreeMap<MachineId, Open>,
+    /// The latest demand over each link that is not the open one: one that is about to be, or was.
+    early: BTreeMap<CallId, Arc<Demand>>,
 }
 
 /// A link that is open.
@@ -73,7 +80,8 @@ impl Book {
         Calls { follower: self.board.follow(), told: BTreeMap::new(), next: None }
     }
 
-    /// `id`, which is called `name` here, has opened a link; one it had before does not count any more.
+    /// `id`, which is called `name` here, has opened a link; one it had before does not count any more. What
+    /// came over it so far counts.
     pub(super) fn open(
         &self,
         id: MachineId,
@@ -83,25 +91,34 @@ impl Book {
         handle: CallHandle,
     ) {
         let open = Open { call, name: Arc::clone(&name), boot_epoch, handle };
-        self.with(|handles| handles.insert(id, open));
-        self.board.put(id, CallNews::Up { call, name, boot_epoch, demand: None }, false);
-    }
-
-    /// Over that link came a demand.
-    pub(super) fn demand(&self, id: MachineId, call: CallId, demand: Demand) {
         self.with(|handles| {
-            let Some(open) = handles.get(&id).filter(|open| open.call == call) else { return };
-            let (name, boot_epoch, demand) =
-                (Arc::clone(&open.name), open.boot_epoch, Some(Arc::new(demand)));
+            handles.open.insert(id, open);
+            let demand = handles.early.remove(&call);
             self.board.put(id, CallNews::Up { call, name, boot_epoch, demand }, false);
         });
     }
 
-    /// That link is over.
+    /// Over that link came a demand. It is kept until the link is [open](Self::open), or
+    /// [closed](Self::close) for the last time.
+    pub(super) fn demand(&self, id: MachineId, call: CallId, demand: Demand) {
+        let demand = Arc::new(demand);
+        self.with(|handles| match handles.open.get(&id).filter(|open| open.call == call) {
+            Some(open) => {
+                let (name, boot_epoch, demand) = (Arc::clone(&open.name), open.boot_epoch, Some(demand));
+                self.board.put(id, CallNews::Up { call, name, boot_epoch, demand }, false);
+            }
+            None => {
+                handles.early.insert(call, demand);
+            }
+        });
+    }
+
+    /// That link is to count no more, or is over.
     pub(super) fn close(&self, id: MachineId, call: CallId, reason: &str) {
         self.with(|handles| {
-            if handles.get(&id).is_some_and(|open| open.call == call) {
-                handles.remove(&id);
+            handles.early.remove(&call);
+            if handles.open.get(&id).is_some_and(|open| open.call == call) {
+                handles.open.remove(&id);
                 self.board.put(id, CallNews::Down(reason.into()), true);
             }
         });
@@ -109,13 +126,13 @@ impl Book {
 
     pub(super) fn grant(&self, to: MachineId, grant: Grant) {
         self.with(|handles| {
-            if let Some(open) = handles.get(&to) {
+            if let Some(open) = handles.open.get(&to) {
                 open.handle.grant(grant);
             }
         });
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<MachineId, Open>) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&mut Handles) -> T) -> T {
         act(&mut self.handles.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -171,4 +188,64 @@ impl Calls {
 
 fn replaced(id: MachineId) -> DemandEvent {
     DemandEvent::Gone { id, reason: "it opened another link".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use farmhand_proto::peer::Want;
+    use futures_util::FutureExt;
+
+    use super::super::link::incoming::testing;
+    use super::*;
+
+    const ATTIC: MachineId = MachineId::new([1; 32]);
+
+    fn demand(waiting: u32) -> Demand {
+        Demand { wants: vec![Want { waiting, ..Want::default() }] }
+    }
+
+    fn open(book: &Book, call: u64) {
+        let (handle, _) = testing::handle();
+        book.open(ATTIC, CallId(call), "attic".into(), 1, handle);
+    }
+
+    /// What is told next: actions that wait, or `None` for the end of a link.
+    fn next(calls: &mut Calls) -> Option<u32> {
+        match calls.next().now_or_never().expect("something is told") {
+            DemandEvent::Demand { demand, .. } => Some(demand.wants[0].waiting),
+            DemandEvent::Gone { .. } => None,
+        }
+    }
+
+    #[test]
+    fn what_is_demanded_before_a_link_counts_is_told_when_it_does() {
+        let book = Book::new();
+        let mut calls = book.follow();
+        book.demand(ATTIC, CallId(1), demand(7));
+        book.demand(ATTIC, CallId(1), demand(8));
+        assert!(calls.next().now_or_never().is_none());
+        open(&book, 1);
+        assert_eq!(next(&mut calls), Some(8));
+        // The next link of the same machine.
+        book.demand(ATTIC, CallId(2), demand(9));
+        assert!(calls.next().now_or_never().is_none());
+        open(&book, 2);
+        assert_eq!((next(&mut calls), next(&mut calls)), (None, Some(9)));
+        book.close(ATTIC, CallId(1), "late");
+        book.close(ATTIC, CallId(2), "over");
+        assert_eq!(next(&mut calls), None);
+    }
+
+    #[test]
+    fn nothing_is_kept_of_links_that_are_over() {
+        let book = Book::new();
+        open(&book, 1);
+        book.close(ATTIC, CallId(1), "it counts no more");
+        book.demand(ATTIC, CallId(1), demand(7));
+        book.demand(ATTIC, CallId(2), demand(7));
+        for call in [1, 2] {
+            book.close(ATTIC, CallId(call), "over");
+        }
+        assert!(book.with(|handles| handles.open.is_empty() && handles.early.is_empty()));
+    }
 }

@@ -12,16 +12,17 @@ use std::time::{Duration, SystemTime};
 
 use farmhand_proto::peer::MachineState;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::addresses::{self, Remembered};
-use super::link::incoming::CallHandle;
+use super::link::incoming::{CallHandle, Caller};
 use super::link::outgoing::{Handle, Opener};
 use super::link::{Closer, Life};
 use super::members::{CallId, Effect, Event, Failure, Greeting, LinkId, Listed, Members, Route, Standing};
 use super::trust::{FarmTag, Trust};
-use super::{LinkNews, Peer, PeerInfo, Peers, PeersConfig};
+use super::{LinkNews, MachineId, Peer, PeerInfo, Peers, PeersConfig};
 
 /// What is remembered is written so long after it changed, so that many changes are one.
 const SAVE_AFTER: Duration = Duration::from_secs(2);
@@ -29,7 +30,8 @@ const SAVE_AFTER: Duration = Duration::from_secs(2);
 /// What other machines are told when this one ends.
 pub(super) const ENDING: &str = "its node is ending";
 
-const OLD_KEY: &str = "the farm got another key meanwhile";
+/// What a link is told that was begun under a key which is the farm's no more.
+pub(super) const OLD_KEY: &str = "the farm got another key meanwhile";
 
 /// What the driver takes in.
 pub(super) enum Happened {
@@ -37,10 +39,10 @@ pub(super) enum Happened {
     Event(Event),
     /// A dial is over, which was for a member of this farm.
     Dialled { link: LinkId, farm: FarmTag, outcome: Result<Opened, Failure> },
-    /// A machine has opened a link to this one.
-    Called { call: CallId, greeting: Greeting, handle: CallHandle },
-    /// That link is over.
-    CallEnded { call: CallId, reason: String },
+    /// A machine has opened a link to this one, over this connection.
+    Called { call: CallId, caller: Caller, greeting: Greeting, handle: CallHandle },
+    /// That link of this machine is over.
+    CallEnded { id: MachineId, call: CallId, reason: String },
 }
 
 /// A link this machine has opened.
@@ -79,6 +81,8 @@ pub(super) struct Driver {
     thrown: u64,
     remembered: PathBuf,
     save_at: Option<Instant>,
+    /// What is being written, however long the disk takes: one at a time.
+    saving: Option<JoinHandle<()>>,
     stop: CancellationToken,
 }
 
@@ -106,6 +110,7 @@ impl Driver {
             thrown: 0,
             remembered: config.remembered,
             save_at: None,
+            saving: None,
             stop,
             peers,
         };
@@ -122,8 +127,11 @@ impl Driver {
         while stop.run_until_cancelled(self.step()).await.is_some() {}
         self.links.values().for_each(|link| link.closer.close(ENDING));
         self.calls.values().for_each(|call| call.handle.close(ENDING));
+        // The later one is to be the one that stays.
+        saved(&mut self.saving).await;
         if self.save_at.is_some() {
-            self.save().await;
+            self.save();
+            saved(&mut self.saving).await;
         }
     }
 
@@ -137,7 +145,8 @@ impl Driver {
             }
             Ok(()) = self.key.changed() => self.apply(Event::KeyChanged),
             () = at(wake) => self.apply(Event::Tick),
-            () = at(self.save_at) => self.save().await,
+            () = at(self.save_at), if self.saving.is_none() => self.save(),
+            Some(()) = saved(&mut self.saving) => {}
         }
     }
 
@@ -168,16 +177,17 @@ impl Driver {
                 };
                 self.apply(Event::Dialled { link, outcome });
             }
-            Happened::Called { call, greeting, handle } => {
+            // As for a link this machine has opened: it began under a key that is the farm's no more.
+            Happened::Called { caller, handle, .. } if !caller.is_member() => handle.close(OLD_KEY),
+            Happened::Called { call, greeting, handle, .. } => {
                 self.calls.insert(call, Call { greeting: greeting.clone(), handle });
                 self.apply(Event::Called { call, greeting });
             }
-            Happened::CallEnded { call, reason } => {
-                if let Some(ended) = self.calls.remove(&call) {
-                    let Greeting { id, name, .. } = &ended.greeting;
+            Happened::CallEnded { id, call, reason } => {
+                if let Some(Call { greeting: Greeting { name, .. }, .. }) = self.calls.remove(&call) {
                     tracing::info!(machine = %name, %id, reason, "a machine has no link to this one any more");
-                    self.peers.0.calls.close(*id, call, &reason);
                 }
+                self.peers.0.calls.close(id, call, &reason);
                 self.apply(Event::CallEnded(call));
             }
         }
@@ -323,7 +333,8 @@ impl Driver {
 
     async fn recall(&mut self) {
         let path = self.remembered.clone();
-        let read = tokio::task::spawn_blocking(move || addresses::read(&path, SystemTime::now())).await;
+        let tasks = &self.peers.0.tasks;
+        let read = tasks.spawn_blocking(move || addresses::read(&path, SystemTime::now())).await;
         let known = match read {
             Ok(Ok(known)) => known,
             Ok(Err(error)) => {
@@ -338,7 +349,8 @@ impl Driver {
         }
     }
 
-    async fn save(&mut self) {
+    /// Has it written; [`saved`] tells when it is.
+    fn save(&mut self) {
         self.save_at = None;
         let (now, clock) = (Instant::now(), SystemTime::now());
         let peers: Vec<_> = (self.members.proven().into_iter())
@@ -350,11 +362,20 @@ impl Driver {
             })
             .collect();
         let path = self.remembered.clone();
-        let written = tokio::task::spawn_blocking(move || addresses::write(&path, &peers)).await;
-        if let Ok(Err(error)) = written {
-            tracing::warn!(%error, path = %self.remembered.display(), "the machines of the farm are not remembered");
-        }
+        self.saving = Some(self.peers.0.tasks.spawn_blocking(move || {
+            if let Err(error) = addresses::write(&path, &peers) {
+                tracing::warn!(%error, path = %path.display(), "the machines of the farm are not remembered");
+            }
+        }));
     }
+}
+
+/// Waits for what is being written; `None` if nothing is. Nothing is lost when this is dropped.
+async fn saved(saving: &mut Option<JoinHandle<()>>) -> Option<()> {
+    // A panic was logged.
+    let _ = saving.as_mut()?.await;
+    *saving = None;
+    Some(())
 }
 
 /// Returns at `moment`, if there is one.

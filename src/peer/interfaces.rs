@@ -5,6 +5,9 @@
 use std::fmt;
 use std::fs;
 use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::config::InterfacePattern;
 
@@ -60,6 +63,14 @@ pub struct Rules {
     patterns: Vec<InterfacePattern>,
 }
 
+/// How long a list of interfaces is good for.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// The interfaces of this machine, as they were a second ago or later. To list them takes some files, and
+/// whoever announces anything has it asked for.
+#[derive(Debug, Default)]
+pub struct Interfaces(Option<(Instant, Vec<Interface>)>);
+
 /// What names of tunnels begin with: anything may follow, or a digit.
 const TUNNELS: [&str; 5] = ["tailscale", "zt", "ipsec", "nordlynx", "utun"];
 const NUMBERED_TUNNELS: [&str; 4] = ["tun", "tap", "wg", "ppp"];
@@ -107,6 +118,20 @@ impl Rules {
             return Err(Unused::NoMulticast);
         }
         Ok(())
+    }
+}
+
+// === impl Interfaces ===
+
+impl Interfaces {
+    /// As they were not long ago.
+    pub async fn list(&mut self) -> &[Interface] {
+        if self.0.as_ref().is_none_or(|(at, _)| at.elapsed() >= FRESH) {
+            let listed = tokio::task::spawn_blocking(list).await;
+            // A panic was logged; the next to ask tries again.
+            self.0 = listed.ok().map(|listed| (Instant::now(), listed));
+        }
+        self.0.as_ref().map_or(&[], |(_, listed)| listed)
     }
 }
 
@@ -278,6 +303,18 @@ mod tests {
         assert_eq!(without.judge(&named("eth0")), Ok(()));
         assert_eq!(without.judge(&named("wg0")), Err(Unused::Tunnel));
         assert!(without.judge(&named("wlan0")).unwrap_err().to_string().contains("!wlan*"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_is_asked_for_anew_after_a_while() {
+        let mut interfaces = Interfaces::default();
+        assert!(!interfaces.list().await.is_empty());
+        let first = interfaces.0.as_ref().map(|(at, _)| *at).unwrap();
+        for (pause, is_anew) in [(FRESH / 2, false), (FRESH, true)] {
+            tokio::time::sleep(pause).await;
+            assert!(!interfaces.list().await.is_empty());
+            assert_eq!(interfaces.0.as_ref().is_some_and(|(at, _)| *at > first), is_anew);
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub mod incoming;
 mod life;
 pub mod outgoing;
 mod voice;
-mod words;
+pub mod words;
 
 pub use channel::{AnyChannel, PeerChannel, boxed};
 pub use life::{Life, Pulse, Pulsed};
@@ -120,13 +120,11 @@ fn versions(range: &RangeInclusive<u32>) -> String {
 
 /// What the machine with this id says of itself.
 fn greeting(id: MachineId, hello: &Hello, address: Option<std::net::SocketAddr>) -> Greeting {
-    let shown =
-        |text: &str| words::shown(text, LONGEST_NAME).split_whitespace().collect::<Vec<_>>().join("-");
     Greeting {
         id,
         boot_epoch: hello.boot_epoch,
-        name: shown(&hello.name).into(),
-        program: shown(&hello.program).into(),
+        name: words::name(&hello.name, LONGEST_NAME).into(),
+        program: words::name(&hello.program, LONGEST_NAME).into(),
         address,
     }
 }

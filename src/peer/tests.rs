@@ -1,15 +1,20 @@
 //! Machines of a farm in one process, over the loopback, with the real peer port.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use farmhand_proto::peer::{Share, Want};
 use futures_util::FutureExt;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use super::driver::OLD_KEY;
+use super::link::Pulse;
+use super::link::incoming::{Caller, testing};
+use super::members::{CallId, Greeting};
 use super::trust::FarmKey;
 use super::trust::rotation::Fellows;
 use super::trust::testing::trust;
@@ -23,8 +28,11 @@ struct Machine {
     trust: Trust,
     address: SocketAddr,
     tasks: Tasks,
-    _directory: TempDir,
+    directory: TempDir,
 }
+
+/// The file of machines that were there.
+const REMEMBERED: &str = "peers";
 
 impl Machine {
     async fn start(name: &str, boot_epoch: u64, others: &[&Machine]) -> Self {
@@ -46,7 +54,7 @@ impl Machine {
             boot_epoch,
             port: address.port(),
             configured: addresses.iter().map(|address| address.to_string().parse().unwrap()).collect(),
-            remembered: directory.path().join("peers"),
+            remembered: directory.path().join(REMEMBERED),
             interfaces: None,
         };
         let peers = Peers::start(config, trust.clone(), &tasks).await;
@@ -56,7 +64,7 @@ impl Machine {
         tasks.spawn("port", async move {
             server::serve(vec![listener], Routes::new(service.into_server()), Limits::default(), token).await;
         });
-        Self { peers, trust, address, tasks, _directory: directory }
+        Self { peers, trust, address, tasks, directory }
     }
 
     fn id(&self) -> MachineId {
@@ -118,6 +126,33 @@ async fn links_carry_states_demands_and_grants() {
     let DemandEvent::Gone { id, reason } = demanded(&mut calls).await else { panic!("still there") };
     assert_eq!(id, cellar.id());
     assert!(reason.contains("ending"), "{reason}");
+    attic.tasks.stop().await;
+}
+
+#[tokio::test]
+async fn who_says_too_much_at_once_is_heard_no_more() {
+    let attic = Machine::start("attic", 1, &[]).await;
+    let cellar = Machine::start("cellar", 1, &[&attic]).await;
+    let peer = linked(&mut cellar.peers.events()).await;
+    let mut calls = attic.peers.calls();
+    let want = |person: String| Demand { wants: vec![Want { person, ..Want::default() }] };
+    peer.demand(want("ada".into()));
+    assert!(matches!(demanded(&mut calls).await, DemandEvent::Demand { .. }));
+    peer.demand(want("a".repeat(300 << 10)));
+    let DemandEvent::Gone { reason, .. } = demanded(&mut calls).await else { panic!("it is heard") };
+    assert_eq!(reason, "it said too much at once");
+    attic.tasks.stop().await;
+    cellar.tasks.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_known_at_the_end_is_remembered() {
+    let attic = Machine::start("attic", 1, &[]).await;
+    let cellar = Machine::start("cellar", 1, &[&attic]).await;
+    linked(&mut cellar.peers.events()).await;
+    cellar.tasks.stop().await;
+    let known = addresses::read(&cellar.directory.path().join(REMEMBERED), SystemTime::now()).unwrap();
+    assert_eq!(known.iter().map(|known| known.id).collect::<Vec<_>>(), [attic.id()]);
     attic.tasks.stop().await;
 }
 
@@ -198,6 +233,30 @@ async fn a_handshake_under_an_old_key_makes_no_link() {
     for machine in [attic, former] {
         machine.tasks.stop().await;
     }
+}
+
+/// The other way round: it was let in at the door, and says hello when the farm has another key.
+#[tokio::test]
+async fn a_call_that_began_under_an_old_key_does_not_count() {
+    let attic = Machine::start("attic", 1, &[]).await;
+    let id = MachineId::new([9; 32]);
+    let caller = Caller {
+        id,
+        address: attic.address,
+        pulse: Pulse::start(),
+        hang_up: CancellationToken::new(),
+        key: attic.trust.changes(),
+    };
+    let (name, program) = ("former".into(), "1".into());
+    let greeting = Greeting { id, boot_epoch: 1, name, program, address: None };
+    attic.trust.replace(FarmKey::read(&[8; 16]).unwrap()).unwrap();
+    let (handle, mut closing) = testing::handle();
+    let called = Happened::Called { call: CallId(u64::MAX), caller, greeting, handle };
+    assert!(attic.peers.0.happened.send(called).await.is_ok());
+    let closed = timeout(Duration::from_secs(30), closing.wait_for(Option::is_some)).await;
+    assert_eq!(*closed.expect("it is sent away").unwrap(), Some(OLD_KEY));
+    assert!(attic.peers.list().is_empty());
+    attic.tasks.stop().await;
 }
 
 #[tokio::test]

@@ -120,8 +120,8 @@ pub enum TrustError {
         /// The file.
         path: PathBuf,
     },
-    /// This machine gives the farm a new key itself.
-    #[error("this machine gives the farm another key right now")]
+    /// This machine gives its farm a new key, or takes one.
+    #[error("the farm of this machine gets another key right now; try again when that is done")]
     Busy,
     /// Who hands a key on has an old one.
     #[error("who hands that key on has an old one")]
@@ -244,17 +244,16 @@ impl Trust {
     /// Blocks for the disk.
     ///
     /// # Errors
-    /// [`TrustError::Fixed`] when a file sets the key, others when it cannot be written: the old one holds
-    /// then.
+    /// [`TrustError::Fixed`] when a file sets the key, [`TrustError::Busy`] while this machine gives the farm
+    /// one itself, others when it cannot be written: the old one holds then.
     pub fn replace(&self, key: FarmKey) -> Result<(), TrustError> {
-        self.stage(key)?.commit(true)
+        self.replace_for(key, || true)
     }
 
     /// [Replaces](Self::replace) the key on the word of a member, which counts while `is_member` says so.
     ///
     /// # Errors
-    /// As there; [`TrustError::Busy`] while this machine gives the farm a key itself, and
-    /// [`TrustError::Former`] when it is no member any more.
+    /// As there, and [`TrustError::Former`] when it is no member any more.
     pub(crate) fn replace_for(
         &self,
         key: FarmKey,
@@ -491,6 +490,7 @@ mod tests {
         assert!(matches!(trust.replace_for(key.clone(), || false), Err(TrustError::Former)));
         let permit = trust.begin_rotation();
         assert!(matches!(trust.replace_for(key.clone(), || true), Err(TrustError::Busy)));
+        assert!(matches!(trust.replace(key.clone()), Err(TrustError::Busy)));
         drop(permit);
         assert_eq!(trust.key(), old);
         trust.replace_for(key.clone(), || true).unwrap();

@@ -311,7 +311,9 @@ impl StatusOf for JoinError {
             Self::Address(..) => Code::InvalidArgument,
             Self::NotFound | Self::Over => Code::NotFound,
             Self::Code | Self::Refused | Self::Impostor => Code::PermissionDenied,
-            Self::Unreachable(..) | Self::Taken | Self::Silent | Self::Lost => Code::Unavailable,
+            Self::Unreachable(..) | Self::Taken | Self::Silent | Self::HungUp | Self::Lost => {
+                Code::Unavailable
+            }
             Self::Trust(error) => error.code(),
             Self::Panicked(_) => Code::Internal,
         }

@@ -19,6 +19,7 @@ use futures_util::stream::{self, StreamExt};
 use prost::Message as _;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
+use zeroize::Zeroizing;
 
 use super::errors;
 use crate::action_cache::ActionKey;
@@ -135,7 +136,7 @@ impl peer_server::Peer for PeerService {
 
     async fn take_key(&self, request: Request<TakeKeyRequest>) -> Result<Response<TakeKeyResponse>, Status> {
         let caller = caller(&request)?;
-        let key = request.into_inner().key;
+        let key = Zeroizing::new(request.into_inner().key);
         self.peers.take_key(&caller, &key).await.map_err(|error| errors::status(&error))?;
         Ok(Response::new(TakeKeyResponse {}))
     }

@@ -1,11 +1,15 @@
 //! The way to the other machines of the farm: interfaces, who is announced on them, and how each machine
 //! stands that a running node knows.
 
-use std::net::{SocketAddr, TcpStream};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use farmhand_proto::control::machine::State;
 use farmhand_proto::control::{GetStatusRequest, GetStatusResponse, Machine};
+use futures_util::future::join_all;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::{Check, Facts};
@@ -26,6 +30,9 @@ const ANSWER: Duration = Duration::from_secs(3);
 /// Time for a port to answer.
 const REACH: Duration = Duration::from_secs(1);
 
+/// Ports that are tried, all at once. Anybody may announce any number of them.
+const MOST_TRIED: usize = 8;
+
 /// What to do about a machine with other compilers.
 const OTHER_TOOLCHAIN: &str = "actions that use the compilers or libraries of the host may give other results \
      there: install the same (farmhand doctor on each shows what it has), or set toolchain-rule = \"strict\"";
@@ -38,12 +45,14 @@ pub(super) struct Network {
     interfaces: Vec<Interface>,
     /// Machines that are announced; `None` where nobody listened.
     heard: Option<Vec<Announcement>>,
+    /// Ports of machines that are not linked with, as far as they were tried: whether they answer, or why not.
+    tried: BTreeMap<SocketAddr, Result<(), String>>,
 }
 
 // === impl Network ===
 
 impl Network {
-    /// Asks the node and listens to the network.
+    /// Asks the node, listens to the network, and tries the ports of machines that should be linked.
     pub(super) async fn look(config: &Config) -> Self {
         let rules = Rules::new(config.farm.interfaces.clone());
         let socket = config.runtime_dir.join("control.sock");
@@ -58,7 +67,42 @@ impl Network {
             }
         };
         let (status, heard) = tokio::join!(timeout(ANSWER, ask), listen);
-        Self { status: status.ok().flatten(), interfaces: interfaces::list(), heard }
+        let (status, interfaces) = (status.ok().flatten(), interfaces::list());
+        let seen = Self { status, interfaces, heard, tried: BTreeMap::new() };
+        Self { tried: try_ports(seen.unreached()).await, ..seen }
+    }
+
+    /// Where machines should answer that are not linked with, those that the node knows first.
+    fn unreached(&self) -> Vec<SocketAddr> {
+        let is_out = |machine: &&Machine| matches!(machine.state(), State::Lost | State::Connecting);
+        let known = self.machines().iter().filter(|machine| !machine.is_self).filter(is_out);
+        let known = known.filter_map(|machine| machine.address.parse().ok());
+        let heard = self.unlinked().filter_map(|other| other.addresses.first().copied());
+        known.chain(heard).collect()
+    }
+
+    /// Members that are announced, and that the node knows nothing of.
+    fn unlinked(&self) -> impl Iterator<Item = &Announcement> {
+        let own = self.heard.iter().flatten().find(|heard| self.is_own(heard)).map(|own| own.farm);
+        let is_known = |other: &Announcement| {
+            let id = other.id.to_string();
+            self.machines().iter().any(|machine| machine.id == id)
+        };
+        self.others().filter(move |other| Some(other.farm) == own && !is_known(other))
+    }
+
+    /// What to do about a machine at `address`, by what came of trying it.
+    fn remedy(&self, address: &str) -> String {
+        let Ok(address) = address.parse::<SocketAddr>() else {
+            return "see that it runs, and that its name is known here".to_owned();
+        };
+        match self.tried.get(&address) {
+            Some(Ok(())) => format!("port {address} answers; see the log there"),
+            Some(Err(error)) => {
+                format!("port {address} does not answer ({error}): see that it runs, and its firewall")
+            }
+            None => format!("port {address} was not tried: see that it runs, and its firewall"),
+        }
     }
 
     fn machines(&self) -> &[Machine] {
@@ -182,7 +226,7 @@ fn machine_check(network: &Network, machine: &Machine) -> Check {
     let told = remark(machine);
     match (machine.state(), told) {
         (State::Lost | State::Connecting, Some(remark)) => {
-            Check::degraded(name, remark, reach(&machine.address))
+            Check::degraded(name, remark, network.remedy(&machine.address))
         }
         (State::Refused, Some(remark)) => {
             Check::degraded(name, remark, "let it join this farm: farmhand invite here, farmhand join there")
@@ -208,36 +252,28 @@ fn has_other_toolchain(network: &Network, machine: &Machine) -> bool {
     machine.linked && !here.is_empty() && !machine.toolchain.is_empty() && machine.toolchain != here
 }
 
-/// Members that are announced, and that the node knows nothing of.
-fn unlinked_checks(network: &Network) -> Vec<Check> {
-    let Some(own) = network.heard.iter().flatten().find(|heard| network.is_own(heard)) else {
-        return Vec::new();
-    };
-    let is_known = |other: &Announcement| {
-        let id = other.id.to_string();
-        network.machines().iter().any(|machine| machine.id == id)
-    };
-    let unknown = network.others().filter(|other| other.farm == own.farm && !is_known(other));
-    unknown
-        .map(|other| {
-            let address = other.addresses.first().map(ToString::to_string).unwrap_or_default();
-            let remedy = reach(&address);
-            Check::degraded(format!("machine {}", other.id), "announced, and not linked with", remedy)
-        })
-        .collect()
+fn unlinked_checks(network: &Network) -> impl Iterator<Item = Check> {
+    network.unlinked().map(|other| {
+        let address = other.addresses.first().map(ToString::to_string).unwrap_or_default();
+        let remedy = network.remedy(&address);
+        Check::degraded(format!("machine {}", other.id), "announced, and not linked with", remedy)
+    })
 }
 
-/// Tries the port there; what to do about what is found.
-fn reach(address: &str) -> String {
-    let Ok(address) = address.parse::<SocketAddr>() else {
-        return "see that it runs, and that its name is known here".to_owned();
-    };
-    match TcpStream::connect_timeout(&address, REACH) {
-        Ok(_) => format!("port {address} answers; see the log there"),
-        Err(error) => {
-            format!("port {address} does not answer ({error}): see that it runs, and its firewall")
+/// Tries the first of these ports.
+async fn try_ports(addresses: Vec<SocketAddr>) -> BTreeMap<SocketAddr, Result<(), String>> {
+    let mut first = Vec::new();
+    for address in addresses {
+        if first.len() < MOST_TRIED && !first.contains(&address) {
+            first.push(address);
         }
     }
+    let tries = first.into_iter().map(|address| async move {
+        let connected = timeout(REACH, TcpStream::connect(address)).await;
+        let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        (address, connected.map(drop).map_err(|error| error.to_string()))
+    });
+    join_all(tries).await.into_iter().collect()
 }
 
 #[cfg(test)]
@@ -289,7 +325,31 @@ mod tests {
             status: Some(GetStatusResponse { machines, ..Default::default() }),
             interfaces: vec![Interface { name: "wg0".into(), ..eth0.clone() }, eth0],
             heard: Some(vec![announced(1, "aa"), announced(2, "aa"), announced(4, "aa"), announced(5, "bb")]),
+            tried: [("127.0.0.1:1".parse().unwrap(), Err("refused".to_owned()))].into(),
         }
+    }
+
+    #[tokio::test]
+    async fn only_so_many_ports_are_tried_and_the_others_are_told_so() {
+        let there = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut network = network();
+        let status = network.status.as_mut().unwrap();
+        status.machines[2].address = there.local_addr().unwrap().to_string();
+        let strangers = (10..=255).map(|number| Announcement {
+            addresses: vec![SocketAddr::from(([127, 0, 0, 1], number.into()))],
+            ..announced(number, "aa")
+        });
+        network.heard.as_mut().unwrap().extend(strangers);
+        network.tried = try_ports(network.unreached()).await;
+        assert_eq!(network.tried.len(), MOST_TRIED);
+        let known = machine_check(&network, &network.machines()[2]);
+        assert!(known.instead.unwrap().contains("answers; see the log"));
+        let remedies: Vec<_> = unlinked_checks(&network).filter_map(|check| check.instead).collect();
+        let count = |words: &str| remedies.iter().filter(|remedy| remedy.contains(words)).count();
+        assert_eq!(
+            (count("does not answer"), count("was not tried")),
+            (MOST_TRIED - 1, 247 - (MOST_TRIED - 1))
+        );
     }
 
     #[test]
@@ -331,7 +391,7 @@ mod tests {
         assert_eq!(machine_check(&network, &other).instead.as_deref(), Some(OTHER_TOOLCHAIN));
         assert_eq!(machine_check(&network, cellar).state, CheckState::Ok);
         let network = self::network();
-        let unlinked = unlinked_checks(&network);
+        let unlinked: Vec<_> = unlinked_checks(&network).collect();
         assert_eq!(unlinked.len(), 1);
         assert!(unlinked[0].name.starts_with("machine 0404"));
     }

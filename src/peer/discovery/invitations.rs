@@ -8,13 +8,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use mdns_sd::{ServiceDaemon, ServiceEvent, ServiceInfo};
+use mdns_sd::{ServiceEvent, ServiceInfo};
 use tokio::time::{Instant, timeout_at};
 
 use super::announcement::{self, Heard};
-use super::{Engine, scoped};
+use super::{Daemon, scoped};
 use crate::config::InterfacePattern;
-use crate::peer::interfaces::{self, Rules};
+use crate::peer::interfaces::{Interfaces, Rules};
 use crate::peer::trust::join::Notices;
 
 /// What invitations are announced as.
@@ -34,7 +34,7 @@ pub struct Invitations(Rules);
 
 /// An announcement; withdrawn when it is dropped.
 struct Announced {
-    daemon: ServiceDaemon,
+    daemon: Daemon,
     name: String,
 }
 
@@ -47,18 +47,18 @@ impl Invitations {
     }
 
     fn tell(&self, farm: &str, port: u16) -> Result<Announced, mdns_sd::Error> {
-        let daemon = Engine::daemon(&self.0)?;
+        let daemon = Daemon::start(&self.0)?;
         let label = uuid::Uuid::new_v4().simple().to_string();
         let info =
             ServiceInfo::new(SERVICE, &label, &format!("{label}.local."), "", port, &[("farm", farm)][..])?;
-        daemon.register(info.enable_addr_auto())?;
+        daemon.0.register(info.enable_addr_auto())?;
         Ok(Announced { daemon, name: format!("{label}.{SERVICE}") })
     }
 
     async fn hear(&self) -> Result<Vec<SocketAddr>, mdns_sd::Error> {
-        let daemon = Engine::daemon(&self.0)?;
-        let events = daemon.browse(SERVICE)?;
-        let mut found = Vec::new();
+        let daemon = Daemon::start(&self.0)?;
+        let events = daemon.0.browse(SERVICE)?;
+        let (mut found, mut interfaces) = (Vec::new(), Interfaces::default());
         let mut until = Instant::now() + FIRST;
         while let Ok(Ok(event)) = timeout_at(until, events.recv_async()).await {
             let ServiceEvent::ServiceResolved(service) = event else { continue };
@@ -68,14 +68,13 @@ impl Invitations {
             if service.port == 0 || found.len() >= MOST_ADDRESSES {
                 continue;
             }
-            let (places, _) = announcement::places(&heard, &interfaces::list());
+            let (places, _) = announcement::places(&heard, interfaces.list().await);
             let new: Vec<_> = places.into_iter().filter(|place| !found.contains(place)).collect();
             if found.is_empty() && !new.is_empty() {
                 until = Instant::now() + MORE;
             }
             found.extend(new);
         }
-        daemon.shutdown()?;
         found.truncate(MOST_ADDRESSES);
         Ok(found)
     }
@@ -106,7 +105,37 @@ impl Notices for Invitations {
 impl Drop for Announced {
     fn drop(&mut self) {
         // The thread ends whether that was told or not.
-        let _ = self.daemon.unregister(&self.name);
-        let _ = self.daemon.shutdown();
+        let _ = self.daemon.0.unregister(&self.name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// Threads of engines in this process.
+    fn threads() -> usize {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let names = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+        names.filter(|name| name.starts_with("mDNS")).count()
+    }
+
+    #[tokio::test]
+    async fn no_thread_outlives_whom_it_works_for() {
+        let invitations = Invitations::new(Vec::new());
+        for _ in 0..3 {
+            let announced = invitations.announce("term forward", 1);
+            // Who wants in gives up.
+            assert!(invitations.find().now_or_never().is_none());
+            drop(announced);
+        }
+        let ended = async {
+            while threads() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(30), ended).await.is_ok(), "{} are left", threads());
     }
 }

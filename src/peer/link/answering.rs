@@ -35,7 +35,8 @@ impl Peers {
         let call = next_call();
         let (greeting, handle) = (incoming.greeting.clone(), incoming.handle.clone());
         let id = greeting.id;
-        if !self.tell(Happened::Called { call, greeting, handle }).await {
+        let called = Happened::Called { call, caller: caller.clone(), greeting, handle };
+        if !self.tell(called).await {
             return Err(Status::unavailable(ENDING));
         }
         let peers = self.clone();
@@ -47,7 +48,7 @@ impl Peers {
                 }
             };
             let reason = incoming.run(take).await;
-            peers.tell(Happened::CallEnded { call, reason }).await;
+            peers.tell(Happened::CallEnded { id, call, reason }).await;
         });
         Ok(voice)
     }

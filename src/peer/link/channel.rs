@@ -33,11 +33,6 @@ impl PeerChannel {
         Self { requests }
     }
 
-    /// The same, for who does not care what it is.
-    pub fn boxed(self) -> AnyChannel {
-        boxed(self)
-    }
-
     /// Whether the connection is over.
     pub fn is_closed(&self) -> bool {
         self.requests.is_closed()

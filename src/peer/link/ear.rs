@@ -7,11 +7,12 @@ use farmhand_proto::peer::link_message::Message;
 use farmhand_proto::peer::{LinkMessage, MachineState};
 use farmhand_proto::protobuf::Timestamp;
 use farmhand_proto::time::system_time;
+use prost::Message as _;
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
 use super::life::{Life, until_silent};
-use super::{LONGEST_REASON, MUTE, words};
+use super::{LONGEST_REASON, MOST_BYTES, MUTE, words};
 
 /// One end, listening.
 pub(super) struct Ear {
@@ -50,6 +51,10 @@ impl Ear {
                 silence = until_silent(&pulse, MUTE) => return End::Other(silence.to_owned()),
             };
             match message {
+                // What a call may carry at this end is far more.
+                Ok(Some(message)) if message.encoded_len() > MOST_BYTES => {
+                    return End::Other("it said too much at once".to_owned());
+                }
                 Ok(Some(LinkMessage { message: Some(message) })) => {
                     if let Some(end) = self.hear(message, &mut take) {
                         return end;

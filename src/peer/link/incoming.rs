@@ -180,3 +180,21 @@ impl From<Status> for Rejection {
         Self { incompatible: None, status }
     }
 }
+
+/// Links of callers for tests of those above.
+#[cfg(test)]
+pub(in crate::peer) mod testing {
+    use super::*;
+
+    /// A link without a connection; with what tells that it is to end.
+    pub(in crate::peer) fn handle() -> (CallHandle, Closing) {
+        let (closer, closing) = Closer::new();
+        let handle = CallHandle {
+            life: Arc::new(Life::new(Pulse::start(), None)),
+            state: watch::channel(None).1,
+            lines: Arc::new(watch::channel(None).0),
+            closer,
+        };
+        (handle, closing)
+    }
+}

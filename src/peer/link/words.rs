@@ -13,12 +13,23 @@ use super::LONGEST_REASON;
 pub(super) fn shown(text: &str, most: usize) -> String {
     let sign = |c: char| match c {
         '\0'..='\u{1f}' => char::from_u32(0x2400 + u32::from(c)).unwrap_or(char::REPLACEMENT_CHARACTER),
-        '\u{7f}'..='\u{9f}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-            char::REPLACEMENT_CHARACTER
-        }
+        c if c.is_control() || is_unseen(c) => char::REPLACEMENT_CHARACTER,
         c => c,
     };
     text.chars().take(most).map(sign).collect()
+}
+
+/// A name that another machine gives itself or has for its program, fit to be shown and to be typed: one
+/// word, or nothing if it has none.
+pub(in crate::peer) fn name(text: &str, most: usize) -> String {
+    shown(text, most).split_whitespace().collect::<Vec<_>>().join("-")
+}
+
+/// Whether a character takes no room itself, and may change how others look: marks of direction, joiners,
+/// breaks of lines.
+pub fn is_unseen(c: char) -> bool {
+    matches!(c,
+        '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Why a call over a link failed.
@@ -143,7 +154,15 @@ mod tests {
         let status = Status::from_error(Box::new(io::Error::from(io::ErrorKind::UnexpectedEof)));
         assert_eq!(of_status(&status), "the connection was closed");
         assert_eq!(of_status(&Status::unavailable("gone\x07")), "gone\u{2407}");
+        assert_eq!(of_status(&Status::unavailable("\u{7f}a\u{85}")), "\u{fffd}a\u{fffd}");
         let text = io::Error::other("peer closed connection without sending TLS close_notify: see …");
         assert_eq!(of_error(&text), "the connection was closed");
+    }
+
+    #[test]
+    fn names_are_single_words_of_letters_that_are_seen() {
+        assert_eq!(name(" the \tattic ", 99), "the-\u{2409}attic");
+        assert_eq!(name("a\u{2028}b\u{202e}c\u{200b}\u{200d}\u{feff}\u{2069}\u{61c}", 99), "a�b�c�����");
+        assert_eq!((name("attic", 3).as_str(), name(" \u{a0}", 9).as_str()), ("att", ""));
     }
 }

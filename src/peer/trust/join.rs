@@ -144,7 +144,7 @@ pub enum End {
 pub struct Newcomer {
     /// Counts newcomers of this node.
     pub number: u64,
-    /// What it says it is called: a line of at most 64 characters, none of which steers a terminal.
+    /// What it says it is called: a word of at most 64 characters, none of which steers a terminal.
     pub name: String,
     /// What it says its id is; proven only once it is linked.
     pub machine: MachineId,
@@ -254,7 +254,8 @@ impl Joining {
         let open = waiting.doorplate.open(&farm, &addresses, ask, SystemTime::now() + LIFETIME);
         tasks.spawn("invitation", async move {
             let end = host.serve(listener, stop).await;
-            drop((announced, permit, open));
+            // In this order: the next invitation puts up its own.
+            drop((announced, open, permit));
             if let Some(met) = end.met() {
                 introduce(met);
             }

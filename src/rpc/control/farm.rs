@@ -6,8 +6,8 @@ use farmhand_proto::control::{
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
 
-use super::ControlService;
-use crate::peer::trust::rotation::{self, Fellow};
+use super::{ControlService, FarmParts};
+use crate::peer::trust::rotation::{self, Fellow, RotateError};
 
 impl ControlService {
     pub(super) fn get_farm(&self) -> GetFarmResponse {
@@ -38,8 +38,12 @@ impl ControlService {
     ) -> Result<Response<RotateKeyResponse>, Status> {
         check_owner(&request)?;
         let without = request.into_inner().without;
-        let parts = &self.farm;
-        let rotation = rotation::rotate(&parts.trust, &*parts.fellows, &without, &parts.tasks).await?;
+        let FarmParts { trust, fellows, tasks, .. } = self.farm.clone();
+        let owned = tasks.clone();
+        // It goes on without whoever asked for it: others may have the new key already.
+        let rotating = tasks
+            .spawn("rotation", async move { rotation::rotate(&trust, &*fellows, &without, &owned).await });
+        let rotation = rotating.await.map_err(|panic| RotateError::Panicked(panic.to_string()))??;
         let members = |fellows: Vec<Fellow>| fellows.into_iter().map(member).collect();
         Ok(Response::new(RotateKeyResponse {
             farm: rotation.tag.farm(),
@@ -69,12 +73,20 @@ fn check_owner<T>(request: &Request<T>) -> Result<(), Status> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use async_trait::async_trait;
     use farmhand_proto::control::{GetStatusResponse, Operation};
+    use tokio::net::UnixStream;
+    use tokio::sync::Notify;
     use tonic::Code;
+    use tonic::transport::server::Connected;
 
     use super::super::{ControlSource, testing};
     use super::*;
+    use crate::peer::MachineId;
+    use crate::peer::trust::FarmKey;
+    use crate::peer::trust::rotation::Fellows;
 
     struct Nothing;
 
@@ -110,5 +122,47 @@ mod tests {
         let refused = service.rotate_key(Request::new(RotateKeyRequest::default())).await;
         assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied);
         assert_eq!(trust.key(), key);
+    }
+
+    /// One other machine, which has a key at once and takes its time to say so.
+    #[derive(Default)]
+    struct Slow {
+        given: Mutex<Option<FarmKey>>,
+        has_it: Notify,
+        says_so: Notify,
+    }
+
+    #[async_trait]
+    impl Fellows for Slow {
+        fn list(&self) -> Vec<Fellow> {
+            vec![Fellow { id: MachineId::new([1; 32]), name: "attic".to_owned() }]
+        }
+
+        async fn hand_on(&self, key: &FarmKey, to: &[MachineId]) -> Vec<MachineId> {
+            *self.given.lock().unwrap() = Some(key.clone());
+            self.has_it.notify_one();
+            self.says_so.notified().await;
+            to.to_vec()
+        }
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_a_new_key_may_go_away() {
+        let fellows = Arc::new(Slow::default());
+        let mut parts = testing::parts(Nothing);
+        parts.farm.fellows = fellows.clone();
+        let (trust, tasks) = (parts.farm.trust.clone(), parts.farm.tasks.clone());
+        let service = ControlService::new(parts);
+        let (near, _far) = UnixStream::pair().unwrap();
+        let mut request = Request::new(RotateKeyRequest::default());
+        request.extensions_mut().insert(near.connect_info());
+        tokio::select! {
+            answer = service.rotate_key(request) => panic!("it does not wait: {answer:?}"),
+            () = fellows.has_it.notified() => {}
+        }
+        fellows.says_so.notify_one();
+        tasks.idle().await;
+        assert_eq!(*fellows.given.lock().unwrap(), Some(trust.key()));
+        assert!(trust.is_shared());
     }
 }

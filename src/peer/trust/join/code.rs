@@ -7,6 +7,9 @@ use zeroize::Zeroizing;
 
 use crate::peer::trust::{key, words};
 
+/// Bytes of the longest code: no word of the list has more than eight letters.
+const ROOM: usize = 3 + 2 * (1 + 8);
+
 /// A code to join by: three digits and two words, 31.9 bits. Good for one invitation.
 ///
 /// It is a secret while its invitation is open: `Debug` does not show it.
@@ -32,8 +35,21 @@ impl Code {
         let bytes = key::random::<8>();
         let (number, words) = bytes.split_at(4);
         let number = number.iter().fold(0, |number, byte| number << 8 | u32::from(*byte)) % 1000;
-        let words = words::of(words, 2);
-        Self(Zeroizing::new(format!("{number:03}-{}", words.replace(' ', "-"))))
+        let number = Zeroizing::new(format!("{number:03}"));
+        let words = Zeroizing::new(words::of(words, 2));
+        Self::of(std::iter::once(number.as_str()).chain(words.split(' ')))
+    }
+
+    /// Of these parts. The text has its room from the beginning: one that grows leaves what it was behind.
+    fn of<'a>(parts: impl Iterator<Item = &'a str>) -> Self {
+        let mut text = Zeroizing::new(String::with_capacity(ROOM));
+        for part in parts {
+            if !text.is_empty() {
+                text.push('-');
+            }
+            text.push_str(part);
+        }
+        Self(text)
     }
 
     /// As it is shown to a person.
@@ -64,7 +80,7 @@ impl FromStr for Code {
                 return Err(CodeError::Word(at + 1));
             }
         }
-        Ok(Self(Zeroizing::new(normal.replace(' ', "-"))))
+        Ok(Self::of(parts.into_iter()))
     }
 }
 
@@ -97,6 +113,7 @@ mod tests {
         assert!(codes.len() > 95);
         for text in codes {
             assert_eq!(text.parse::<Code>().unwrap().text(), text);
+            assert!(text.len() <= ROOM);
         }
     }
 

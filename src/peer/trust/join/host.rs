@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use farmhand_proto::peer::join_message::Message;
@@ -30,6 +30,7 @@ use super::invitation::{COST, Invitation, Verdict, Visitor};
 use super::session::{Exchange, Garbled, Session, Side, VERSION};
 use super::{Code, End, JoinSettings, Newcomer, News, Waiting};
 use crate::peer::MachineId;
+use crate::peer::link::words;
 use crate::peer::trust::Trust;
 use crate::tasks::Tasks;
 
@@ -45,10 +46,15 @@ pub(super) const LIMIT: Duration = Duration::from_secs(10);
 /// Characters of a name that are shown.
 const MOST_NAME: usize = 64;
 
+/// What a newcomer is called that does not say how.
+const NAMELESS: &str = "a-machine-without-a-name";
+
 /// An invitation with all that it needs.
 pub(super) struct Host {
     parts: HostParts,
     rules: Mutex<Invitation>,
+    /// Who may have the key: it is on its way there, or has come.
+    given: OnceLock<Newcomer>,
 }
 
 /// What an invitation needs.
@@ -73,14 +79,16 @@ pub(super) struct Left;
 
 impl Host {
     pub(super) fn new(parts: HostParts) -> Self {
-        Self { parts, rules: Mutex::new(Invitation::new(Instant::now())) }
+        Self { parts, rules: Mutex::new(Invitation::new(Instant::now())), given: OnceLock::new() }
     }
 
-    /// Takes visitors until the invitation ends or is withdrawn; how it ended.
+    /// Takes visitors until the invitation ends or is withdrawn; how it ended. A key that was given away by
+    /// then stays so.
     pub(super) async fn serve(self, listener: TcpListener, withdrawn: CancellationToken) -> End {
         let end = tokio::select! {
+            biased;
             end = self.take(listener) => end,
-            () = withdrawn.cancelled() => End::Stopped,
+            () = withdrawn.cancelled() => self.given.get().cloned().map_or(End::Stopped, End::Unsure),
         };
         log(&end);
         end
@@ -274,6 +282,7 @@ impl Host {
         if !self.rules().give(Instant::now(), visitor) {
             return Err(Left);
         }
+        let _ = self.given.set(newcomer.clone());
         let sealed = self.sealed_key(&mut session);
         let kept = timeout(LIMIT, async {
             frame::write(&mut stream, Message::Sealed(sealed)).await?;
@@ -333,8 +342,8 @@ pub(super) fn peer_address(mut address: SocketAddr, port: u32) -> Option<SocketA
 
 /// A name as it may be shown: whoever has the code chose it.
 pub(super) fn readable(name: &str) -> String {
-    let name: String = name.chars().filter(|letter| !letter.is_control()).take(MOST_NAME).collect();
-    if name.trim().is_empty() { "a machine without a name".to_owned() } else { name }
+    let name = words::name(name, MOST_NAME);
+    if name.is_empty() { NAMELESS.to_owned() } else { name }
 }
 
 fn log(end: &End) {
@@ -376,9 +385,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_one_short_line_that_steers_nothing() {
-        assert_eq!(readable("attic\n\u{1b}[31m\u{9b}"), "attic[31m");
+    fn a_name_is_one_short_word_that_steers_nothing() {
+        assert_eq!(readable("attic\n\u{1b}[31m\u{9b}"), "attic\u{240a}\u{241b}[31m\u{fffd}");
+        assert_eq!(readable("the attic\u{202e}\u{200b}"), "the-attic\u{fffd}\u{fffd}");
         assert_eq!(readable(&"x".repeat(5000)).len(), MOST_NAME);
-        assert_eq!(readable("\n "), "a machine without a name");
+        for name in ["", "  ", "\u{3000}"] {
+            assert_eq!(readable(name), NAMELESS);
+        }
     }
 }

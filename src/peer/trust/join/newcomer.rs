@@ -82,6 +82,9 @@ pub enum JoinError {
     /// It says nothing.
     #[error("that machine does not answer in time")]
     Silent,
+    /// The connection ended before the other side had shown anything.
+    #[error("who answers there hung up before showing that it knows the code")]
+    HungUp,
     /// The connection ended in the middle.
     #[error("the connection ended before this machine was let in")]
     Lost,
@@ -151,8 +154,8 @@ pub(super) async fn addresses(
     if addresses.is_empty() { Err(JoinError::NotFound) } else { Ok(addresses) }
 }
 
-/// Tries the code at each address until one knows it; which one that was. The last failure counts, if none does; but one of
-/// the code before one of the network.
+/// Tries the code at each address until one knows it; which one that was. If none does, the failure that
+/// tells most counts, the last of those that tell the same.
 pub(super) async fn dial_each(
     addresses: &[SocketAddr],
     code: &Code,
@@ -163,26 +166,34 @@ pub(super) async fn dial_each(
     for address in addresses {
         told(Step::Trying(*address));
         match dial(*address, code, introduction, &told).await {
-            Err(JoinError::Unreachable(..)) if !matches!(failure, JoinError::NotFound) => {}
-            // Somebody else's invitation: ours may be the next.
-            Err(error) if may_be_elsewhere(&error) => failure = error,
-            outcome => return Ok((outcome?, *address)),
+            Ok(welcome) => return Ok((welcome, *address)),
+            Err(error) => match weight(&error) {
+                None => return Err(error),
+                // Somebody else's invitation, or none at all: ours may be the next.
+                found if found >= weight(&failure) => failure = error,
+                Some(_) => {}
+            },
         }
     }
     Err(failure)
 }
 
-fn may_be_elsewhere(error: &JoinError) -> bool {
-    matches!(
-        error,
-        JoinError::Unreachable(..)
-            | JoinError::Code
-            | JoinError::Over
-            | JoinError::Taken
-            | JoinError::Version
-            | JoinError::Impostor
-            | JoinError::Silent
-    )
+/// How much a failure tells of where the invitation is; `None` if that is found.
+fn weight(error: &JoinError) -> Option<u8> {
+    match error {
+        JoinError::NotFound => Some(0),
+        JoinError::Unreachable(..) => Some(1),
+        JoinError::Silent | JoinError::HungUp | JoinError::Impostor | JoinError::Version => Some(2),
+        JoinError::Over | JoinError::Taken => Some(3),
+        JoinError::Code => Some(4),
+        JoinError::Fixed(_)
+        | JoinError::InFarm(_)
+        | JoinError::Address(..)
+        | JoinError::Refused
+        | JoinError::Lost
+        | JoinError::Trust(_)
+        | JoinError::Panicked(_) => None,
+    }
 }
 
 async fn dial(
@@ -205,8 +216,11 @@ pub(super) async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
     introduction: &Introduction,
     told: &impl Fn(Step),
 ) -> Result<Welcome<S>, JoinError> {
-    let met = timeout(LIMIT, meet(&mut stream, code)).await;
-    let mut session = met.map_err(|_| JoinError::Silent)??;
+    let met = timeout(LIMIT, meet(&mut stream, code)).await.map_err(|_| JoinError::Silent)?;
+    let mut session = met.map_err(|error| match error {
+        JoinError::Lost => JoinError::HungUp,
+        error => error,
+    })?;
     told(Step::Proven(session.check_words().to_owned()));
     let newcomer = JoinNewcomer {
         machine: introduction.machine.bytes().to_vec(),

@@ -221,6 +221,24 @@ async fn one_invitation_at_a_time_and_one_withdrawn_is_gone() {
     assert_ne!(again.addresses[0], address);
 }
 
+/// The one who invites ends it while the key is on its way: who may have it is told, and known.
+#[tokio::test]
+async fn a_key_that_was_given_is_told_of_when_the_invitation_is_withdrawn() {
+    let mut host = Machine::new("attic");
+    let mut invited = host.joining.invite(false).await.unwrap();
+    let stream = TcpStream::connect(invited.addresses[0]).await.unwrap();
+    let introduction = hostile::introduction();
+    let welcome = newcomer::converse(stream, &invited.code, &introduction, &|_| ()).await.unwrap();
+    assert!(host.met.try_recv().is_err(), "it has not said that it keeps the key");
+    let (_, news) = tokio::sync::mpsc::channel(1);
+    let mut news = std::mem::replace(&mut invited.news, news);
+    drop(invited);
+    let Some(News::End(End::Unsure(newcomer))) = news.recv().await else { panic!("it has the key") };
+    assert_eq!(newcomer.machine, introduction.machine);
+    assert_eq!(host.met.recv().await.map(|met| met.machine), Some(introduction.machine));
+    drop(welcome);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_invitation_nobody_uses_ends_after_five_minutes() {
     let host = Machine::new("attic");
@@ -276,18 +294,63 @@ impl Notices for Heard {
     }
 }
 
+/// Takes connections and hangs up at once.
+struct Rude {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Rude {
+    async fn new() -> Self {
+        let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        Self { listener, address }
+    }
+
+    /// Does so while this lasts.
+    async fn beside<T>(&self, other: impl Future<Output = T>) -> T {
+        let hang_up = async {
+            loop {
+                drop(self.listener.accept().await.unwrap());
+            }
+        };
+        tokio::select! {
+            done = other => done,
+            () = hang_up => unreachable!("it goes on for ever"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn of_all_invitations_that_are_heard_of_the_one_with_the_code_is_found() {
     let (host, neighbour) = (Machine::new("attic"), Machine::new("neighbour"));
     let mut invited = host.joining.invite(false).await.unwrap();
     let elsewhere = neighbour.joining.invite(false).await.unwrap();
     let closed = SocketAddr::new(LOOPBACK, 1);
-    let heard = Heard(vec![closed, elsewhere.addresses[0], invited.addresses[0]]);
+    let rude = Rude::new().await;
+    let heard = Heard(vec![rude.address, closed, elsewhere.addresses[0], invited.addresses[0]]);
     let newcomer = Machine::hearing("cellar", Arc::new(heard));
-    let (steps, error) = newcomer.join(Request { from: None, ..request(&invited) }).await;
+    let joining = newcomer.join(Request { from: None, ..request(&invited) });
+    let (steps, error) = rude.beside(joining).await;
     assert!(error.is_none(), "{error:?}");
-    assert_eq!(steps.iter().filter(|step| matches!(step, Step::Trying(_))).count(), 3);
+    assert_eq!(steps.iter().filter(|step| matches!(step, Step::Trying(_))).count(), 4);
     assert!(matches!(end(&mut invited).await, End::Joined(_)));
+}
+
+#[tokio::test]
+async fn of_all_failures_the_one_that_tells_most_is_told() {
+    let (neighbour, rude) = (Machine::new("neighbour"), Rude::new().await);
+    let elsewhere = neighbour.joining.invite(false).await.unwrap();
+    let closed = SocketAddr::new(LOOPBACK, 1);
+    let fails = async |heard: &[SocketAddr]| {
+        let newcomer = Machine::hearing("cellar", Arc::new(Heard(heard.to_vec())));
+        let joining = newcomer.join(Request { code: other(&elsewhere.code), from: None, leave: false });
+        rude.beside(joining).await.1.expect("nobody has the code")
+    };
+    let failure = fails(&[closed, rude.address, closed]).await;
+    assert!(matches!(failure, JoinError::HungUp), "{failure:?}");
+    let failure = fails(&[elsewhere.addresses[0], rude.address, closed]).await;
+    assert!(matches!(failure, JoinError::Code), "{failure:?}");
 }
 
 #[tokio::test]
