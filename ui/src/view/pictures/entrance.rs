@@ -1,8 +1,12 @@
 //! How a machine comes into the farm by the dashboard: keys, calls and pictures.
 
+use crossterm::event::{KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 use farmhand_proto::control::{self, Entrance, WatchResponse, invite_response};
+use ratatui::layout::Rect;
 
 use super::answers::{calls, news, serve};
+use crate::canvas::Hit;
+use crate::keymap::Act;
 use crate::message::{Answer, Call, CallId, Command, Failure, FeedEvent, Message, Slot, Todo};
 use crate::model::Model;
 use crate::model::modal::Modal;
@@ -16,6 +20,11 @@ fn told(model: &mut Model, entrance: Entrance) -> Todo {
 
 fn waiting(model: &mut Model) {
     told(model, Entrance { waiting: vec![testing::newcomer()], ..Default::default() });
+}
+
+fn click(model: &mut Model, column: u16, row: u16) -> Todo {
+    let kind = MouseEventKind::Down(MouseButton::Left);
+    send(model, Message::Mouse(MouseEvent { kind, column, row, modifiers: KeyModifiers::NONE }))
 }
 
 fn open_invitation() -> control::OpenInvitation {
@@ -150,6 +159,64 @@ fn how_an_invitation_ended_is_told_with_or_without_its_dialog() {
     send(&mut model, Message::Answer(id, joined()));
     assert!(screen(&mut model, 80, 24).contains("annex has joined the farm."));
     press(&mut model, "<esc>");
+#[test]
+fn where_one_may_only_read_the_mouse_lets_nobody_in_either() {
+    let mut model = model(View::Machines);
+    model.rights.read_only = true;
+    let invitation = Some(open_invitation());
+    told(&mut model, Entrance { waiting: vec![testing::newcomer()], invitation });
+    let picture = screen(&mut model, 80, 24);
+    let lines = picture.lines().enumerate();
+    let lines: Vec<_> = lines
+        .filter(|(_, line)| line.contains("asks to come in") || line.contains("an invitation is open"))
+        .map(|(row, _)| row as u16)
+        .collect();
+    assert_eq!(lines.len(), 2, "{picture}");
+    for row in lines {
+        let todo = click(&mut model, 10, row);
+        assert!(todo.commands.is_empty() && model.modal.is_none(), "{todo:?}");
+    }
+    // Nor does what was painted before.
+    for act in [Act::Answer, Act::Invite, Act::Join, Act::Drain] {
+        model.notice = None;
+        model.drawn.hits = vec![(Rect::new(0, 0, 1, 1), Hit::Act(act))];
+        let todo = click(&mut model, 0, 0);
+        assert!(todo.commands.is_empty() && model.modal.is_none(), "{act:?}");
+        assert!(model.notice.as_ref().is_some_and(|notice| notice.text.contains("read-only")), "{act:?}");
+    }
+}
+
+#[test]
+fn the_mouse_answers_where_one_may() {
+    let mut model = model(View::Machines);
+    waiting(&mut model);
+    press(&mut model, "<esc>");
+    let picture = screen(&mut model, 80, 24);
+    let row = picture.lines().position(|line| line.contains("asks to come in")).unwrap();
+    click(&mut model, 10, row as u16);
+    assert!(matches!(model.modal, Some(Modal::Newcomer(_))));
+}
+
+#[test]
+fn on_a_paused_screen_newcomers_and_the_time_that_is_left_go_on() {
+    let (mut model, _) = inviting();
+    press(&mut model, "<esc> ");
+    let later = WatchResponse {
+        now: ago(-10.0),
+        entrance: Some(Entrance { waiting: vec![testing::newcomer()], invitation: Some(open_invitation()) }),
+        ..Default::default()
+    };
+    send(&mut model, Message::Feed(FeedEvent::Changes(Box::new(later))));
+    assert!(matches!(model.modal, Some(Modal::Newcomer(_))));
+    press(&mut model, "<esc>");
+    let picture = screen(&mut model, 80, 24);
+    assert!(picture.contains("PAUSED") && picture.contains("annex asks to come in"), "{picture}");
+    assert!(picture.contains("I shows it, 4:00 left"), "{picture}");
+    press(&mut model, "I");
+    let picture = screen(&mut model, 80, 24);
+    assert!(picture.contains("4:00 left"), "{picture}");
+}
+
     assert!(model.entrance.inviting.is_none());
     let (mut model, id) = inviting();
     press(&mut model, "<esc>");
