@@ -43,6 +43,18 @@ fn inviting() -> (Model, CallId) {
     (model, *id)
 }
 
+/// A dashboard that joins another farm, and the call that does.
+fn joining() -> (Model, CallId) {
+    let mut model = model(View::Machines);
+    let todo = press(&mut model, ":join 482-zoo-abandon<enter>");
+    serve(&mut model, &todo);
+    let todo = press(&mut model, "y");
+    let asked = calls(&todo);
+    let [(id, Call::Join(_))] = asked.as_slice() else { panic!("{asked:?}") };
+    serve(&mut model, &todo);
+    (model, *id)
+}
+
 #[test]
 fn an_invitation_tells_what_to_type() {
     let (mut model, id) = inviting();
@@ -148,18 +160,6 @@ fn where_one_may_only_read_nobody_is_let_in() {
 }
 
 #[test]
-fn how_an_invitation_ended_is_told_with_or_without_its_dialog() {
-    let joined = || {
-        news(invite_response::News::End(control::InvitationEnd {
-            reason: control::invitation_end::Reason::Joined.into(),
-            newcomer: Some(testing::newcomer()),
-        }))
-    };
-    let (mut model, id) = inviting();
-    send(&mut model, Message::Answer(id, joined()));
-    assert!(screen(&mut model, 80, 24).contains("annex has joined the farm."));
-    press(&mut model, "<esc>");
-#[test]
 fn where_one_may_only_read_the_mouse_lets_nobody_in_either() {
     let mut model = model(View::Machines);
     model.rights.read_only = true;
@@ -217,15 +217,80 @@ fn on_a_paused_screen_newcomers_and_the_time_that_is_left_go_on() {
     assert!(picture.contains("4:00 left"), "{picture}");
 }
 
+#[test]
+fn how_an_invitation_ended_is_told_with_or_without_its_dialog() {
+    let joined = || {
+        news(invite_response::News::End(control::InvitationEnd {
+            reason: control::invitation_end::Reason::Joined.into(),
+            newcomer: Some(testing::newcomer()),
+        }))
+    };
+    let (mut model, id) = inviting();
+    send(&mut model, Message::Answer(id, joined()));
+    assert!(screen(&mut model, 80, 24).contains("annex has joined the farm."));
+    press(&mut model, "<esc>");
     assert!(model.entrance.inviting.is_none());
     let (mut model, id) = inviting();
     press(&mut model, "<esc>");
     send(&mut model, Message::Answer(id, joined()));
     assert!(model.notice.as_ref().is_some_and(|notice| !notice.is_bad && notice.text.contains("annex")));
     let (mut model, id) = inviting();
-    let failure = Failure { code: 14, text: "the connection to the node was lost".into() };
+    let failure = Failure { code: 14, text: "no address can be listened at".into(), lost: false };
     send(&mut model, Message::Answer(id, Answer::Failed(failure)));
     assert!(screen(&mut model, 80, 24).contains("farmhand settings"));
+}
+
+#[test]
+fn a_lost_connection_is_not_blamed_on_ports() {
+    let lost = || {
+        Answer::Failed(Failure { code: 14, text: "the connection to the node was lost".into(), lost: true })
+    };
+    let (mut model, id) = inviting();
+    send(&mut model, Message::Answer(id, lost()));
+    let picture = screen(&mut model, 80, 24);
+    assert!(
+        picture.contains("invite again when the node is back") && !picture.contains("peer-listen"),
+        "{picture}"
+    );
+    let (mut model, id) = joining();
+    send(&mut model, Message::Answer(id, lost()));
+    let picture = screen(&mut model, 80, 24);
+    assert!(picture.contains("`farmhand status`") && !picture.contains("firewall"), "{picture}");
+}
+
+#[test]
+fn a_stream_that_ends_without_a_word_is_told() {
+    const WORDS: &str = "The node ended it without a word.";
+    let (mut model, id) = inviting();
+    send(&mut model, Message::Answer(id, Answer::Ended));
+    let picture = screen(&mut model, 80, 24);
+    assert!(picture.contains(WORDS) && picture.contains("8 Logs may say why"), "{picture}");
+    press(&mut model, "<esc>");
+    told(&mut model, Entrance::default());
+    assert!(matches!(&calls(&press(&mut model, "I"))[..], [(_, Call::Invite(_))]), "another one is opened");
+    let (mut model, id) = inviting();
+    press(&mut model, "<esc>");
+    send(&mut model, Message::Answer(id, Answer::Ended));
+    assert!(model.notice.as_ref().is_some_and(|notice| notice.is_bad && notice.text.contains(WORDS)));
+    let (mut model, id) = joining();
+    send(&mut model, Message::Answer(id, Answer::Ended));
+    assert!(screen(&mut model, 80, 24).contains(WORDS));
+    press(&mut model, "<esc>");
+    assert!(model.entrance.joining.is_none() && model.modal.is_none());
+}
+
+#[test]
+fn a_stream_that_ends_after_its_outcome_changes_nothing() {
+    let (mut model, id) = joining();
+    let joined = control::JoinResponse {
+        news: Some(control::join_response::News::Joined(control::Joined {
+            farm: "lab".into(),
+            ..Default::default()
+        })),
+    };
+    send(&mut model, Message::Answer(id, Answer::Join(Box::new(joined))));
+    send(&mut model, Message::Answer(id, Answer::Ended));
+    assert!(screen(&mut model, 80, 24).contains("is in the farm \"lab\" now"));
 }
 
 #[test]
@@ -248,7 +313,7 @@ fn joining_asks_before_a_farm_is_left_and_shows_the_words() {
     let id = *id;
     serve(&mut model, &todo);
     check("joining-80x24", &screen(&mut model, 80, 24));
-    let failure = Failure { code: 7, text: "the code is wrong".into() };
+    let failure = Failure { code: 7, text: "the code is wrong".into(), lost: false };
     send(&mut model, Message::Answer(id, Answer::Failed(failure)));
     let picture = screen(&mut model, 80, 24);
     assert!(picture.contains("the code is wrong") && picture.contains("look at the code again"), "{picture}");
