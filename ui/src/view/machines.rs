@@ -215,7 +215,8 @@ fn entrance_lines(model: &Model) -> Vec<(String, Role, Act)> {
     lines
 }
 
-fn state_role(state: machine::State) -> Role {
+/// The look of a state.
+pub(in crate::view) fn state_role(state: machine::State) -> Role {
     match state {
         machine::State::Active => Role::Good,
         machine::State::Lost | machine::State::Refused | machine::State::Incompatible => Role::Bad,
