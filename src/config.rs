@@ -3,8 +3,9 @@
 //! A flag wins over a variable, a variable over the file, the file over the defaults, which stand
 //! in `assets/farmhand.toml` and are compiled in. [`raw`] holds the layers as written, [`values`]
 //! the sizes, durations and addresses in them, [`network`] machines and interfaces, [`paths`] what the
-//! host decides, `checks` what each may be, `listed` writes them down again for people. Nobody else
-//! parses or checks a setting, and nobody else reads the environment for one.
+//! host decides, `set` puts the layers together, `checks` says what each setting may be, `listed` writes them
+//! down again for people. Nobody else parses or checks a setting, and nobody else reads the environment for
+//! one.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,16 +18,14 @@ use serde::Deserialize;
 
 use crate::digest::DigestFunction;
 use crate::instance::InstanceName;
-use checks::{
-    absolute, at_least, check_epoch, check_handshake, check_listen, check_name, check_person,
-    check_runtime_dir, check_timeouts, check_update_interval, invalid,
-};
+use set::Set;
 
 mod checks;
 mod listed;
 pub mod network;
 pub mod paths;
 pub mod raw;
+mod set;
 pub mod values;
 
 pub use listed::Setting;
@@ -323,8 +322,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Invalid`] names the first setting that cannot be used.
     pub fn resolve(flags: RawConfig, file: RawConfig, host: &Host) -> Result<Self, ConfigError> {
-        let set = Set(flags.over(file).over(RawConfig::defaults()));
-        set.validate(host)
+        Set::new(flags, file).validate(host)
     }
 
     /// The settings of an instance without a table of its own.
@@ -347,118 +345,6 @@ impl Default for Config {
         Self::resolve(RawConfig::default(), RawConfig::default(), &host)
             .expect("invariant: the compiled-in defaults are valid, as a test shows")
     }
-}
-
-/// All layers in one; every key of the defaults is set.
-struct Set(RawConfig);
-
-// === impl Set ===
-
-impl Set {
-    fn validate(self, host: &Host) -> Result<Config, ConfigError> {
-        let raw = self.0;
-        let insecure_lan = required(raw.insecure_lan);
-        let default_timeout = required(raw.default_timeout).0;
-        let max_timeout = required(raw.max_timeout).0;
-        check_timeouts(default_timeout, max_timeout)?;
-        let unknown_properties = required(raw.unknown_properties);
-        Ok(Config {
-            name: check_name(raw.name.unwrap_or_else(|| host.name.clone()))?,
-            listen: check_listen(required(raw.listen).0, insecure_lan)?,
-            insecure_lan,
-            max_connections: at_least("max-connections", required(raw.max_connections), 16)?,
-            max_connections_per_address: at_least(
-                "max-connections-per-address",
-                required(raw.max_connections_per_address),
-                1,
-            )?,
-            handshake_timeout: check_handshake(required(raw.handshake_timeout).0)?,
-            message_memory: at_least("message-memory", required(raw.message_memory).0, 64 << 20)?,
-            data_dir: absolute("data-dir", raw.data_dir.or_else(|| host.data_dir.clone()))?,
-            runtime_dir: check_runtime_dir(absolute(
-                "runtime-dir",
-                raw.runtime_dir.or_else(|| Some(host.runtime_dir.clone())),
-            )?)?,
-            disk_budget: required(raw.disk_budget),
-            max_blob_size: at_least("max-blob-size", required(raw.max_blob_size).0, 1 << 16)?,
-            lease: required(raw.lease).0,
-            sync: required(raw.sync),
-            epoch_interval: check_epoch(required(raw.epoch_interval).0)?,
-            scrub_interval: required(raw.scrub_interval).0,
-            history: at_least("history", required(raw.history), 1000)?,
-            compressed_committed_size: required(raw.compressed_committed_size),
-            slots: at_least("slots", raw.slots.unwrap_or(host.cores), 1)?,
-            guests: GuestConfig {
-                slots: required(raw.guest_slots),
-                reserve: required(raw.reserve_for_me),
-                on_battery: required(raw.guests_on_battery),
-                under_pressure: required(raw.guests_under_pressure),
-                while_used: required(raw.guest_slots_while_used),
-                used_for: required(raw.used_for).0,
-                running: required(raw.running_guests),
-                toolchain_rule: required(raw.toolchain_rule),
-            },
-            sandbox: required(raw.sandbox),
-            action_memory: required(raw.action_memory),
-            action_tmp: required(raw.action_tmp),
-            action_processes: at_least("action-processes", required(raw.action_processes), LEAST_PROCESSES)?,
-            disk_reserve: required(raw.disk_reserve).0,
-            unknown_properties,
-            pools: required(raw.pools),
-            labels: raw
-                .labels
-                .unwrap_or_default()
-                .into_iter()
-                .map(|(name, values)| (name, values.into_vec()))
-                .collect(),
-            default_timeout,
-            max_timeout,
-            queue_limit: at_least("queue-limit", required(raw.queue_limit), 1)?,
-            keep_finished: required(raw.keep_finished).0,
-            orphan_grace: required(raw.orphan_grace).0,
-            orphan_yield: required(raw.orphan_yield).0,
-            update_interval: check_update_interval(required(raw.update_interval).0)?,
-            instances: instances(raw.instances.unwrap_or_default(), unknown_properties)?,
-            farm: FarmConfig {
-                listen: required(raw.peer_listen).0,
-                discovery: !required(raw.no_discovery),
-                peers: required(raw.peer),
-                interfaces: required(raw.interfaces),
-                person: check_person(raw.person.unwrap_or_else(|| host.person.clone()))?,
-                key_file: raw.farm_key_file,
-            },
-            log: LogConfig { filter: required(raw.log_filter), format: required(raw.log_format) },
-            files: Vec::new(),
-        })
-    }
-}
-
-fn required<T>(value: Option<T>) -> T {
-    value.expect("invariant: the compiled-in defaults set this key, as a test shows")
-}
-
-fn instances(
-    raw: BTreeMap<String, raw::RawInstance>,
-    unknown_properties: UnknownProperties,
-) -> Result<BTreeMap<InstanceName, InstanceSettings>, ConfigError> {
-    let parse = |(name, raw): (String, raw::RawInstance)| {
-        let name = InstanceName::parse(&name).or_else(|error| {
-            invalid(
-                "instances",
-                error.to_string(),
-                "give it another name; segments are parted by single slashes",
-            )
-        })?;
-        let settings = InstanceSettings {
-            digest_function: raw.digest_function.unwrap_or_default(),
-            input_root: raw.input_root.unwrap_or_default(),
-            execution: raw.execution.unwrap_or(true),
-            action_cache_updates: raw.action_cache_updates.unwrap_or(true),
-            unknown_properties: raw.unknown_properties.unwrap_or(unknown_properties),
-        };
-        Ok((name, settings))
-    };
-    raw.into_iter().map(parse).collect()
 }
 
 #[cfg(test)]

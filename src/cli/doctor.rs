@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::error::CliError;
+use super::harmless::harmless;
 use super::output::{Paint, print, print_json};
 use super::serve;
 use crate::config::{Config, RawConfig};
@@ -161,15 +162,16 @@ impl Check {
 fn to_text(checks: &[Check], paint: Paint) -> String {
     let width = checks.iter().map(|check| check.name.chars().count()).max().unwrap_or(0);
     let mut text = String::new();
-    for check in checks {
-        let mark = match check.state {
+    // Names and reasons come from other machines too.
+    for Check { name, state, detail, instead } in checks {
+        let mark = match state {
             CheckState::Ok => paint.green("✓"),
             CheckState::Degraded => paint.yellow("~"),
             CheckState::Failed => paint.red("✗"),
         };
-        let _ = writeln!(text, "{mark} {:<width$}  {}", check.name, check.detail);
-        if let Some(instead) = &check.instead {
-            let _ = writeln!(text, "  {:<width$}  {} {instead}", "", paint.cyan("→"));
+        let _ = writeln!(text, "{mark} {:<width$}  {}", harmless(name), harmless(detail));
+        if let Some(instead) = instead {
+            let _ = writeln!(text, "  {:<width$}  {} {}", "", paint.cyan("→"), harmless(instead));
         }
     }
     text
@@ -237,6 +239,14 @@ mod tests {
         let checks = [Check::ok("a", "fine"), Check::degraded("long", "not there", "done by hand")];
         let text = to_text(&checks, Paint::plain());
         assert_eq!(text, "✓ a     fine\n~ long  not there\n        → done by hand\n");
+    }
+
+    #[test]
+    fn what_other_machines_say_steers_no_terminal() {
+        let check = Check::degraded("machine \u{1b}[2J", "it is \u{1b}]0;mine\u{7}\u{202e}", "\u{9b}2J");
+        let text = to_text(&[check], Paint::plain());
+        assert!(!text.chars().any(|c| c != '\n' && c.is_control() || c == '\u{202e}'), "{text:?}");
+        assert!(text.contains("it is ␛]0;mine␇"), "{text:?}");
     }
 
     #[test]

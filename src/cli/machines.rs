@@ -91,7 +91,7 @@ struct TenancyJson<'a> {
 
 /// How a machine is reached.
 #[derive(Debug, Serialize)]
-pub(super) struct LinkJson<'a> {
+struct LinkJson<'a> {
     id: Option<&'a str>,
     address: Option<&'a str>,
     found_by: Option<&'a str>,
@@ -110,6 +110,9 @@ struct LoadJson {
     load1: f64,
     memory_total: u64,
     memory_available: u64,
+    disk_total: u64,
+    disk_free: u64,
+    on_battery: Option<bool>,
 }
 
 /// Asks and prints.
@@ -172,6 +175,9 @@ pub(super) fn machine_json(machine: &Machine) -> MachineJson<'_> {
             load1: load.load1,
             memory_total: load.memory_total,
             memory_available: load.memory_available,
+            disk_total: load.disk_total,
+            disk_free: load.disk_free,
+            on_battery: load.on_battery,
         }),
         guests: machine.guests,
         guest_slots: machine.guest_slots,
@@ -190,7 +196,7 @@ fn tenancy_json<'a>(tenancy: &'a Tenancy, machine: &'a Machine) -> TenancyJson<'
 }
 
 /// How a machine is reached, for programs.
-pub(super) fn link_json(machine: &Machine) -> LinkJson<'_> {
+fn link_json(machine: &Machine) -> LinkJson<'_> {
     let text = |text: &'_ str| !text.is_empty();
     LinkJson {
         id: Some(machine.id.as_str()).filter(|id| text(id)),
@@ -369,6 +375,9 @@ mod tests {
             cpu: 0.25,
             memory_total: 8 << 30,
             memory_available: 3 << 30,
+            disk_free: 5 << 30,
+            disk_total: 9 << 30,
+            on_battery: Some(false),
             load1: 1.5,
             ..Default::default()
         };
@@ -469,7 +478,9 @@ shed     refused       -                 -      -                      -        
         let json = serde_json::to_value(machines.iter().map(machine_json).collect::<Vec<_>>()).unwrap();
         assert_eq!((&json[0]["state"], &json[0]["drained"]), (&"active".into(), &false.into()));
         assert_eq!((&json[1]["state"], &json[1]["drained"]), (&"draining".into(), &true.into()));
-        assert_eq!(json[0]["load"]["cpu"], 0.25);
+        let load = &json[0]["load"];
+        assert_eq!((&load["cpu"], &load["on_battery"]), (&0.25.into(), &false.into()));
+        assert_eq!((&load["disk_free"], &load["disk_total"]), (&(5_u64 << 30).into(), &(9_u64 << 30).into()));
         assert_eq!(json[1]["load"], serde_json::Value::Null);
         assert_eq!(json[0]["os"], serde_json::Value::Null);
         assert_eq!(json[0]["guest_slots"], serde_json::Value::Null);

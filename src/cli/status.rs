@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::error::CliError;
 use super::harmless::harmless;
-use super::machines::{LinkJson, STATE, has_slots, link_json, paint_state, remark, totals, users};
+use super::machines::{MachineJson, STATE, has_slots, machine_json, paint_state, remark, totals, users};
 use super::output::{Paint, bytes, count, duration, plural, print, print_json};
 use super::target::TargetArgs;
 
@@ -65,39 +65,6 @@ struct EndpointsJson<'a> {
     reapi_socket: Option<&'a str>,
     peers: Option<&'a str>,
     control: Option<&'a str>,
-}
-
-#[derive(Debug, Serialize)]
-struct MachineJson<'a> {
-    name: &'a str,
-    state: &'static str,
-    #[serde(rename = "self")]
-    is_self: bool,
-    slots: u32,
-    busy: u32,
-    last_heard_seconds: Option<f64>,
-    version: &'a str,
-    os: Option<&'a str>,
-    arch: Option<&'a str>,
-    cpus: u32,
-    /// Null where it is not known.
-    load: Option<LoadJson>,
-    /// Actions of other machines that run there; null where it is not known.
-    guests: Option<u32>,
-    #[serde(flatten)]
-    link: LinkJson<'a>,
-}
-
-#[derive(Debug, Serialize)]
-struct LoadJson {
-    /// Share of all CPUs in use, 0 to 1.
-    cpu: f64,
-    load1: f64,
-    memory_total: u64,
-    memory_available: u64,
-    disk_total: u64,
-    disk_free: u64,
-    on_battery: Option<bool>,
 }
 
 #[derive(Debug, Serialize)]
@@ -193,32 +160,6 @@ fn node_json(status: &GetStatusResponse) -> NodeJson<'_> {
             control: endpoints.and_then(|doors| set(&doors.control)),
         },
         farm: node.and_then(|node| set(&node.farm)),
-    }
-}
-
-fn machine_json(machine: &Machine) -> MachineJson<'_> {
-    MachineJson {
-        name: &machine.name,
-        state: state_name(machine.state()),
-        is_self: machine.is_self,
-        slots: machine.slots,
-        busy: machine.busy,
-        last_heard_seconds: seconds(machine.last_heard.as_ref()),
-        version: &machine.version,
-        os: set(&machine.os),
-        arch: set(&machine.arch),
-        cpus: machine.cpus,
-        load: machine.load.as_ref().map(|load| LoadJson {
-            cpu: load.cpu,
-            load1: load.load1,
-            memory_total: load.memory_total,
-            memory_available: load.memory_available,
-            disk_total: load.disk_total,
-            disk_free: load.disk_free,
-            on_battery: load.on_battery,
-        }),
-        guests: machine.guests,
-        link: link_json(machine),
     }
 }
 
@@ -529,7 +470,10 @@ alarm: the disk is full
         assert_eq!(json["node"]["started"], "2023-11-14T22:13:20Z");
         assert_eq!(json["node"]["endpoints"]["peers"], serde_json::Value::Null);
         assert_eq!(json["execution"]["hit_rate"], 0.75);
+        assert_eq!(json["machines"][0], serde_json::to_value(machine_json(&status.machines[0])).unwrap());
         assert_eq!(json["machines"][0]["load"], serde_json::Value::Null);
+        assert_eq!(json["machines"][0]["cpus"], serde_json::Value::Null);
+        assert_eq!(json["machines"][0]["drained"], false);
         assert_eq!(json["storage"]["youngest_victim_seconds"], serde_json::Value::Null);
         assert_eq!(json["warnings"][0]["level"], "alarm");
     }

@@ -45,10 +45,11 @@ impl Config {
 // === impl Listed ===
 
 impl Listed {
-    /// Takes the configuration apart completely, so that a new setting cannot be left out.
+    /// All of them: a test shows that no key of the file is left out.
     fn of(config: &Config) -> Self {
         let mut listed = Self::default();
         listed.node(config);
+        listed.actions(config);
         let Config { farm, guests, log, labels, instances, .. } = config;
         let FarmConfig { listen, discovery, peers, interfaces, person, key_file } = farm;
         listed.guests(guests);
@@ -70,6 +71,7 @@ impl Listed {
         listed
     }
 
+    /// How it is reached, where its files are, and how it keeps blobs.
     fn node(&mut self, config: &Config) {
         let Config {
             name,
@@ -89,29 +91,10 @@ impl Listed {
             scrub_interval,
             history,
             compressed_committed_size,
-            slots,
-            guests: _,
-            sandbox,
-            action_memory,
-            action_tmp,
-            action_processes,
             disk_reserve,
-            unknown_properties,
-            pools,
-            labels: _,
-            default_timeout,
-            max_timeout,
-            queue_limit,
-            keep_finished,
-            orphan_grace,
-            orphan_yield,
-            update_interval,
-            instances: _,
-            farm: _,
-            log: _,
-            files: _,
+            ..
         } = config;
-        for (name, value) in [
+        self.put_all([
             ("name", text(name)),
             ("listen", text(listen)),
             ("insecure-lan", insecure_lan.to_string()),
@@ -129,12 +112,35 @@ impl Listed {
             ("scrub-interval", span(*scrub_interval)),
             ("history", history.to_string()),
             ("compressed-committed-size", choice(compressed_committed_size)),
+            ("disk-reserve", size(*disk_reserve)),
+        ]);
+    }
+
+    /// What runs actions, and how.
+    fn actions(&mut self, config: &Config) {
+        let Config {
+            slots,
+            sandbox,
+            action_memory,
+            action_tmp,
+            action_processes,
+            unknown_properties,
+            pools,
+            default_timeout,
+            max_timeout,
+            queue_limit,
+            keep_finished,
+            orphan_grace,
+            orphan_yield,
+            update_interval,
+            ..
+        } = config;
+        self.put_all([
             ("slots", slots.to_string()),
             ("sandbox", choice(sandbox)),
             ("action-memory", text(action_memory)),
             ("action-tmp", text(action_tmp)),
             ("action-processes", action_processes.to_string()),
-            ("disk-reserve", size(*disk_reserve)),
             ("unknown-properties", choice(unknown_properties)),
             ("pools", list(pools)),
             ("default-timeout", span(*default_timeout)),
@@ -144,9 +150,7 @@ impl Listed {
             ("orphan-grace", span(*orphan_grace)),
             ("orphan-yield", span(*orphan_yield)),
             ("update-interval", span(*update_interval)),
-        ] {
-            self.put(name, value);
-        }
+        ]);
     }
 
     fn guests(&mut self, guests: &GuestConfig) {
@@ -160,7 +164,7 @@ impl Listed {
             running,
             toolchain_rule,
         } = guests;
-        for (name, value) in [
+        self.put_all([
             ("guest-slots", text(slots)),
             ("reserve-for-me", reserve.to_string()),
             ("guests-on-battery", on_battery.to_string()),
@@ -169,9 +173,7 @@ impl Listed {
             ("used-for", span(*used_for)),
             ("running-guests", choice(running)),
             ("toolchain-rule", choice(toolchain_rule)),
-        ] {
-            self.put(name, value);
-        }
+        ]);
     }
 
     fn instance(&mut self, name: &str, settings: &InstanceSettings) {
@@ -194,6 +196,12 @@ impl Listed {
             ("unknown-properties", choice(unknown_properties)),
         ] {
             self.put(&format!("instances.{}.{setting}", key(name)), value);
+        }
+    }
+
+    fn put_all<const COUNT: usize>(&mut self, settings: [(&str, String); COUNT]) {
+        for (name, value) in settings {
+            self.put(name, value);
         }
     }
 
@@ -236,6 +244,7 @@ fn key(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::raw::DEFAULTS;
     use super::super::{Host, RawConfig};
     use super::*;
 
@@ -282,6 +291,19 @@ mod tests {
                 lines.map(|setting| format!("{} = {}\n", setting.name, setting.value)).collect();
             assert_eq!(self::config(&file), config, "{file}");
         }
+    }
+
+    #[test]
+    fn every_key_of_the_file_is_listed() {
+        let listed = Listed::of(&Config::default()).0;
+        let before_tables = DEFAULTS.lines().take_while(|line| *line != "# [labels]");
+        let keys = before_tables.filter_map(|line| Some(line.trim_start_matches("# ").split_once(" = ")?.0));
+        let keys: Vec<_> = keys.filter(|key| !key.contains(' ')).collect();
+        assert!(keys.len() > 40 && keys.contains(&"person"), "{keys:?}");
+        for key in &keys {
+            assert!(listed.contains_key(*key), "{key}");
+        }
+        assert_eq!(listed.len(), keys.len(), "{listed:?}");
     }
 
     #[test]

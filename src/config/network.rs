@@ -42,6 +42,14 @@ impl PeerAddress {
     pub fn port(&self) -> u16 {
         self.port
     }
+
+    /// With the port, whichever it is.
+    pub fn with_port(&self) -> String {
+        match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.port),
+            false => format!("{}:{}", self.host, self.port),
+        }
+    }
 }
 
 impl FromStr for PeerAddress {
@@ -96,10 +104,9 @@ fn is_ipv6(host: &str) -> bool {
 /// As a person would write it: without the port that is usual.
 impl fmt::Display for PeerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.port, self.host.contains(':')) {
-            (PEER_PORT, _) => f.write_str(&self.host),
-            (port, true) => write!(f, "[{}]:{port}", self.host),
-            (port, false) => write!(f, "{}:{port}", self.host),
+        match self.port {
+            PEER_PORT => f.write_str(&self.host),
+            _ => f.write_str(&self.with_port()),
         }
     }
 }
@@ -227,6 +234,7 @@ mod tests {
         #[test]
         fn what_parses_is_written_so_that_it_parses_to_the_same(text in "\\PC{0,40}|[a-f0-9:.%\\[\\]]{0,30}") {
             if let Ok(peer) = text.parse::<PeerAddress>() {
+                prop_assert_eq!(&peer.with_port().parse::<PeerAddress>().unwrap(), &peer);
                 prop_assert_eq!(peer.to_string().parse::<PeerAddress>().unwrap(), peer);
             }
             if let Ok(pattern) = text.parse::<InterfacePattern>() {

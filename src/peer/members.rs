@@ -648,12 +648,13 @@ impl Members {
     /// What `id`, which calls itself `said`, is called here.
     fn free_name(&self, id: MachineId, said: Arc<str>) -> Arc<str> {
         let is_other = |key: &Key| *key != Key::Machine(id);
+        let has_it = |(key, member): (&Key, &Member), name: &str| match &member.name {
+            Some(known) => **known == *name,
+            None => key.text() == name,
+        };
         let is_taken = |name: &str| {
-            *self.my_name == *name
-                || self
-                    .table
-                    .iter()
-                    .any(|(key, member)| is_other(key) && member.name.as_deref() == Some(name))
+            let mut others = self.table.iter().filter(|(key, _)| is_other(key));
+            *self.my_name == *name || others.any(|other| has_it(other, name))
         };
         if !said.is_empty() && !is_taken(&said) {
             return said;

@@ -309,8 +309,9 @@ impl StatusOf for JoinError {
         match self {
             Self::Fixed(_) | Self::InFarm(_) | Self::Version => Code::FailedPrecondition,
             Self::Address(..) => Code::InvalidArgument,
-            Self::NotFound | Self::Over => Code::NotFound,
-            Self::Code | Self::Refused | Self::Impostor => Code::PermissionDenied,
+            Self::NotFound => Code::NotFound,
+            // Another code is what helps, not another address.
+            Self::Code | Self::Over | Self::Refused | Self::Impostor => Code::PermissionDenied,
             Self::Unreachable(..) | Self::Taken | Self::Silent | Self::HungUp | Self::Lost => {
                 Code::Unavailable
             }
@@ -371,6 +372,19 @@ mod tests {
         assert_eq!(details.code, Code::ResourceExhausted as i32);
         let info: raw::RetryInfo = any::unpack(&details.details[0]).unwrap();
         assert!(info.retry_delay.unwrap().seconds > 0);
+    }
+
+    #[test]
+    fn who_cannot_join_is_told_what_would_help() {
+        for (error, code) in [
+            (JoinError::NotFound, Code::NotFound),
+            (JoinError::Over, Code::PermissionDenied),
+            (JoinError::Code, Code::PermissionDenied),
+            (JoinError::Taken, Code::Unavailable),
+            (JoinError::Version, Code::FailedPrecondition),
+        ] {
+            assert_eq!(Status::from(error).code(), code);
+        }
     }
 
     #[test]

@@ -263,15 +263,20 @@ fn the_sockets_are_private() {
     }
 }
 
+/// Arguments that start a node on these directories which meets no other.
+fn serve<'a>(data: &'a str, runtime: &'a str) -> Vec<&'a str> {
+    let alone = ["serve", "--listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0", "--no-discovery"];
+    [&alone[..], &["--data-dir", data, "--runtime-dir", runtime]].concat()
+}
+
 #[test]
 fn a_second_node_on_the_same_runtime_directory_is_refused() {
     let node = Node::start();
     let home = tempfile::tempdir().unwrap();
     let data = home.path().join("data");
     let runtime = node.runtime_dir();
-    let arguments = ["serve", "--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()];
-    let output =
-        farmhand(home.path(), &[&arguments[..], &["--runtime-dir", runtime.to_str().unwrap()]].concat());
+    let (data, runtime) = (data.to_str().unwrap(), runtime.to_str().unwrap());
+    let output = farmhand(home.path(), &serve(data, runtime));
     assert_refused(&output, "control.sock", "--runtime-dir");
     assert!(node.cli(&["status"]).status.success(), "the first one goes on");
 }
@@ -282,8 +287,7 @@ fn a_start_that_fails_leaves_no_socket() {
     let home = tempfile::tempdir().unwrap();
     let (data, runtime) = (node.data_dir(), home.path().join("run"));
     let (data, runtime) = (data.to_str().unwrap(), runtime.to_str().unwrap());
-    let serve = ["serve", "--listen", "127.0.0.1:0", "--data-dir", data, "--runtime-dir", runtime];
-    assert_refused(&farmhand(home.path(), &serve), "is in use", "--data-dir");
+    assert_refused(&farmhand(home.path(), &serve(data, runtime)), "is in use", "--data-dir");
     let status = farmhand(home.path(), &["status", "--runtime-dir", runtime]);
     assert_refused(&status, "no node is running", "farmhand serve");
 }

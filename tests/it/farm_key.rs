@@ -143,7 +143,8 @@ fn secrets_of_the_data_directory_that_others_may_read_are_refused_too() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     let start = || {
         Command::new(BINARY)
-            .args(["serve", "--listen", "127.0.0.1:0", "--no-discovery", "--data-dir"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0"])
+            .args(["--no-discovery", "--data-dir"])
             .arg(node.data_dir())
             .arg("--runtime-dir")
             .arg(node.runtime_dir())

@@ -168,6 +168,11 @@ pub(crate) fn in_place(place: Place) -> impl Iterator<Item = &'static Binding> {
     BINDINGS.iter().filter(move |binding| binding.places.contains(&place))
 }
 
+/// Whether `act`, done in one of `places`, changes something in the farm.
+pub(crate) fn changes(places: &[Place], act: Act) -> bool {
+    places.iter().flat_map(|place| in_place(*place)).any(|binding| binding.act == act && binding.changes)
+}
+
 /// The command of that name that works in one of `places`.
 pub(crate) fn command(places: &[Place], name: &str) -> Option<&'static Binding> {
     commands(places).find(|binding| binding.name == name)
@@ -226,5 +231,12 @@ mod tests {
         assert_eq!(find(&there, Key::of('D')).unwrap().act, Act::Drain);
         assert!(find(&[Place::In(View::Actions), Place::List, Place::Anywhere], Key::of('D')).is_none());
         assert_eq!(find(&there, Key::of('3')).unwrap().act, Act::Show(View::Actions));
+    }
+
+    #[test]
+    fn what_changes_the_farm_is_known_by_the_act_too() {
+        let machines = [Place::In(View::Machines), Place::List, Place::Anywhere];
+        assert!([Act::Drain, Act::Answer, Act::Invite].iter().all(|act| changes(&machines, *act)));
+        assert!([Act::Open, Act::Help, Act::Filter].iter().all(|act| !changes(&machines, *act)));
     }
 }

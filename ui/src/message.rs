@@ -164,6 +164,8 @@ pub(crate) struct Failure {
     pub(crate) code: i32,
     /// In words, harmless.
     pub(crate) text: String,
+    /// Whether it was the connection to the node that failed: the node itself said nothing.
+    pub(crate) lost: bool,
 }
 
 /// A place in the model that an answer belongs to. It holds one call at a time: a new one takes

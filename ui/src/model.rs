@@ -199,7 +199,12 @@ impl Model {
         self.farm().clock.at(at)
     }
 
-    /// How long `stamp` is ago by that clock.
+    /// The time on the clock of the node, on a paused screen too: for what goes on while that stands still.
+    pub(crate) fn live_now(&self) -> Option<Stamp> {
+        self.live.clock.at(self.now)
+    }
+
+    /// How long `stamp` is ago by the clock that belongs to what is shown.
     pub(crate) fn since(&self, stamp: Option<Stamp>) -> Option<Duration> {
         Some(self.node_now()?.since(stamp?))
     }

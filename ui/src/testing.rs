@@ -280,66 +280,71 @@ fn node() -> control::Node {
 }
 
 fn machines() -> Vec<control::Machine> {
-    let machine = |name: &str, state: State, slots, busy, cpus| control::Machine {
-        name: name.into(),
-        state: state.into(),
-        is_self: name == "attic",
-        slots,
-        busy,
-        last_heard: if name == "attic" { None } else { seconds(0.4) },
-        version: "0.1.0".into(),
-        os: "linux".into(),
-        arch: "x86-64".into(),
-        cpus,
-        load: Some(control::Load {
-            measured: ago(1.0),
-            cpu: f64::from(busy) / f64::from(slots),
-            memory_total: 32 << 30,
-            memory_available: 20 << 30,
-            cpu_pressure: Some(0.05),
-            memory_pressure: Some(0.0),
-            io_pressure: Some(0.01),
-            received: 1 << 20,
-            sent: 300 << 10,
-            disk_free: 200 << 30,
-            disk_total: 500 << 30,
-            load1: 3.5,
-            on_battery: None,
-        }),
-        found_by: if name == "attic" { "self".into() } else { "mdns".into() },
-        used_bytes: 12 << 30,
-        budget_bytes: 50 << 30,
-        reason: match state {
-            State::Lost => "it was silent for 3 s".into(),
-            State::Yielding => "on battery".into(),
-            _ => String::new(),
-        },
-        id: format!("{:016x}", name.bytes().map(u64::from).sum::<u64>()),
-        address: format!("192.168.1.{}:8981", cpus),
-        linked: name != "attic" && state != State::Lost,
-        links_back: name == "kitchen",
-        round_trip: if name == "kitchen" { seconds(0.0004) } else { None },
-        clock_ahead: if name == "kitchen" { seconds(7.0) } else { None },
-        guest_slots: (name != "attic").then_some(slots),
-        guests: Some(u32::from(name == "attic")),
-        ..Default::default()
-    };
-    let mut machines = vec![
-        machine("attic", State::Active, 8, 6, 8),
-        machine("kitchen", State::Active, 12, 4, 12),
-        machine("laptop", State::Yielding, 4, 0, 8),
-        machine("shed", State::Lost, 4, 0, 4),
-    ];
-    machines[3].last_heard = seconds(12.0);
-    machines[0].tenancies = vec![
+    let mut attic = machine("attic", State::Active, 8, 6, 8);
+    attic.tenancies = vec![
         tenancy("", "ann", [5, 5, 0, 11]),
         tenancy("kitchen", "bob", [2, 1, 1, 30]),
         tenancy("laptop", "laptop", [0, 0, 0, 3]),
     ];
-    if let Some(load) = &mut machines[2].load {
+    let mut kitchen = machine("kitchen", State::Active, 12, 4, 12);
+    kitchen.links_back = true;
+    kitchen.round_trip = seconds(0.0004);
+    kitchen.clock_ahead = seconds(7.0);
+    let mut laptop = machine("laptop", State::Yielding, 4, 0, 8);
+    laptop.reason = "takes no guests: it runs on battery".into();
+    laptop.guest_slots = Some(0);
+    if let Some(load) = &mut laptop.load {
         load.on_battery = Some(true);
     }
-    machines
+    let mut shed = machine("shed", State::Lost, 4, 0, 4);
+    shed.reason = "it was silent for 3 s".into();
+    shed.last_heard = seconds(12.0);
+    vec![attic, kitchen, laptop, shed]
+}
+
+/// A machine of which nothing is out of the ordinary.
+fn machine(name: &str, state: State, slots: u32, busy: u32, cpus: u32) -> control::Machine {
+    let is_self = name == "attic";
+    control::Machine {
+        name: name.into(),
+        state: state.into(),
+        is_self,
+        slots,
+        busy,
+        last_heard: if is_self { None } else { seconds(0.4) },
+        version: "0.1.0".into(),
+        os: "linux".into(),
+        arch: "x86-64".into(),
+        cpus,
+        load: Some(load(f64::from(busy) / f64::from(slots))),
+        found_by: if is_self { "self".into() } else { "mdns".into() },
+        used_bytes: 12 << 30,
+        budget_bytes: 50 << 30,
+        id: format!("{:016x}", name.bytes().map(u64::from).sum::<u64>()),
+        address: format!("192.168.1.{cpus}:8981"),
+        linked: !is_self && state != State::Lost,
+        guest_slots: (!is_self).then_some(slots),
+        guests: Some(u32::from(is_self)),
+        ..Default::default()
+    }
+}
+
+fn load(cpu: f64) -> control::Load {
+    control::Load {
+        measured: ago(1.0),
+        cpu,
+        memory_total: 32 << 30,
+        memory_available: 20 << 30,
+        cpu_pressure: Some(0.05),
+        memory_pressure: Some(0.0),
+        io_pressure: Some(0.01),
+        received: 1 << 20,
+        sent: 300 << 10,
+        disk_free: 200 << 30,
+        disk_total: 500 << 30,
+        load1: 3.5,
+        on_battery: None,
+    }
 }
 
 fn tenancy(owner: &str, person: &str, [granted, running, ahead, waiting]: [u32; 4]) -> control::Tenancy {

@@ -153,9 +153,13 @@ pub(crate) fn columns(list: ListId) -> &'static [&'static str] {
     }
 }
 
-/// A person did something. `argument` is that of a `:` command.
+/// A person did something, by a key, a command or the mouse. `argument` is that of a `:` command. Where one
+/// may only read, nothing is changed.
 pub(crate) fn act(model: &mut Model, act: Act, argument: Option<&str>, todo: &mut Todo) {
     todo.redraw = true;
+    if model.rights.read_only && keymap::changes(&model.places(), act) {
+        return model.complain("read-only: nothing is changed from here");
+    }
     let done = match model.view() {
         View::Overview => overview::act(model, act, argument, todo),
         View::Builds => builds::act(model, act, argument, todo),
@@ -181,13 +185,8 @@ fn key(model: &mut Model, event: KeyEvent, todo: &mut Todo) {
     if model.modal.is_some() {
         return modals::key(model, event, binding.map(|binding| binding.act), todo);
     }
-    match binding {
-        Some(binding) if binding.changes && model.rights.read_only => {
-            model.complain("read-only: nothing is changed from here");
-            todo.redraw = true;
-        }
-        Some(binding) => act(model, binding.act, None, todo),
-        None => {}
+    if let Some(binding) = binding {
+        act(model, binding.act, None, todo);
     }
 }
 

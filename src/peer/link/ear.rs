@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use farmhand_proto::control::machine::State;
 use farmhand_proto::peer::link_message::Message;
 use farmhand_proto::peer::{LinkMessage, MachineState};
 use farmhand_proto::protobuf::Timestamp;
@@ -13,6 +14,9 @@ use tonic::{Status, Streaming};
 
 use super::life::{Life, until_silent};
 use super::{LONGEST_REASON, MOST_BYTES, MUTE, words};
+
+/// Characters of a fact that a machine tells of itself: a system, a pool, a label.
+const LONGEST_FACT: usize = 1024;
 
 /// One end, listening.
 pub(super) struct Ear {
@@ -76,12 +80,26 @@ impl Ear {
             }
             Message::Beat(beat) => see_clock(&self.life, beat.now.as_ref()),
             Message::State(state) => {
-                self.state.send_replace(Some(Arc::new(state)));
+                self.state.send_replace(Some(Arc::new(fit(state))));
             }
             other => take(other),
         }
         None
     }
+}
+
+/// What a machine says of itself, made fit to be believed and shown: it stands as one can that speaks, and
+/// its texts are lines that steer no terminal.
+fn fit(mut told: MachineState) -> MachineState {
+    if !matches!(told.state(), State::Active | State::Yielding | State::Draining | State::Paused) {
+        told.set_state(State::Unspecified);
+    }
+    let MachineState { os, isa, pools, labels, toolchain, reason, .. } = &mut told;
+    *reason = words::shown(reason, LONGEST_REASON);
+    for fact in [os, toolchain].into_iter().chain(isa).chain(pools).chain(labels) {
+        *fact = words::shown(fact, LONGEST_FACT);
+    }
+    told
 }
 
 /// The other machine's clock shows `now`.
@@ -101,6 +119,42 @@ impl End {
             Self::Farewell(reason) => format!("it said goodbye: {reason}"),
             Self::Broken(status) => words::of_status(status),
             Self::Other(words) => words.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_machine_says_of_itself_can_be_shown() {
+        let bad = || "\u{1b}]0;mine\u{7}\n\u{202e}".to_owned();
+        let told = fit(MachineState {
+            os: bad(),
+            isa: vec![bad(), "x86-64".into()],
+            pools: vec![bad()],
+            labels: vec![bad(), "gpu=yes".into()],
+            toolchain: bad(),
+            reason: bad().repeat(1000),
+            slots: 4,
+            ..Default::default()
+        });
+        let lists = [&told.isa, &told.pools, &told.labels].into_iter().flatten();
+        for text in lists.chain([&told.os, &told.toolchain, &told.reason]) {
+            assert!(!text.chars().any(|c| c.is_control() || c == '\u{202e}'), "{text:?}");
+        }
+        assert_eq!((told.isa[1].as_str(), told.labels[1].as_str(), told.slots), ("x86-64", "gpu=yes", 4));
+        assert_eq!(told.reason.chars().count(), LONGEST_REASON);
+    }
+
+    #[test]
+    fn a_machine_that_speaks_is_neither_lost_nor_refused() {
+        let state = |state: i32| fit(MachineState { state, ..Default::default() }).state;
+        let possible = [State::Active, State::Yielding, State::Draining, State::Paused];
+        for told in -1..20 {
+            let is_possible = possible.iter().any(|possible| i32::from(*possible) == told);
+            assert_eq!(state(told), if is_possible { told } else { State::Unspecified.into() });
         }
     }
 }

@@ -68,6 +68,19 @@ pub(super) enum Trouble {
     Myself,
 }
 
+// === impl Key ===
+
+impl Key {
+    /// What a machine is called that has not told its name. A host has its port, as machines are called like
+    /// their hosts.
+    pub(super) fn text(&self) -> String {
+        match self {
+            Self::Machine(id) => id.to_string(),
+            Self::Host(address) => address.with_port(),
+        }
+    }
+}
+
 // === impl Member ===
 
 impl Member {
@@ -172,13 +185,13 @@ impl Member {
     }
 
     pub(super) fn listed(&self, key: &Key, is_dialled: bool) -> Listed {
-        let (id, unnamed) = match key {
-            Key::Machine(id) => (Some(*id), id.to_string()),
-            Key::Host(address) => (None, address.to_string()),
+        let id = match key {
+            Key::Machine(id) => Some(*id),
+            Key::Host(_) => None,
         };
         Listed {
             id,
-            name: self.name.clone().unwrap_or_else(|| unnamed.into()),
+            name: self.name.clone().unwrap_or_else(|| key.text().into()),
             program: Arc::clone(&self.program),
             standing: self.standing(is_dialled),
             found_by: if self.routes.has_host() { FoundBy::Configured } else { self.found_by },

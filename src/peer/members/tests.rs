@@ -155,7 +155,7 @@ fn a_configured_machine_is_known_by_what_it_answers() {
     let mut bench = Bench::new();
     let (link, route) = bench.dial(Event::Configured(host("attic")));
     assert_eq!(route, Route::Host(host("attic")));
-    assert_eq!((bench.one().id, &*bench.one().name), (None, "attic"));
+    assert_eq!((bench.one().id, &*bench.one().name), (None, "attic:8981"), "no name");
     let (second, other) = bench.dial(Event::Configured(host("10.0.0.1")));
     bench.apply(Event::Dialled { link, outcome: Ok((greeting(1, 1), route.clone())) });
     let effects = bench.apply(Event::Dialled { link: second, outcome: Ok((greeting(1, 1), other)) });
@@ -165,6 +165,20 @@ fn a_configured_machine_is_known_by_what_it_answers() {
     let Some(Effect::Dial { routes, .. }) = bench.pass(SECOND).pop() else { panic!("no dial") };
     assert_eq!(routes[0], Route::Address(address(1)), "where it was");
     assert!(routes.contains(&route) && routes.contains(&Route::Host(host("10.0.0.1"))));
+}
+
+#[test]
+fn a_host_that_does_not_answer_is_not_taken_for_a_machine_of_its_name() {
+    let mut bench = Bench::new();
+    let named = |number, name: &str| Greeting { name: name.into(), ..greeting(number, 1) };
+    bench.apply(Event::Configured(host("attic")));
+    for (number, name) in [(1, "attic"), (2, "attic:8981"), (3, "attic")] {
+        bench.apply(Event::Called { call: CallId(number.into()), greeting: named(number, name) });
+    }
+    let listed = bench.members.list();
+    let mut names: Vec<_> = listed.iter().map(|listed| &*listed.name).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["attic", "attic-0303", "attic:8981", "attic:8981-0202"]);
 }
 
 #[test]

@@ -84,6 +84,7 @@ fn change(request: &SetMachineRequest) -> Result<MachineChange, Status> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use async_trait::async_trait;
     use farmhand_proto::control::{GetStatusResponse, Operation};
@@ -96,7 +97,11 @@ mod tests {
     use crate::execution::{OperationId, Stage};
 
     /// Two machines, of which the first is the one of the node.
-    struct TwoMachines;
+    #[derive(Clone, Default)]
+    struct TwoMachines {
+        /// How often slots were lent.
+        lent: Arc<AtomicUsize>,
+    }
 
     #[async_trait]
     impl ControlSource for TwoMachines {
@@ -112,13 +117,15 @@ mod tests {
 
         fn lend(&self, slots: usize) {
             assert_eq!(slots, 2, "what was asked for");
+            self.lent.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn service() -> (Farm, Arc<ScriptedWorker>, ControlService) {
+    fn service() -> (Farm, Arc<ScriptedWorker>, ControlService, TwoMachines) {
         let (farm, worker) = Farm::with_worker(1);
-        let service = ControlService::new(testing::of_farm(TwoMachines, &farm));
-        (farm, worker, service)
+        let machines = TwoMachines::default();
+        let service = ControlService::new(testing::of_farm(machines.clone(), &farm));
+        (farm, worker, service, machines)
     }
 
     async fn kill(service: &ControlService, operation: &str) -> Result<u32, Code> {
@@ -133,7 +140,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_runs_is_killed_by_name_and_by_digest() {
-        let (farm, _worker, service) = service();
+        let (farm, _worker, service, _) = service();
         let action = farm.action(&["wait"]);
         for by_digest in [false, true] {
             let mut watch = farm.scheduler.execute(request(action)).await.unwrap();
@@ -158,7 +165,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn machines_are_told_and_what_makes_no_sense_is_refused() {
-        let (farm, _worker, service) = service();
+        let (farm, _worker, service, machines) = service();
         let paused = SetMachineRequest { state: State::Paused.into(), ..Default::default() };
         assert_eq!(set(&service, paused).await, Ok(()));
         assert_eq!(farm.scheduler.machines().await[0].duty, Duty::Paused);
@@ -172,8 +179,11 @@ mod tests {
             guest_slots: Some(2),
             ..Default::default()
         };
+        let lent = || machines.lent.load(Ordering::Relaxed);
         assert_eq!(set(&service, guests("")).await, Ok(()));
+        assert_eq!(lent(), 1);
         assert_eq!(set(&service, guests("cellar")).await, Err(Code::FailedPrecondition));
+        assert_eq!(lent(), 1, "those of another machine are not lent");
         assert_eq!(set(&service, slots("worker", 3)).await, Ok(()));
         let state = &farm.scheduler.machines().await[0];
         assert_eq!((state.slots, state.duty), (3, Duty::Paused), "what is not said stays");

@@ -2,6 +2,7 @@
 //! any more.
 
 use std::collections::HashMap;
+use std::error::Error as _;
 use std::future::Future;
 use std::time::Duration;
 
@@ -52,12 +53,12 @@ impl Calls {
         while self.tasks.try_join_next().is_some() {}
         let reply = Reply { id, send: self.send.clone() };
         let handle = self.tasks.spawn(async move {
-            let result = match client {
-                Some(client) => perform(client, call, &reply).await,
-                None => Err(Status::unavailable("there is no connection to the node")),
+            let failure = match client {
+                Some(client) => perform(client, call, &reply).await.err().map(|status| failure(&status)),
+                None => Some(no_node()),
             };
-            if let Err(status) = result {
-                reply.send(Answer::Failed(failure(&status))).await;
+            if let Some(failure) = failure {
+                reply.send(Answer::Failed(failure)).await;
             }
         });
         self.open.insert(id.slot, handle);
@@ -144,14 +145,34 @@ async fn stream<T>(
     Ok(())
 }
 
+fn no_node() -> Failure {
+    let text = "there is no connection to the node".to_owned();
+    Failure { code: Code::Unavailable.into(), text, lost: true }
+}
+
 fn failure(status: &Status) -> Failure {
-    // What tonic says of a connection that broke helps nobody.
+    // A status that the node sent has no source.
+    let lost = matches!(status.code(), Code::Unavailable | Code::Unknown) && status.source().is_some();
     let text = match status.code() {
-        Code::Unavailable | Code::Unknown if std::error::Error::source(status).is_some() => {
-            "the connection to the node was lost".to_owned()
-        }
+        // What tonic says of a connection that broke helps nobody.
+        _ if lost => "the connection to the node was lost".to_owned(),
         Code::Unimplemented => "this node cannot do that: it is older than this program".to_owned(),
         _ => words(status),
     };
-    Failure { code: status.code().into(), text: sanitize::line(&text).into_owned() }
+    Failure { code: status.code().into(), text: sanitize::line(&text).into_owned(), lost }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_broken_connection_is_told_from_a_node_that_refuses() {
+        let broken = failure(&Status::from_error(Box::new(io::Error::from(io::ErrorKind::BrokenPipe))));
+        assert!(broken.lost && broken.text.contains("was lost"), "{broken:?}");
+        let refused = failure(&Status::unavailable("no address can be\nlistened at"));
+        assert!(!refused.lost && refused.code == 14 && refused.text.contains("no address"), "{refused:?}");
+    }
 }

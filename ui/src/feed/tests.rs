@@ -150,7 +150,9 @@ async fn calls_are_answered_refused_and_given_up() {
     let Answer::Failed(failure) = answer else { panic!("{answer:?}") };
     assert_eq!((failure.code, failure.text.as_str()), (5, "there is none of that name"));
     calls.ask(None, id(4), action("abc/1"));
-    assert!(matches!(calls.next().await.unwrap().1, Answer::Failed(failure) if failure.code == 14));
+    assert!(
+        matches!(calls.next().await.unwrap().1, Answer::Failed(failure) if failure.code == 14 && failure.lost)
+    );
 }
 
 #[tokio::test]

@@ -33,6 +33,7 @@ type Places = Vec<(Arc<str>, usize)>;
 impl Builds {
     /// Makes the rows anew, and keeps the chosen build chosen.
     pub(crate) fn refresh(&mut self, farm: &Farm, now: Option<Stamp>, list: &mut ListState) {
+        self.places = places(farm);
         let mut rows: Vec<_> = farm.builds.all().filter(|build| self.wants(build)).collect();
         rows.sort_by(|a, b| order(a, b, list.sort, now));
         self.rows = rows.into_iter().map(|build| build.invocation.clone()).collect();
@@ -42,7 +43,6 @@ impl Builds {
             list.selected = at;
         }
         self.chosen = self.rows.get(list.selected).cloned();
-        self.places = places(farm);
     }
 
     /// Machines on which actions of a build run, and how many; the most first.
@@ -96,4 +96,39 @@ fn order(a: &BuildRow, b: &BuildRow, sort: Option<Sort>, now: Option<Stamp>) -> 
 
 fn hit_rate(build: &BuildRow) -> f64 {
     build.wire.hits as f64 / build.wire.lookups.max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use farmhand_proto::control::operation::Stage;
+    use farmhand_proto::control::{Build, Operation, WatchResponse};
+
+    use super::*;
+
+    #[test]
+    fn a_filter_by_machine_knows_where_a_build_runs_now() {
+        let mut farm = Farm::default();
+        let build = Build { invocation: "b".into(), ..Default::default() };
+        let on = |machine: &str| Operation {
+            name: "operations/1".into(),
+            invocation: "b".into(),
+            stage: Stage::Running.into(),
+            machine: machine.into(),
+            ..Default::default()
+        };
+        let told = WatchResponse { builds: vec![build], operations: vec![on("attic")], ..Default::default() };
+        farm.apply(told, Duration::ZERO);
+        let (mut builds, mut list) = (Builds::default(), ListState::default());
+        builds.filter = Filter::parse("kitchen").unwrap();
+        builds.refresh(&farm, None, &mut list);
+        assert!(builds.rows.is_empty());
+        farm.apply(WatchResponse { operations: vec![on("kitchen")], ..Default::default() }, Duration::ZERO);
+        builds.refresh(&farm, None, &mut list);
+        assert_eq!(
+            (builds.rows.as_slice(), builds.places("b")),
+            (&["b".into()][..], &[("kitchen".into(), 1)][..])
+        );
+    }
 }

@@ -104,11 +104,17 @@ impl Inviting {
     /// The node refused, or the call broke.
     pub(crate) fn failed(&mut self, failure: &Failure) {
         let remedy = match failure.code {
+            _ if failure.lost => "the invitation ended with it: invite again when the node is back",
             9 => "end the other one first: it is that of `farmhand invite` or of another dashboard",
             14 => "`peer-listen` says where others may call; see `farmhand settings`",
             _ => "",
         };
         self.end = Some(Ending { text: failure.text.clone(), remedy, is_good: false });
+    }
+
+    /// The node tells no more of it.
+    pub(crate) fn over(&mut self) {
+        self.end.get_or_insert_with(Ending::without_a_word);
     }
 
     /// The command to type on the other machine.
@@ -153,6 +159,7 @@ impl Joining {
     /// It came to nothing.
     pub(crate) fn failed(&mut self, failure: &Failure) {
         let remedy = match failure.code {
+            _ if failure.lost => "once the node is back, `farmhand status` names the farm of this machine",
             5 if !self.has_address => "type the address that the other screen shows after the code",
             5 | 7 => "look at the code again, or let the other machine give out another",
             14 => "is the invitation still open there, and does a firewall let its port through?",
@@ -160,6 +167,21 @@ impl Joining {
             _ => "",
         };
         self.end = Some(Ending { text: failure.text.clone(), remedy, is_good: false });
+    }
+
+    /// The node tells no more of it.
+    pub(crate) fn over(&mut self) {
+        self.end.get_or_insert_with(Ending::without_a_word);
+    }
+}
+
+// === impl Ending ===
+
+impl Ending {
+    /// The node ended it and did not say how.
+    fn without_a_word() -> Self {
+        let text = "The node ended it without a word.".to_owned();
+        Self { text, remedy: "8 Logs may say why", is_good: false }
     }
 }
 
@@ -243,7 +265,7 @@ mod tests {
 
     #[test]
     fn what_failed_tells_what_to_do() {
-        let failure = |code| Failure { code, text: "no".into() };
+        let failure = |code| Failure { code, text: "no".into(), lost: false };
         let mut joining = Joining::default();
         joining.failed(&failure(5));
         assert!(joining.end.as_ref().unwrap().remedy.contains("address"));

@@ -231,7 +231,6 @@ impl Farm {
         }
         machines.truncate(MACHINES);
         machines.iter_mut().for_each(wire::clean_machine);
-        wire::tell_apart(&mut machines);
         for event in events::of_machines(&self.machines, &machines) {
             self.tell(event.0, &event.1, "");
         }

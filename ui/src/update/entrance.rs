@@ -101,9 +101,18 @@ pub(super) fn answer(model: &mut Model, slot: Slot, answer: Answer, todo: &mut T
             model.entrance.inviting.get_or_insert_default().failed(&failure);
             tell_end(model, todo);
         }
+        (Slot::Invite, Answer::Ended) => {
+            model.entrance.inviting.get_or_insert_default().over();
+            tell_end(model, todo);
+        }
         (Slot::Join, Answer::Farm(farm)) => may_join(model, &farm, todo),
         (Slot::Join, Answer::Join(response)) => {
             model.entrance.joining.get_or_insert_default().take(*response)
+        }
+        (Slot::Join, Answer::Ended) => {
+            if let Some(joining) = &mut model.entrance.joining {
+                joining.over();
+            }
         }
         (Slot::Join, Answer::Failed(failure)) => match &mut model.entrance.joining {
             Some(joining) => joining.failed(&failure),

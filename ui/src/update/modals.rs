@@ -109,9 +109,6 @@ fn command(model: &mut Model, line: &str, todo: &mut Todo) {
         return;
     }
     match keymap::command(&model.places(), name) {
-        Some(binding) if binding.changes && model.rights.read_only => {
-            model.complain("read-only: nothing is changed from here");
-        }
         Some(binding) => super::act(model, binding.act, argument, todo),
         None => model.complain(format!("there is no command {name:?} here; ? tells what there is")),
     }

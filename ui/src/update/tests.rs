@@ -198,7 +198,7 @@ fn an_answer_that_is_not_wanted_any_more_changes_nothing() {
     let id = *id;
     let todo = press(&mut model, "1");
     assert!(todo.commands.contains(&Command::Cancel(Slot::History)));
-    let failure = Failure { code: 14, text: "late".to_owned() };
+    let failure = Failure { code: 14, text: "late".to_owned(), lost: false };
     send(&mut model, Message::Answer(id, Answer::Failed(failure)));
     assert_eq!(model.notice, None);
 }

@@ -172,19 +172,23 @@ fn running(model: &Model, canvas: &mut Canvas<'_>, area: Rect, machine: &Machine
 /// Who wants to come in, and by what, in the last lines of `area`; what is left of it.
 fn entrance(model: &Model, canvas: &mut Canvas<'_>, area: Rect) -> Rect {
     let lines = entrance_lines(model);
+    let may = !model.rights.read_only;
     let height = (lines.len() as u16).min(ENTRANCE).min(area.height.saturating_sub(4));
     let rest = Rect { height: area.height - height, ..area };
     for (y, (text, role, act)) in (rest.bottom()..area.bottom()).zip(lines) {
         let line = Rect { y, height: 1, ..area };
         let x = area.x + 1 + canvas.text(area.x + 1, y, 1, canvas.glyphs.alarm, role) + 1;
         canvas.text(x, y, area.right().saturating_sub(x), &text, role);
-        canvas.hit(line, Hit::Act(act));
+        if may {
+            canvas.hit(line, Hit::Act(act));
+        }
     }
     rest
 }
 
 fn entrance_lines(model: &Model) -> Vec<(String, Role, Act)> {
-    let entrance = &model.farm().entrance;
+    // Who waits is told on a paused screen too: newcomers do not wait for it.
+    let entrance = &model.live.entrance;
     let may = !model.rights.read_only;
     let mut lines: Vec<_> = entrance
         .waiting
@@ -196,7 +200,7 @@ fn entrance_lines(model: &Model) -> Vec<(String, Role, Act)> {
         })
         .collect();
     if let Some(open) = &entrance.invitation {
-        let left = left(Stamp::of(open.expires.as_ref()), model.node_now()).unwrap_or_default();
+        let left = left(Stamp::of(open.expires.as_ref()), model.live_now()).unwrap_or_default();
         let own = model.entrance.inviting.as_ref().filter(|own| !own.code.is_empty() && may);
         let what = match own {
             Some(own) => format!("invitation {} is open; I shows it", own.code),
@@ -211,7 +215,8 @@ fn entrance_lines(model: &Model) -> Vec<(String, Role, Act)> {
     lines
 }
 
-fn state_role(state: machine::State) -> Role {
+/// The look of a state.
+pub(in crate::view) fn state_role(state: machine::State) -> Role {
     match state {
         machine::State::Active => Role::Good,
         machine::State::Lost | machine::State::Refused | machine::State::Incompatible => Role::Bad,

@@ -235,8 +235,8 @@ fn machines() {
 fn machines_in_every_state() {
     let mut model = testing::with(View::Machines, |farm| farm.machines = testing::crowd());
     check_view("machines-states", &mut model);
-    for (row, name) in ["shed", "nas", "cousin", "tower"].into_iter().enumerate() {
-        press(&mut model, if row == 0 { "jjj" } else { "j" });
+    for (row, name) in ["laptop", "shed", "nas", "cousin", "tower"].into_iter().enumerate() {
+        press(&mut model, if row == 0 { "jj" } else { "j" });
         let picture = screen(&mut model, 80, 24);
         assert!(picture.contains(&format!("── {name} ─")), "{picture}");
         check(&format!("machines-{name}-80x24"), &picture);

@@ -98,7 +98,7 @@ impl EventKind {
             Self::MachineJoined => ("", "joined"),
             Self::MachineLeft => ("", "left"),
             Self::MachineIs(State::Active) => ("", "takes actions"),
-            Self::MachineIs(State::Yielding) => ("", "gives way to its user"),
+            Self::MachineIs(State::Yielding) => ("", "lends less for a while"),
             Self::MachineIs(State::Draining) => ("", "is draining"),
             Self::MachineIs(State::Paused) => ("", "is paused"),
             Self::MachineIs(State::Lost) => ("", "does not answer"),

@@ -1,7 +1,5 @@
 //! Makes the texts of messages harmless.
 
-use std::collections::HashSet;
-
 use farmhand_proto::control;
 
 use crate::sanitize::in_place;
@@ -33,17 +31,6 @@ pub(super) fn clean_machine(machine: &mut control::Machine) {
     for tenancy in tenancies {
         in_place(&mut tenancy.owner);
         in_place(&mut tenancy.person);
-    }
-}
-
-/// Gives machines of one name names that differ: the later ones get the beginning of their id.
-pub(super) fn tell_apart(machines: &mut [control::Machine]) {
-    let mut known = HashSet::new();
-    for machine in machines {
-        if !known.insert(machine.name.clone()) {
-            let id: String = machine.id.chars().take(4).collect();
-            machine.name = format!("{} {id}", machine.name);
-        }
     }
 }
 

@@ -273,8 +273,8 @@ fn sentence(machine: &Machine) -> String {
     match machine.state() {
         machine::State::Active => format!("takes actions: {busy} of {slots} slots in use{because}"),
         machine::State::Yielding => {
-            let why = if reason.is_empty() { "somebody uses it" } else { reason };
-            format!("yields, takes nothing new: {why}; {busy} still run")
+            let why = if reason.is_empty() { "lends fewer slots for now" } else { reason };
+            format!("{why}; {busy} of {slots} slots in use")
         }
         machine::State::Draining if busy == 0 => format!("drained: it may leave{because}"),
         machine::State::Draining => format!("draining: {busy} still run, takes nothing new{because}"),

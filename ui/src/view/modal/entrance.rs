@@ -100,7 +100,7 @@ fn open(model: &Model, inviting: &Inviting, cells: usize) -> Vec<Line> {
         lines.push(line(format!("  (this machine is also {})", others.join(", ")), Role::Dim));
     }
     lines.push(line("", Role::Text));
-    let left = left(inviting.expires, model.node_now()).unwrap_or_default();
+    let left = left(inviting.expires, model.live_now()).unwrap_or_default();
     let share = left.as_secs_f64() / LIFETIME.as_secs_f64();
     lines.push(Line::Bar(share, format!("{} left", clock(left))));
     match &inviting.wrong {

@@ -11,6 +11,7 @@ use ratatui::style::Style;
 use crate::canvas::Canvas;
 use crate::format;
 use crate::model::farm::{BuildRow, Event, Use, is_up, machine_glyph};
+use crate::model::machines::state_words;
 use crate::model::op::Status;
 use crate::model::overview::Pane;
 use crate::model::{ListId, Model, Op};
@@ -18,6 +19,7 @@ use crate::options::ColourDepth;
 use crate::sanitize;
 use crate::theme::Role;
 
+use super::super::machines::state_role;
 use super::super::{bars, graph, table};
 
 /// Paints rows of a list, and the cursor in the box that has the keys.
@@ -147,27 +149,16 @@ fn slot_sign(canvas: &Canvas<'_>, sender: usize) -> (String, Style) {
     }
 }
 
-/// The state of a machine that does not take actions, with the age of what is known of a lost one.
+/// The state of a machine that is not as it should be, with the age of what is known of a lost one.
 fn state_word(machine: &Machine) -> Option<String> {
-    let heard = machine.last_heard.as_ref().and_then(std_duration).unwrap_or_default();
+    let word = state_words(machine);
     match machine.state() {
         State::Active => None,
-        State::Yielding => Some("yields".to_owned()),
-        State::Draining => Some("draining".to_owned()),
-        State::Paused => Some("paused".to_owned()),
-        State::Lost => Some(format!("lost {}", format::age(heard))),
-        State::Connecting => Some("calling".to_owned()),
-        State::Refused => Some("refused".to_owned()),
-        State::Incompatible => Some("misfit".to_owned()),
-        State::Unspecified => Some("unknown".to_owned()),
-    }
-}
-
-fn state_role(state: State) -> Role {
-    match state {
-        State::Active => Role::Good,
-        State::Lost | State::Refused | State::Incompatible => Role::Bad,
-        _ => Role::Warn,
+        State::Lost => {
+            let heard = machine.last_heard.as_ref().and_then(std_duration).unwrap_or_default();
+            Some(format!("{word} {}", format::age(heard)))
+        }
+        _ => Some(word.to_owned()),
     }
 }
 

@@ -68,7 +68,7 @@ pub(super) fn answers(call: &Call) -> Vec<Answer> {
         ]
         .map(|news| Answer::Join(Box::new(control::JoinResponse { news: Some(news) })))
         .into(),
-        _ => vec![Answer::Failed(Failure { code: 12, text: "this node cannot do that".into() })],
+        _ => vec![Answer::Failed(Failure { code: 12, text: "this node cannot do that".into(), lost: false })],
     }
 }
 
@@ -191,7 +191,7 @@ fn output(request: &control::ReadOutputRequest) -> Vec<Answer> {
         "compiling\r\x1b[Kmain.cc:3: \x1b[1;31merror:\x1b[0m expected ';'\n\x1b]0;owned\x07  3 | int x\n";
     let piece = control::ReadOutputResponse { offset: 0, data: text.into(), ended: false };
     match request.stream {
-        1 => vec![Answer::Failed(Failure { code: 5, text: "none".into() })],
+        1 => vec![Answer::Failed(Failure { code: 5, text: "none".into(), lost: false })],
         _ => vec![Answer::Output(piece)],
     }
 }

@@ -142,6 +142,7 @@ fn any_answer(call: &Call, what: u8, text: &str) -> Vec<Answer> {
         (0, _) => vec![Answer::Failed(Failure {
             code: i32::from(what % 17),
             text: crate::sanitize::line(text).into_owned(),
+            lost: what > 128,
         })],
         (1, Call::Invite(_)) => vec![news(invite_response::News::Invitation(control::Invitation {
             code: text.into(),

@@ -1,8 +1,12 @@
 //! How a machine comes into the farm by the dashboard: keys, calls and pictures.
 
+use crossterm::event::{KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 use farmhand_proto::control::{self, Entrance, WatchResponse, invite_response};
+use ratatui::layout::Rect;
 
 use super::answers::{calls, news, serve};
+use crate::canvas::Hit;
+use crate::keymap::Act;
 use crate::message::{Answer, Call, CallId, Command, Failure, FeedEvent, Message, Slot, Todo};
 use crate::model::Model;
 use crate::model::modal::Modal;
@@ -18,6 +22,11 @@ fn waiting(model: &mut Model) {
     told(model, Entrance { waiting: vec![testing::newcomer()], ..Default::default() });
 }
 
+fn click(model: &mut Model, column: u16, row: u16) -> Todo {
+    let kind = MouseEventKind::Down(MouseButton::Left);
+    send(model, Message::Mouse(MouseEvent { kind, column, row, modifiers: KeyModifiers::NONE }))
+}
+
 fn open_invitation() -> control::OpenInvitation {
     control::OpenInvitation { farm: "lab".into(), expires: ago(-250.0), tries_left: 5, ..Default::default() }
 }
@@ -31,6 +40,18 @@ fn inviting() -> (Model, CallId) {
     assert!(request.ask, "a person has the last word");
     serve(&mut model, &todo);
     told(&mut model, Entrance { invitation: Some(open_invitation()), ..Default::default() });
+    (model, *id)
+}
+
+/// A dashboard that joins another farm, and the call that does.
+fn joining() -> (Model, CallId) {
+    let mut model = model(View::Machines);
+    let todo = press(&mut model, ":join 482-zoo-abandon<enter>");
+    serve(&mut model, &todo);
+    let todo = press(&mut model, "y");
+    let asked = calls(&todo);
+    let [(id, Call::Join(_))] = asked.as_slice() else { panic!("{asked:?}") };
+    serve(&mut model, &todo);
     (model, *id)
 }
 
@@ -139,6 +160,64 @@ fn where_one_may_only_read_nobody_is_let_in() {
 }
 
 #[test]
+fn where_one_may_only_read_the_mouse_lets_nobody_in_either() {
+    let mut model = model(View::Machines);
+    model.rights.read_only = true;
+    let invitation = Some(open_invitation());
+    told(&mut model, Entrance { waiting: vec![testing::newcomer()], invitation });
+    let picture = screen(&mut model, 80, 24);
+    let lines = picture.lines().enumerate();
+    let lines: Vec<_> = lines
+        .filter(|(_, line)| line.contains("asks to come in") || line.contains("an invitation is open"))
+        .map(|(row, _)| row as u16)
+        .collect();
+    assert_eq!(lines.len(), 2, "{picture}");
+    for row in lines {
+        let todo = click(&mut model, 10, row);
+        assert!(todo.commands.is_empty() && model.modal.is_none(), "{todo:?}");
+    }
+    // Nor does what was painted before.
+    for act in [Act::Answer, Act::Invite, Act::Join, Act::Drain] {
+        model.notice = None;
+        model.drawn.hits = vec![(Rect::new(0, 0, 1, 1), Hit::Act(act))];
+        let todo = click(&mut model, 0, 0);
+        assert!(todo.commands.is_empty() && model.modal.is_none(), "{act:?}");
+        assert!(model.notice.as_ref().is_some_and(|notice| notice.text.contains("read-only")), "{act:?}");
+    }
+}
+
+#[test]
+fn the_mouse_answers_where_one_may() {
+    let mut model = model(View::Machines);
+    waiting(&mut model);
+    press(&mut model, "<esc>");
+    let picture = screen(&mut model, 80, 24);
+    let row = picture.lines().position(|line| line.contains("asks to come in")).unwrap();
+    click(&mut model, 10, row as u16);
+    assert!(matches!(model.modal, Some(Modal::Newcomer(_))));
+}
+
+#[test]
+fn on_a_paused_screen_newcomers_and_the_time_that_is_left_go_on() {
+    let (mut model, _) = inviting();
+    press(&mut model, "<esc> ");
+    let later = WatchResponse {
+        now: ago(-10.0),
+        entrance: Some(Entrance { waiting: vec![testing::newcomer()], invitation: Some(open_invitation()) }),
+        ..Default::default()
+    };
+    send(&mut model, Message::Feed(FeedEvent::Changes(Box::new(later))));
+    assert!(matches!(model.modal, Some(Modal::Newcomer(_))));
+    press(&mut model, "<esc>");
+    let picture = screen(&mut model, 80, 24);
+    assert!(picture.contains("PAUSED") && picture.contains("annex asks to come in"), "{picture}");
+    assert!(picture.contains("I shows it, 4:00 left"), "{picture}");
+    press(&mut model, "I");
+    let picture = screen(&mut model, 80, 24);
+    assert!(picture.contains("4:00 left"), "{picture}");
+}
+
+#[test]
 fn how_an_invitation_ended_is_told_with_or_without_its_dialog() {
     let joined = || {
         news(invite_response::News::End(control::InvitationEnd {
@@ -156,9 +235,62 @@ fn how_an_invitation_ended_is_told_with_or_without_its_dialog() {
     send(&mut model, Message::Answer(id, joined()));
     assert!(model.notice.as_ref().is_some_and(|notice| !notice.is_bad && notice.text.contains("annex")));
     let (mut model, id) = inviting();
-    let failure = Failure { code: 14, text: "the connection to the node was lost".into() };
+    let failure = Failure { code: 14, text: "no address can be listened at".into(), lost: false };
     send(&mut model, Message::Answer(id, Answer::Failed(failure)));
     assert!(screen(&mut model, 80, 24).contains("farmhand settings"));
+}
+
+#[test]
+fn a_lost_connection_is_not_blamed_on_ports() {
+    let lost = || {
+        Answer::Failed(Failure { code: 14, text: "the connection to the node was lost".into(), lost: true })
+    };
+    let (mut model, id) = inviting();
+    send(&mut model, Message::Answer(id, lost()));
+    let picture = screen(&mut model, 80, 24);
+    assert!(
+        picture.contains("invite again when the node is back") && !picture.contains("peer-listen"),
+        "{picture}"
+    );
+    let (mut model, id) = joining();
+    send(&mut model, Message::Answer(id, lost()));
+    let picture = screen(&mut model, 80, 24);
+    assert!(picture.contains("`farmhand status`") && !picture.contains("firewall"), "{picture}");
+}
+
+#[test]
+fn a_stream_that_ends_without_a_word_is_told() {
+    const WORDS: &str = "The node ended it without a word.";
+    let (mut model, id) = inviting();
+    send(&mut model, Message::Answer(id, Answer::Ended));
+    let picture = screen(&mut model, 80, 24);
+    assert!(picture.contains(WORDS) && picture.contains("8 Logs may say why"), "{picture}");
+    press(&mut model, "<esc>");
+    told(&mut model, Entrance::default());
+    assert!(matches!(&calls(&press(&mut model, "I"))[..], [(_, Call::Invite(_))]), "another one is opened");
+    let (mut model, id) = inviting();
+    press(&mut model, "<esc>");
+    send(&mut model, Message::Answer(id, Answer::Ended));
+    assert!(model.notice.as_ref().is_some_and(|notice| notice.is_bad && notice.text.contains(WORDS)));
+    let (mut model, id) = joining();
+    send(&mut model, Message::Answer(id, Answer::Ended));
+    assert!(screen(&mut model, 80, 24).contains(WORDS));
+    press(&mut model, "<esc>");
+    assert!(model.entrance.joining.is_none() && model.modal.is_none());
+}
+
+#[test]
+fn a_stream_that_ends_after_its_outcome_changes_nothing() {
+    let (mut model, id) = joining();
+    let joined = control::JoinResponse {
+        news: Some(control::join_response::News::Joined(control::Joined {
+            farm: "lab".into(),
+            ..Default::default()
+        })),
+    };
+    send(&mut model, Message::Answer(id, Answer::Join(Box::new(joined))));
+    send(&mut model, Message::Answer(id, Answer::Ended));
+    assert!(screen(&mut model, 80, 24).contains("is in the farm \"lab\" now"));
 }
 
 #[test]
@@ -181,7 +313,7 @@ fn joining_asks_before_a_farm_is_left_and_shows_the_words() {
     let id = *id;
     serve(&mut model, &todo);
     check("joining-80x24", &screen(&mut model, 80, 24));
-    let failure = Failure { code: 7, text: "the code is wrong".into() };
+    let failure = Failure { code: 7, text: "the code is wrong".into(), lost: false };
     send(&mut model, Message::Answer(id, Answer::Failed(failure)));
     let picture = screen(&mut model, 80, 24);
     assert!(picture.contains("the code is wrong") && picture.contains("look at the code again"), "{picture}");
