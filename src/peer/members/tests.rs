@@ -331,7 +331,7 @@ fn who_is_gone_for_long_is_forgotten_and_who_is_configured_is_not() {
     assert_eq!(bench.members.list().len(), 3);
     assert_eq!(bench.members.proven().len(), 2);
     bench.pass(FORGET_AFTER + SECOND);
-    assert_eq!(&*bench.one().name, "attic");
+    assert_eq!(&*bench.one().name, "attic:8981");
 }
 
 // === any events in any order ===
