@@ -3,7 +3,7 @@
 //! A machine is announced as `_farmhand._tcp.local.` with its id as instance and host name, and two facts:
 //! the protocol and the tag of its farm. Whatever is heard was said by anybody: it is checked
 //! ([`announcement`]), kept within bounds, and is a hint where to dial. The engine is a thread of the
-//! crate `mdns-sd`, which is named here alone; [`interfaces`] says where it may speak and listen.
+//! crate `mdns-sd`, which is named here alone; [`interfaces`](super::interfaces) says where it may speak and listen.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
