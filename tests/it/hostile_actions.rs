@@ -36,8 +36,9 @@ fn resident(pid: u32) -> u64 {
 async fn a_fork_bomb_has_the_processes_of_one_action() {
     let node = Node::builder().arguments(&["--slots", "2", "--action-processes", "200"]).start();
     let client = node.client().await;
-    // Each process starts two more, for as long as it can.
-    let bomb = "f() { f & f & sleep 31337133; }; f 2> /dev/null; sleep 31337133";
+    // Each process starts two more, for as long as it can. The shell that began it starts one
+    // and becomes a sleep: one that cannot start a process would end, and with it the action.
+    let bomb = "f() { f & f & sleep 31337133; }; f 2> /dev/null & exec sleep 31337133";
     let bomb = ActionBuilder::sh(bomb).timeout_ms(3_000).do_not_cache();
     let (bombed, ()) = tokio::join!(bomb.run(&client), async {
         for round in 0..10 {
