@@ -11,7 +11,10 @@ const REGENERATE: &str = "FARMHAND_REGENERATE";
 /// The packages: their files, and the module that has each.
 const PACKAGES: [(&str, &[&str]); 2] = [
     ("farmhand.v1", &["farmhand/v1/control.proto", "farmhand/v1/farm.proto"]),
-    ("farmhand.peer.v1", &["farmhand/peer/v1/peer.proto", "farmhand/peer/v1/join.proto"]),
+    (
+        "farmhand.peer.v1",
+        &["farmhand/peer/v1/peer.proto", "farmhand/peer/v1/join.proto", "farmhand/peer/v1/copies.proto"],
+    ),
 ];
 
 fn generate(root: &Path, out: &Path) {

@@ -114,6 +114,26 @@ pub struct MachineState {
     /// Actions of others that it runs now; unset where it was not counted.
     #[prost(uint32, optional, tag = "17")]
     pub guests: ::core::option::Option<u32>,
+    /// Whether copies on it count: it offers disk, and is not likely to leave. Unset by programs that keep
+    /// no copies.
+    #[prost(bool, optional, tag = "18")]
+    pub keeps_copies: ::core::option::Option<bool>,
+    /// Whether it caches only, because it may go at any moment (a laptop on battery, or it was told so).
+    #[prost(bool, tag = "19")]
+    pub transient: bool,
+    /// Whether it is about to leave: what it alone has is to be brought elsewhere.
+    #[prost(bool, tag = "20")]
+    pub leaving: bool,
+    /// Copies that it has to make, or to see to: their number and bytes.
+    #[prost(uint64, tag = "21")]
+    pub owed_copies: u64,
+    #[prost(uint64, tag = "22")]
+    pub owed_bytes: u64,
+    /// Blobs and results that perhaps nobody else has, with their bytes: what would be lost with it.
+    #[prost(uint64, tag = "23")]
+    pub sole_entries: u64,
+    #[prost(uint64, tag = "24")]
+    pub sole_bytes: u64,
 }
 /// Actions of the caller that wait and that the other machine could run.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1199,3 +1219,627 @@ pub struct JoinRefused {}
 /// Sealed, from the newcomer: it has written the key down.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinKept {}
+/// Are these there?
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HaveRequest {
+    /// Keys, one after the other; 20,000 at most.
+    #[prost(bytes = "vec", tag = "1")]
+    pub keys: ::prost::alloc::vec::Vec<u8>,
+    /// Whether the life of those that are there is extended, as by a client that asks.
+    #[prost(bool, tag = "2")]
+    pub extend: bool,
+}
+/// Which are not.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HaveResponse {
+    /// A bit for each key, the lowest of each byte first: set if it is there.
+    #[prost(bytes = "vec", tag = "1")]
+    pub present: ::prost::alloc::vec::Vec<u8>,
+}
+/// Take these.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GiveRequest {
+    /// 2,000 at most, of 4 MiB together.
+    #[prost(message, repeated, tag = "1")]
+    pub entries: ::prost::alloc::vec::Vec<Entry>,
+    /// Whether the data of all of them is compressed, each for itself, with zstd.
+    #[prost(bool, tag = "2")]
+    pub compressed: bool,
+}
+/// An entry of a store.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Entry {
+    /// Its key.
+    #[prost(bytes = "vec", tag = "1")]
+    pub key: ::prost::alloc::vec::Vec<u8>,
+    /// The blob; for an action result its stored form: key of the action (41 bytes), length of the instance
+    /// name (two bytes, little endian), instance name, encoded ActionResult.
+    #[prost(bytes = "vec", tag = "2")]
+    pub data: ::prost::alloc::vec::Vec<u8>,
+    /// Seconds since its last use.
+    #[prost(uint32, tag = "3")]
+    pub age: u32,
+}
+/// What became of each, in their order.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GiveResponse {
+    /// As many as entries were sent.
+    #[prost(enumeration = "give_response::Taken", repeated, tag = "1")]
+    pub taken: ::prost::alloc::vec::Vec<i32>,
+}
+/// Nested message and enum types in `GiveResponse`.
+pub mod give_response {
+    /// What became of one.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Taken {
+        Unspecified = 0,
+        /// It is stored.
+        Stored = 1,
+        /// There is no room for it.
+        NoRoom = 2,
+        /// It is not what its key says.
+        Bad = 3,
+    }
+    impl Taken {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "TAKEN_UNSPECIFIED",
+                Self::Stored => "TAKEN_STORED",
+                Self::NoRoom => "TAKEN_NO_ROOM",
+                Self::Bad => "TAKEN_BAD",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "TAKEN_UNSPECIFIED" => Some(Self::Unspecified),
+                "TAKEN_STORED" => Some(Self::Stored),
+                "TAKEN_NO_ROOM" => Some(Self::NoRoom),
+                "TAKEN_BAD" => Some(Self::Bad),
+                _ => None,
+            }
+        }
+    }
+}
+/// These are safe.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SettleRequest {
+    /// Keys, one after the other; 20,000 at most.
+    #[prost(bytes = "vec", tag = "1")]
+    pub keys: ::prost::alloc::vec::Vec<u8>,
+    /// What the caller takes for the farm: a number that differs where machines would not agree on who has which
+    /// entry. Who takes another farm for it asks for itself; with 0, everybody does.
+    #[prost(fixed64, tag = "2")]
+    pub farm: u64,
+}
+/// Noted.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SettleResponse {}
+/// Send these.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResultsRequest {
+    /// Keys of action results, one after the other; 1,000 at most.
+    #[prost(bytes = "vec", tag = "1")]
+    pub keys: ::prost::alloc::vec::Vec<u8>,
+}
+/// Those that are there.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ResultsResponse {
+    /// In any order; `age` is not told.
+    #[prost(message, repeated, tag = "1")]
+    pub entries: ::prost::alloc::vec::Vec<Entry>,
+}
+/// Generated client implementations.
+pub mod copies_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// What a member offers another of its store.
+    #[derive(Debug, Clone)]
+    pub struct CopiesClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> CopiesClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> CopiesClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            CopiesClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Whether it has them. INVALID_ARGUMENT when these are no keys, or too many.
+        pub async fn have(
+            &mut self,
+            request: impl tonic::IntoRequest<super::HaveRequest>,
+        ) -> std::result::Result<tonic::Response<super::HaveResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/farmhand.peer.v1.Copies/Have",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("farmhand.peer.v1.Copies", "Have"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Takes copies. Each is verified, and has its own answer.
+        pub async fn give(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GiveRequest>,
+        ) -> std::result::Result<tonic::Response<super::GiveResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/farmhand.peer.v1.Copies/Give",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("farmhand.peer.v1.Copies", "Give"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// There are as many copies of these as there should be. Those the machine has not got are left out.
+        pub async fn settle(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SettleRequest>,
+        ) -> std::result::Result<tonic::Response<super::SettleResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/farmhand.peer.v1.Copies/Settle",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("farmhand.peer.v1.Copies", "Settle"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Action results, in the form in which they are stored. Those it has not got are left out, and so are
+        /// those that would not fit into one message.
+        pub async fn results(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ResultsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ResultsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/farmhand.peer.v1.Copies/Results",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("farmhand.peer.v1.Copies", "Results"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod copies_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with CopiesServer.
+    #[async_trait]
+    pub trait Copies: std::marker::Send + std::marker::Sync + 'static {
+        /// Whether it has them. INVALID_ARGUMENT when these are no keys, or too many.
+        async fn have(
+            &self,
+            request: tonic::Request<super::HaveRequest>,
+        ) -> std::result::Result<tonic::Response<super::HaveResponse>, tonic::Status>;
+        /// Takes copies. Each is verified, and has its own answer.
+        async fn give(
+            &self,
+            request: tonic::Request<super::GiveRequest>,
+        ) -> std::result::Result<tonic::Response<super::GiveResponse>, tonic::Status>;
+        /// There are as many copies of these as there should be. Those the machine has not got are left out.
+        async fn settle(
+            &self,
+            request: tonic::Request<super::SettleRequest>,
+        ) -> std::result::Result<tonic::Response<super::SettleResponse>, tonic::Status>;
+        /// Action results, in the form in which they are stored. Those it has not got are left out, and so are
+        /// those that would not fit into one message.
+        async fn results(
+            &self,
+            request: tonic::Request<super::ResultsRequest>,
+        ) -> std::result::Result<tonic::Response<super::ResultsResponse>, tonic::Status>;
+    }
+    /// What a member offers another of its store.
+    #[derive(Debug)]
+    pub struct CopiesServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> CopiesServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for CopiesServer<T>
+    where
+        T: Copies,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/farmhand.peer.v1.Copies/Have" => {
+                    #[allow(non_camel_case_types)]
+                    struct HaveSvc<T: Copies>(pub Arc<T>);
+                    impl<T: Copies> tonic::server::UnaryService<super::HaveRequest>
+                    for HaveSvc<T> {
+                        type Response = super::HaveResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::HaveRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Copies>::have(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = HaveSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/farmhand.peer.v1.Copies/Give" => {
+                    #[allow(non_camel_case_types)]
+                    struct GiveSvc<T: Copies>(pub Arc<T>);
+                    impl<T: Copies> tonic::server::UnaryService<super::GiveRequest>
+                    for GiveSvc<T> {
+                        type Response = super::GiveResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GiveRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Copies>::give(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GiveSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/farmhand.peer.v1.Copies/Settle" => {
+                    #[allow(non_camel_case_types)]
+                    struct SettleSvc<T: Copies>(pub Arc<T>);
+                    impl<T: Copies> tonic::server::UnaryService<super::SettleRequest>
+                    for SettleSvc<T> {
+                        type Response = super::SettleResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SettleRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Copies>::settle(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SettleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/farmhand.peer.v1.Copies/Results" => {
+                    #[allow(non_camel_case_types)]
+                    struct ResultsSvc<T: Copies>(pub Arc<T>);
+                    impl<T: Copies> tonic::server::UnaryService<super::ResultsRequest>
+                    for ResultsSvc<T> {
+                        type Response = super::ResultsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ResultsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Copies>::results(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ResultsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for CopiesServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "farmhand.peer.v1.Copies";
+    impl<T> tonic::server::NamedService for CopiesServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}

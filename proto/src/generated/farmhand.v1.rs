@@ -92,6 +92,24 @@ pub struct Machine {
     /// `joining` when one of both let the other in, or `called` when it found the answering one.
     #[prost(string, tag = "12")]
     pub found_by: ::prost::alloc::string::String,
+    /// Whether copies on it count; if not, `caches_because` says why in words: it caches only.
+    #[prost(bool, tag = "13")]
+    pub keeps_copies: bool,
+    #[prost(string, tag = "14")]
+    pub caches_because: ::prost::alloc::string::String,
+    /// Copies that it has still to make, or to see to: their number and bytes.
+    #[prost(uint64, tag = "15")]
+    pub owed_copies: u64,
+    #[prost(uint64, tag = "16")]
+    pub owed_bytes: u64,
+    /// Blobs and results that perhaps no other machine has, with their bytes: what is lost if it leaves now.
+    #[prost(uint64, tag = "17")]
+    pub sole_entries: u64,
+    #[prost(uint64, tag = "18")]
+    pub sole_bytes: u64,
+    /// Whether it is told to leave, and nothing is lost any more if it does.
+    #[prost(bool, tag = "19")]
+    pub safe_to_leave: bool,
     /// Bytes of blobs it holds, and may hold.
     #[prost(uint64, tag = "20")]
     pub used_bytes: u64,
@@ -341,6 +359,72 @@ pub struct Storage {
     /// Results pinned by a person.
     #[prost(uint64, tag = "12")]
     pub pinned: u64,
+    /// The copies that other machines have; unset where the farm keeps none.
+    #[prost(message, optional, tag = "13")]
+    pub replication: ::core::option::Option<Replication>,
+}
+/// The copies of what the node stores, on other machines of the farm, and of theirs here.
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct Replication {
+    /// Copies of each blob and result that the farm is to keep, and keeps with the machines it has.
+    #[prost(uint32, tag = "1")]
+    pub copies_wanted: u32,
+    #[prost(uint32, tag = "2")]
+    pub copies: u32,
+    /// Machines on which copies count, this one included.
+    #[prost(uint32, tag = "3")]
+    pub keepers: u32,
+    /// Copies that are to be made: all, those because a client or an action wrote something, and those because
+    /// a machine is gone, came back, or joined.
+    #[prost(uint64, tag = "4")]
+    pub owed_copies: u64,
+    #[prost(uint64, tag = "5")]
+    pub owed_bytes: u64,
+    #[prost(uint64, tag = "6")]
+    pub repair_copies: u64,
+    #[prost(uint64, tag = "7")]
+    pub repair_bytes: u64,
+    /// Age of the oldest write that has too few copies; unset when there is none.
+    #[prost(message, optional, tag = "8")]
+    pub lag: ::core::option::Option<crate::protobuf::Duration>,
+    /// Bytes a second at which copies were made of late; how long what is owed will take, unset when unknown.
+    #[prost(uint64, tag = "9")]
+    pub bytes_per_second: u64,
+    #[prost(message, optional, tag = "10")]
+    pub remaining: ::core::option::Option<crate::protobuf::Duration>,
+    /// Share of the entries that were compared with other machines since the farm last changed, 0 to 1.
+    #[prost(double, tag = "11")]
+    pub compared: f64,
+    /// Entries here by what is known of others: perhaps the only one, one of as many as should be, beyond
+    /// what should be (cached); with their bytes.
+    #[prost(uint64, tag = "12")]
+    pub sole_entries: u64,
+    #[prost(uint64, tag = "13")]
+    pub sole_bytes: u64,
+    #[prost(uint64, tag = "14")]
+    pub counted_entries: u64,
+    #[prost(uint64, tag = "15")]
+    pub counted_bytes: u64,
+    #[prost(uint64, tag = "16")]
+    pub spare_entries: u64,
+    #[prost(uint64, tag = "17")]
+    pub spare_bytes: u64,
+    /// Since the start: copies made on other machines with their bytes, and blobs and results that were read
+    /// from other machines with theirs.
+    #[prost(uint64, tag = "18")]
+    pub sent_copies: u64,
+    #[prost(uint64, tag = "19")]
+    pub sent_bytes: u64,
+    #[prost(uint64, tag = "20")]
+    pub fetched_entries: u64,
+    #[prost(uint64, tag = "21")]
+    pub fetched_bytes: u64,
+    /// Damaged blobs that were replaced by good copies since the start.
+    #[prost(uint64, tag = "22")]
+    pub healed: u64,
+    /// Copies that no machine has room for.
+    #[prost(uint64, tag = "23")]
+    pub refused_copies: u64,
 }
 /// One thing a person should know.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
