@@ -17,9 +17,11 @@ use futures_util::Stream;
 
 use crate::digest::Digest;
 
+pub mod compression;
 #[cfg(test)]
 pub mod conformance;
 pub mod disk;
+pub mod entry;
 pub mod fetch;
 pub mod memory;
 pub mod remote;
@@ -89,6 +91,19 @@ pub enum CasError {
         wanted: u64,
         /// What fills the room, and the remedy.
         reason: String,
+    },
+    /// It is stored, and not on as many machines as a writer is to wait for.
+    #[error(
+        "{what} is on {have} of the {wanted} machines it is to be on before it counts as stored; start more \
+         machines that keep copies, or lower copies-before-ack"
+    )]
+    TooFewCopies {
+        /// The blob or the result, for people.
+        what: String,
+        /// Copies that were to be there.
+        wanted: usize,
+        /// Copies that are known.
+        have: usize,
     },
     /// The operating system failed.
     #[error("{}: {source}", path.display())]

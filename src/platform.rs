@@ -21,7 +21,7 @@ pub mod manners;
 pub mod presence;
 pub mod toolchain;
 
-pub use load::{Load, Readings};
+pub use load::{Load, POWER_SUPPLIES, Readings, runs_on_battery};
 pub use machine::{MachineFacts, architecture, total_memory};
 
 /// What an action asks for, parsed from `Platform` messages.

@@ -37,6 +37,11 @@ impl<K: Eq + Hash, V> Recent<K, V> {
         Self { younger: HashMap::new(), older: HashMap::new(), weight: 0, most: (total / 2).max(1), weigh }
     }
 
+    /// Whether nothing is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.younger.is_empty() && self.older.is_empty()
+    }
+
     /// What is remembered under `key`, which counts as used.
     pub fn get<Q>(&mut self, key: &Q) -> Option<&V>
     where

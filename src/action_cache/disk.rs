@@ -16,6 +16,7 @@ use sha2::Digest as _;
 use super::{ActionCache, ActionCacheError, ActionKey};
 use crate::cas::CasError;
 use crate::cas::disk::{ActionPlace, Departure, DiskCas};
+use crate::cas::entry::EntryKey;
 use crate::digest::{Digest, KEY_LEN};
 use crate::instance::InstanceName;
 use crate::recent::Recent;
@@ -84,7 +85,7 @@ impl ActionCache for DiskActionCache {
 // === the stored form ===
 
 /// What a result is stored under.
-pub(super) fn identity(key: &ActionKey) -> [u8; 32] {
+pub(crate) fn identity(key: &ActionKey) -> [u8; 32] {
     let mut hash = sha2::Sha256::new();
     hash.update(DOMAIN);
     hash.update(key.action.to_key());
@@ -92,14 +93,25 @@ pub(super) fn identity(key: &ActionKey) -> [u8; 32] {
     hash.finalize().into()
 }
 
+/// Whether `data` is the stored form of a result that belongs under `key`, by what it says of itself: an
+/// action, an instance, and a message that can be read.
+pub(crate) fn is_stored_under(key: &EntryKey, data: &[u8]) -> bool {
+    let Some((action, message)) = parse(data) else { return false };
+    EntryKey::action(&identity(&action)) == *key && ActionResult::decode(message).is_ok()
+}
+
+/// The key that a record carries, and its message.
+fn parse(data: &[u8]) -> Option<(ActionKey, &[u8])> {
+    let (action, instance, message) = split(data)?;
+    let instance = InstanceName::parse(std::str::from_utf8(instance).ok()?).ok()?;
+    Some((ActionKey { instance, action: Digest::from_key(action)? }, message))
+}
+
 /// The key of the result stored under `hash`, out of the result's own record.
 pub(super) async fn key_of(cas: &DiskCas, hash: &[u8; 32]) -> Result<Option<ActionKey>, CasError> {
     let Some(stored) = cas.find_action(hash) else { return Ok(None) };
     let Some(data) = cas.read_action(stored).await? else { return Ok(None) };
-    Ok(split(&data).and_then(|(action, instance, _)| {
-        let instance = InstanceName::parse(std::str::from_utf8(instance).ok()?).ok()?;
-        Some(ActionKey { instance, action: Digest::from_key(action)? })
-    }))
+    Ok(parse(&data).map(|(key, _)| key))
 }
 
 /// Key of the action, length of the instance name, instance name, message.
@@ -115,7 +127,7 @@ fn encode(key: &ActionKey, result: &ActionResult) -> Bytes {
 }
 
 /// The message, if the record is one of `key`.
-fn decode(key: &ActionKey, data: &[u8]) -> Option<ActionResult> {
+pub(crate) fn decode(key: &ActionKey, data: &[u8]) -> Option<ActionResult> {
     let (action, instance, message) = split(data)?;
     let is_same = *action == key.action.to_key() && instance == key.instance.as_str().as_bytes();
     is_same.then(|| ActionResult::decode(message).ok()).flatten()

@@ -21,6 +21,7 @@ pub struct Fate {
 }
 
 /// Who knows what becomes of results.
+#[derive(Clone)]
 pub struct Fates {
     cas: DiskCas,
     results: DiskActionCache,

@@ -7,28 +7,32 @@
 //! Wrap it around the cache that shows complete results only; what is kept, and where that is
 //! written down, is the business of the store ([`crate::cas::disk`]).
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use farmhand_proto::reapi::ActionResult;
 
 use super::complete::named;
 use super::disk::identity;
 use super::{ActionCache, ActionCacheError, ActionKey, PinError, Pinning};
-use crate::cas::CasError;
 use crate::cas::disk::{DiskCas, KeepError};
+use crate::cas::{CasError, ContentAddressableStorage};
 use crate::digest::Digest;
 
 /// An action cache whose results can be pinned.
 pub struct PinnedActionCache<A> {
     inner: A,
     store: DiskCas,
+    brought: Arc<dyn ContentAddressableStorage>,
 }
 
 // === impl PinnedActionCache ===
 
 impl<A: ActionCache> PinnedActionCache<A> {
-    /// Decorates `inner`, whose results and blobs are in `store`.
-    pub fn new(inner: A, store: DiskCas) -> Self {
-        Self { inner, store }
+    /// Decorates `inner`, whose results and blobs are pinned in `store`. What `brought` does not list as
+    /// missing is there from then on.
+    pub fn new(inner: A, store: DiskCas, brought: Arc<dyn ContentAddressableStorage>) -> Self {
+        Self { inner, store, brought }
     }
 
     /// Pins anew what was pinned, as far as the lists of it were damaged. For a task beside the start.
@@ -61,11 +65,12 @@ impl<A: ActionCache> PinnedActionCache<A> {
 impl<A: ActionCache> Pinning for PinnedActionCache<A> {
     async fn pin(&self, key: &ActionKey) -> Result<u64, PinError> {
         let result = self.inner.get(key).await?.ok_or(PinError::NoResult)?;
-        let named = named(&self.store, key.action.function(), &result).await?;
-        if !named.unread.is_empty() {
+        let named = named(&*self.brought, key.action.function(), &result).await?;
+        let (hash, blobs): (_, Vec<Digest>) = (identity(key), named.blobs.into_iter().collect());
+        let is_here = self.brought.find_missing(&blobs).await.map_err(ActionCacheError::from)?.is_empty();
+        if !is_here || !named.unread.is_empty() {
             return Err(PinError::NoResult);
         }
-        let (hash, blobs): (_, Vec<Digest>) = (identity(key), named.blobs.into_iter().collect());
         self.blocking(move |store| store.keep(&hash, &blobs)).await.map_err(PinError::from)
     }
 

@@ -19,8 +19,11 @@
 //!   an unclean end of the machine, records of epochs that were not closed are dropped, so content is
 //!   never wrong. With [`SyncMode::Always`] a write is acknowledged only when its epoch is closed;
 //!   waiting writers share one sync.
-//! - The disk budget holds for everything together. The longest unused goes first, never what is
-//!   leased or pinned (`eviction`, `policy`).
+//! - The disk budget holds for everything together. What is leased or pinned never goes; of the rest first
+//!   what other machines have enough copies of, and of that the longest unused (`eviction`, `policy`).
+//!
+//! What comes from other machines as a copy has a way in of its own (`others`, `copies`); an observer is told
+//! of what is written here, used here or damaged (`news`).
 //!
 //! Whether a blob is there is answered by the `map` in memory alone. One thread does all maintenance,
 //! another one reads everything now and then to find damage (`scrub`).
@@ -40,11 +43,14 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use self::large::{LargeWriter, SmallWriter};
+use self::map::Use;
+use self::news::Origin;
 use self::packs::{Appender, Wait};
 use self::record::{Key, record_len};
 use self::scrub::Scrub;
 use self::space::Stop;
 use self::store::{Lookup, Store, lock};
+use super::entry::Standing;
 use super::{BlobStream, BlobWriter, ByteRange, CasError, ContentAddressableStorage};
 use crate::config::{DiskBudget, SyncMode};
 use crate::digest::Digest;
@@ -52,6 +58,7 @@ use crate::digest::Digest;
 mod actions;
 mod catalog;
 mod clock;
+mod copies;
 mod directory;
 mod eviction;
 mod files;
@@ -64,6 +71,8 @@ mod large;
 mod local;
 mod maintenance;
 mod map;
+mod news;
+mod others;
 mod packs;
 mod policy;
 mod record;
@@ -78,7 +87,9 @@ mod tests;
 mod vanished;
 
 pub(crate) use self::actions::ActionPlace;
+pub(crate) use self::copies::StoredEntry;
 pub(crate) use self::kept::KeepError;
+pub use self::news::StoreNews;
 pub use self::vanished::Departure;
 
 /// Digests looked up before other tasks get a turn.
@@ -232,6 +243,21 @@ pub struct DiskStats {
     pub unsynced: Option<Duration>,
     /// Grows whenever a blob vanishes.
     pub generation: u64,
+    /// Entries that are perhaps the only ones: what would be lost with this machine.
+    pub sole: Held,
+    /// Entries that are one of as many copies as there should be.
+    pub counted: Held,
+    /// Entries of which others have as many copies as there should be.
+    pub spare: Held,
+}
+
+/// Some of the entries of a store, blobs and action results.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Their number.
+    pub entries: u64,
+    /// Bytes of their data: sizes of blobs, and of results as they are stored; not bytes of disk.
+    pub bytes: u64,
 }
 
 /// The CAS on the disk of this machine. Clones are the same store.
@@ -309,6 +335,18 @@ impl std::fmt::Debug for Host {
 impl OpenError {
     fn io(path: impl Into<PathBuf>, source: io::Error) -> Self {
         Self::Io { path: path.into(), source }
+    }
+}
+
+// === impl DiskStats ===
+
+impl DiskStats {
+    fn held(&mut self, standing: Standing) -> &mut Held {
+        match standing {
+            Standing::Sole => &mut self.sole,
+            Standing::Counted => &mut self.counted,
+            Standing::Spare => &mut self.spare,
+        }
     }
 }
 
@@ -396,13 +434,20 @@ impl DiskCas {
         }
         let horizon = store.lease_horizon();
         store.map.for_each(|key, found| {
-            match key.digest() {
+            let bytes = match key.digest() {
                 Some(digest) => {
                     stats.blobs += 1;
                     stats.blob_bytes += digest.size();
+                    digest.size()
                 }
-                None => stats.actions += 1,
-            }
+                None => {
+                    stats.actions += 1;
+                    u64::from(found.length)
+                }
+            };
+            let held = stats.held(found.standing);
+            held.entries += 1;
+            held.bytes += bytes;
             if horizon.is_none_or(|horizon| found.last_use > horizon) {
                 stats.leased_bytes += eviction::cost(key, &found);
             }
@@ -465,24 +510,44 @@ impl ContentAddressableStorage for DiskCas {
     }
 
     async fn get(&self, digest: &Digest) -> Result<Bytes, CasError> {
-        if digest.is_empty_blob() {
-            return Ok(Bytes::new());
-        }
-        if let Lookup::Data(data) = self.inner().read_small(digest, Wait::No)? {
-            return Ok(data);
-        }
-        let digest = *digest;
-        self.blocking(move |store| store.load(&digest)).await
+        self.get_for(digest, Use::Here).await
     }
 
     async fn read(&self, digest: &Digest, range: ByteRange) -> Result<BlobStream, CasError> {
+        self.read_for(digest, range, Use::Here).await
+    }
+
+    async fn put(&self, digest: &Digest, data: Bytes) -> Result<(), CasError> {
+        self.put_from(digest, data, self.inner().here(&Key::from(digest))).await
+    }
+
+    async fn writer(&self, digest: &Digest) -> Result<Box<dyn BlobWriter>, CasError> {
+        self.writer_from(digest, self.inner().here(&Key::from(digest))).await
+    }
+}
+
+impl DiskCas {
+    async fn get_for(&self, digest: &Digest, using: Use) -> Result<Bytes, CasError> {
+        if digest.is_empty_blob() {
+            return Ok(Bytes::new());
+        }
+        if let Lookup::Data(data) = self.inner().read_small(digest, Wait::No, using)? {
+            return Ok(data);
+        }
+        let digest = *digest;
+        self.blocking(move |store| store.load(&digest, using)).await
+    }
+
+    async fn read_for(&self, digest: &Digest, range: ByteRange, using: Use) -> Result<BlobStream, CasError> {
         let end = range.end(digest.size())?;
         let digest = *digest;
         let small = if digest.is_empty_blob() {
             Lookup::Data(Bytes::new())
         } else {
-            match self.inner().read_small(&digest, Wait::No)? {
-                Lookup::WouldWait => self.blocking(move |store| store.read_small(&digest, Wait::Yes)).await?,
+            match self.inner().read_small(&digest, Wait::No, using)? {
+                Lookup::WouldWait => {
+                    self.blocking(move |store| store.read_small(&digest, Wait::Yes, using)).await?
+                }
                 found => found,
             }
         };
@@ -497,10 +562,10 @@ impl ContentAddressableStorage for DiskCas {
         }
     }
 
-    async fn put(&self, digest: &Digest, data: Bytes) -> Result<(), CasError> {
+    async fn put_from(&self, digest: &Digest, data: Bytes, origin: Origin) -> Result<(), CasError> {
         let store = self.inner();
         if digest.size() != data.len() as u64 || !store.is_small(digest.size()) {
-            let mut writer = self.writer(digest).await?;
+            let mut writer = self.writer_from(digest, origin).await?;
             writer.write(data).await?;
             return writer.commit().await;
         }
@@ -515,24 +580,22 @@ impl ContentAddressableStorage for DiskCas {
         let reservation = store.admit(record_len(data.len() as u32)).await?;
         let digest = *digest;
         let append = move |store: &Store, appender: Appender<'_>| {
-            store.append_blob(appender, &digest, &data, reservation)
+            store.append_blob(appender, &digest, &data, reservation, origin)
         };
         let epoch = store.append(append).await?;
         store.settle(epoch).await
     }
 
-    async fn writer(&self, digest: &Digest) -> Result<Box<dyn BlobWriter>, CasError> {
+    async fn writer_from(&self, digest: &Digest, origin: Origin) -> Result<Box<dyn BlobWriter>, CasError> {
         let store = self.inner().clone();
         store.check_size(digest)?;
         let reservation = store.admit(store.cost(digest)).await?;
         if store.is_small(digest.size()) {
-            return Ok(Box::new(SmallWriter::new(store, *digest, reservation)));
+            return Ok(Box::new(SmallWriter::new(store, *digest, reservation, origin)));
         }
-        Ok(Box::new(LargeWriter::new(store, *digest, reservation)))
+        Ok(Box::new(LargeWriter::new(store, *digest, reservation, origin)))
     }
-}
 
-impl DiskCas {
     async fn read_large(
         &self,
         digest: Digest,

@@ -3,23 +3,24 @@
 //! What is promised: whatever a source sends is stored only after it was verified, as anything that comes
 //! in; a blob that several want at once is fetched once; small blobs travel in batches, large ones as
 //! streams, a bounded number of both at a time, so memory does not grow with what is fetched. A source
-//! that fails, says nothing for a minute, lacks a blob or sends a wrong one is followed by the next. Which
+//! that fails, says nothing for long, lacks a blob or sends a wrong one is followed by the next. Which
 //! sources have what is for the caller to know.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::AddAssign;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{CasError, ContentAddressableStorage};
+use super::{ByteRange, CasError, ContentAddressableStorage};
 use crate::digest::{Digest, DigestFunction};
+use flights::{Flight, Flights};
 
+pub(crate) mod flights;
 mod plan;
 #[cfg(test)]
 mod tests;
@@ -31,7 +32,7 @@ const STREAMS: usize = 2;
 /// Times a blob is waited for that others fetch, before it is fetched all the same.
 const PATIENCE: usize = 3;
 
-/// How long a source may say nothing.
+/// How long a source may say nothing, if nobody says otherwise.
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// The bytes of a blob from a source, in pieces.
@@ -49,11 +50,12 @@ pub trait BlobSource: Send + Sync + 'static {
     /// When it does not answer, or does not make sense.
     async fn read_batch(&self, digests: &[Digest]) -> Result<Vec<(Digest, Bytes)>, SourceError>;
 
-    /// One blob; `None` if it lacks it.
+    /// The bytes of `range` of one blob, which begins within it; `None` if it lacks the blob. Nothing is
+    /// verified, neither their number nor their hash.
     ///
     /// # Errors
     /// When it does not answer.
-    async fn read(&self, digest: &Digest) -> Result<Option<SourceStream>, SourceError>;
+    async fn read(&self, digest: &Digest, range: ByteRange) -> Result<Option<SourceStream>, SourceError>;
 }
 
 /// A source failed.
@@ -94,21 +96,11 @@ pub struct Fetched {
 pub struct Fetcher {
     local: Arc<dyn ContentAddressableStorage>,
     flights: Arc<Flights>,
+    silence: Duration,
 }
 
 /// The blobs that one fetch has the right to fetch; each is let go as soon as it is here.
 struct Mine(Mutex<HashMap<Digest, Flight>>);
-
-/// Blobs on their way: who waits for one holds the receiver, who fetches it the sender.
-#[derive(Default)]
-struct Flights(Mutex<HashMap<Digest, watch::Receiver<()>>>);
-
-/// The right to fetch a blob; others wait until this is dropped.
-struct Flight {
-    flights: Arc<Flights>,
-    digest: Digest,
-    _landed: watch::Sender<()>,
-}
 
 // === impl SourceError ===
 
@@ -133,7 +125,18 @@ impl AddAssign for Fetched {
 impl Fetcher {
     /// Fetches into `local`.
     pub fn new(local: Arc<dyn ContentAddressableStorage>) -> Self {
-        Self { local, flights: Arc::default() }
+        Self { local, flights: Arc::default(), silence: SILENCE }
+    }
+
+    /// The same, but a source may say nothing for `silence` only.
+    #[must_use]
+    pub fn patient_for(self, silence: Duration) -> Self {
+        Self { silence, ..self }
+    }
+
+    /// What is on its way here.
+    pub(crate) fn flights(&self) -> &Arc<Flights> {
+        &self.flights
     }
 
     /// Brings those of `digests` that are not here, each from the first of `sources` that has it.
@@ -148,17 +151,16 @@ impl Fetcher {
         let mut fetched = Fetched::default();
         let mut absent = self.local.find_missing(digests).await.map_err(FetchError::Cas)?;
         for _ in 0..PATIENCE {
-            let (mine, others) = self.flights.take_off(&absent);
-            let wanted: Vec<Digest> = mine.iter().map(|flight| flight.digest).collect();
+            let (mine, others) = self.flights.take_off_all(&absent);
+            let wanted: Vec<Digest> = mine.iter().map(|flight| *flight.digest()).collect();
             self.fetch_from_all(&wanted, sources, &Mine::new(mine), &mut fetched).await?;
             if others.is_empty() {
                 return Ok(fetched);
             }
-            for (_, mut landed) in others.iter().cloned() {
-                // An error says that it has landed, or not.
-                while landed.changed().await.is_ok() {}
+            let waited: Vec<Digest> = others.iter().map(|(digest, _)| *digest).collect();
+            for (_, landing) in others {
+                landing.landed().await;
             }
-            let waited: Vec<Digest> = others.into_iter().map(|(digest, _)| digest).collect();
             absent = self.local.find_missing(&waited).await.map_err(FetchError::Cas)?;
             if absent.is_empty() {
                 return Ok(fetched);
@@ -228,7 +230,7 @@ impl Fetcher {
         mine: &Mine,
     ) -> Result<Round, FetchError> {
         let mut round = Round::default();
-        let blobs = match heard(&**source, source.read_batch(&wanted)).await {
+        let blobs = match self.heard(&**source, source.read_batch(&wanted)).await {
             Ok(blobs) => blobs,
             Err(error) => return Ok(Round { lacking: wanted, failed: Some(error), ..round }),
         };
@@ -271,10 +273,12 @@ impl Fetcher {
     }
 
     async fn stream(&self, digest: &Digest, source: &Arc<dyn BlobSource>) -> Result<bool, FetchError> {
-        let Some(mut pieces) = heard(&**source, source.read(digest)).await? else { return Ok(false) };
+        let Some(mut pieces) = self.heard(&**source, source.read(digest, ByteRange::default())).await? else {
+            return Ok(false);
+        };
         let blame = |error| Ok::<_, FetchError>(FetchError::Source(blamed(source.name(), error)?));
         let mut writer = self.local.writer(digest).await.map_err(FetchError::Cas)?;
-        while let Some(piece) = heard(&**source, pieces.try_next()).await? {
+        while let Some(piece) = self.heard(&**source, pieces.try_next()).await? {
             if let Err(error) = writer.write(piece).await {
                 return Err(blame(error)?);
             }
@@ -284,15 +288,19 @@ impl Fetcher {
             Err(error) => Err(blame(error)?),
         }
     }
-}
 
-/// What a source says, if it says anything in time.
-async fn heard<T>(
-    source: &dyn BlobSource,
-    said: impl Future<Output = Result<T, SourceError>>,
-) -> Result<T, SourceError> {
-    let silent = |_| Err(SourceError::new(source.name(), "it sent nothing for a minute"));
-    timeout(SILENCE, said).await.unwrap_or_else(silent)
+    /// What a source says, if it says anything in time.
+    async fn heard<T>(
+        &self,
+        source: &dyn BlobSource,
+        said: impl Future<Output = Result<T, SourceError>>,
+    ) -> Result<T, SourceError> {
+        let silent = |_| {
+            let seconds = self.silence.as_secs();
+            Err(SourceError::new(source.name(), format!("it sent nothing for {seconds} seconds")))
+        };
+        timeout(self.silence, said).await.unwrap_or_else(silent)
+    }
 }
 
 /// The fault of the source, if it is not ours.
@@ -329,43 +337,11 @@ impl Round {
 
 impl Mine {
     fn new(flights: Vec<Flight>) -> Self {
-        Self(Mutex::new(flights.into_iter().map(|flight| (flight.digest, flight)).collect()))
+        Self(Mutex::new(flights.into_iter().map(|flight| (*flight.digest(), flight)).collect()))
     }
 
     /// A blob is here: who waits for it may go on.
     fn land(&self, digest: &Digest) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
-    }
-}
-
-// === impl Flights ===
-
-impl Flights {
-    fn map(&self) -> MutexGuard<'_, HashMap<Digest, watch::Receiver<()>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Of `digests`, those that nobody fetches, which are the caller's to fetch now, and the others.
-    fn take_off(self: &Arc<Self>, digests: &[Digest]) -> (Vec<Flight>, Vec<(Digest, watch::Receiver<()>)>) {
-        let (mut mine, mut others) = (Vec::new(), Vec::new());
-        let mut map = self.map();
-        for &digest in digests {
-            if let Some(landed) = map.get(&digest) {
-                others.push((digest, landed.clone()));
-                continue;
-            }
-            let (landed, waiting) = watch::channel(());
-            map.insert(digest, waiting);
-            mine.push(Flight { flights: Arc::clone(self), digest, _landed: landed });
-        }
-        (mine, others)
-    }
-}
-
-// === impl Flight ===
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        self.flights.map().remove(&self.digest);
     }
 }

@@ -10,6 +10,7 @@ use http::uri::PathAndQuery;
 use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
+use super::ByteRange;
 use super::fetch::{BlobSource, SourceError, SourceStream};
 use crate::digest::{Digest, DigestFunction};
 use crate::peer::link::AnyChannel;
@@ -74,6 +75,13 @@ impl RemoteBlobs {
     }
 }
 
+/// What to ask for; `None` for an offset that the wire has no number for.
+fn read_request(digest: &Digest, range: ByteRange) -> Option<ReadRequest> {
+    let read_offset = i64::try_from(range.offset).ok()?;
+    let read_limit = range.limit.map_or(0, |limit| i64::try_from(limit).unwrap_or(i64::MAX));
+    Some(ReadRequest { resource_name: format!("blobs/{digest}"), read_offset, read_limit })
+}
+
 #[async_trait]
 impl BlobSource for RemoteBlobs {
     fn name(&self) -> &str {
@@ -93,8 +101,14 @@ impl BlobSource for RemoteBlobs {
         Ok(blobs)
     }
 
-    async fn read(&self, digest: &Digest) -> Result<Option<SourceStream>, SourceError> {
-        let request = ReadRequest { resource_name: format!("blobs/{digest}"), ..Default::default() };
+    async fn read(&self, digest: &Digest, range: ByteRange) -> Result<Option<SourceStream>, SourceError> {
+        // On the wire a limit of 0 is none.
+        if range.limit == Some(0) {
+            return Ok(Some(futures_util::stream::empty().boxed()));
+        }
+        let Some(request) = read_request(digest, range) else {
+            return Err(SourceError::new(&self.name, format!("no blob has a byte {}", range.offset)));
+        };
         let codec = ProstCodec::<ReadRequest, ReadResponse>::default();
         let path = PathAndQuery::from_static(READ);
         let answer = match self.grpc().await?.server_streaming(Request::new(request), path, codec).await {

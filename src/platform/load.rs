@@ -75,10 +75,18 @@ impl Readings {
             loadavg: read("/proc/loadavg"),
             net_dev: read("/proc/net/dev"),
             pressure: ["cpu", "memory", "io"].map(|what| read(&format!("/proc/pressure/{what}"))),
-            power: power_supplies(Path::new("/sys/class/power_supply")),
+            power: power_supplies(Path::new(POWER_SUPPLIES)),
             disk: disk_space(disk),
         }
     }
+}
+
+/// Where the kernel tells what feeds the machine.
+pub const POWER_SUPPLIES: &str = "/sys/class/power_supply";
+
+/// Whether a battery feeds the machine, as the files in `supplies` tell; `None` where it has none.
+pub fn runs_on_battery(supplies: &Path) -> Option<bool> {
+    on_battery(&power_supplies(supplies))
 }
 
 fn power_supplies(directory: &Path) -> Vec<[String; 4]> {
@@ -102,7 +110,7 @@ impl Load {
     /// battery. The rest stays unset. Costs less than a whole reading, and needs only one.
     pub fn of_vitals() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let (meminfo, power) = (read("/proc/meminfo"), power_supplies(Path::new("/sys/class/power_supply")));
+        let (meminfo, power) = (read("/proc/meminfo"), power_supplies(Path::new(POWER_SUPPLIES)));
         Self {
             memory_pressure: pressure(&read("/proc/pressure/memory")),
             io_pressure: pressure(&read("/proc/pressure/io")),

@@ -47,7 +47,7 @@ impl Place {
         let cas = Arc::new(store.clone());
         let fresh = Duration::ZERO;
         let inner = CompleteActionCache::new(DiskActionCache::new(store.clone()), cas, generation, fresh);
-        (store.clone(), PinnedActionCache::new(inner, store))
+        (store.clone(), PinnedActionCache::new(inner, store.clone(), Arc::new(store)))
     }
 
     fn reopen(&self, store: DiskCas, cache: Cache) -> (DiskCas, Cache) {

@@ -17,6 +17,7 @@ use std::time::Duration;
 use super::map::{Found, Map, Place};
 use super::packs::{Closing, Written};
 use super::record::{Key, Kind};
+use crate::cas::entry::Standing;
 use crate::digest::KEY_LEN;
 use crate::index::{Batch, Index, IndexError};
 
@@ -391,6 +392,7 @@ fn item_of(written: &Written) -> Item {
         length: header.length,
         kind: header.kind,
         twin: false,
+        standing: Standing::Sole,
         last_use: header.written,
     };
     Item { key: header.key, found }
@@ -458,6 +460,7 @@ pub(super) fn decode_block(pack: u32, bytes: &[u8]) -> impl Iterator<Item = Item
             length: word(rest, 5),
             kind: Kind::from_tag(rest[0] & !TWIN)?,
             twin: rest[0] & TWIN != 0,
+            standing: Standing::Sole,
             last_use: word(rest, 9),
         };
         Some(Item { key: Key(*key), found })

@@ -9,9 +9,10 @@ use super::files::disk_bytes;
 use super::maintenance::Maintenance;
 use super::map::{Found, Place};
 use super::packs::{PACK_HEADER, Pack};
-use super::policy::{self, Cut, Histogram, PackState, WORTHWHILE};
+use super::policy::{self, Candidates, Cut, PackState, Verdict, WORTHWHILE};
 use super::record::{self, HEADER, Header, Key, Kind, record_len};
 use super::store::{Store, lock};
+use crate::cas::entry::Standing;
 
 /// Bytes copied before other duties are looked at.
 const TURN: u64 = 8 << 20;
@@ -69,8 +70,19 @@ impl Store {
         self.packs.all().iter().map(state).collect()
     }
 
-    /// Evicts about `need` bytes of what may go, the longest unused first. Returns the bytes.
-    fn evict(&self, need: u64) -> u64 {
+    /// Whether a copy of `bytes` that was last used then would be among the next to go: there is no room
+    /// but what eviction makes, and the last one took what was worth more.
+    pub(super) fn would_go(&self, standing: Standing, last_use: u32, bytes: u64) -> bool {
+        let is_leased = self.lease_horizon().is_none_or(|horizon| last_use > horizon);
+        if is_leased || self.space.used().saturating_add(bytes) <= self.marks.low {
+            return false;
+        }
+        lock(&self.last_cut).is_some_and(|cut| cut.verdict(standing, last_use) == Verdict::Goes)
+    }
+
+    /// Evicts about `need` bytes of what may go: what has most copies, and of that the longest unused
+    /// first. Returns the bytes.
+    pub(super) fn evict(&self, need: u64) -> u64 {
         let Some(evictable) = self.evictable() else { return 0 };
         let (mut oldest, mut leased) = (evictable.horizon, 0);
         self.map.for_each(|key, found| match evictable.allows(key, &found) {
@@ -78,38 +90,45 @@ impl Store {
             false => leased += cost(key, &found),
         });
         self.counters.leased.store(leased, Ordering::Relaxed);
-        let mut histogram = Histogram::new(oldest, evictable.horizon);
+        let mut candidates = Candidates::new(oldest, evictable.horizon);
         self.map.for_each(|key, found| {
             if evictable.allows(key, &found) {
-                histogram.add(found.last_use, cost(key, &found));
+                candidates.add(found.standing, found.last_use, cost(key, &found));
             }
         });
-        self.evict_below(&evictable, histogram.cut(need))
+        let cut = candidates.cut(need);
+        let freed = self.evict_by(&evictable, cut);
+        if freed > 0 {
+            *lock(&self.last_cut) = Some(cut);
+        }
+        freed
     }
 
-    fn evict_below(&self, evictable: &Evictable, cut: Cut) -> u64 {
+    fn evict_by(&self, evictable: &Evictable, cut: Cut) -> u64 {
         let (mut freed, mut edge_left) = (0, cut.edge_bytes);
         for shard in self.map.shards() {
             let mut victims = Vec::new();
             self.map.for_each_in(shard, |key, found| {
-                let below = found.last_use < cut.below;
-                let at_edge = found.last_use < cut.edge && edge_left > 0;
-                if evictable.allows(key, &found) && (below || at_edge) {
-                    let bytes = cost(key, &found);
-                    edge_left = if below { edge_left } else { edge_left.saturating_sub(bytes) };
-                    victims.push(*key);
+                let verdict = cut.verdict(found.standing, found.last_use);
+                let goes = verdict == Verdict::Goes || (verdict == Verdict::Edge && edge_left > 0);
+                if goes && evictable.allows(key, &found) {
+                    if verdict == Verdict::Edge {
+                        edge_left = edge_left.saturating_sub(cost(key, &found));
+                    }
+                    victims.push((*key, found.standing));
                 }
             });
-            for key in victims {
-                freed += self.evict_one(&key, evictable.horizon);
+            for (key, standing) in victims {
+                freed += self.evict_one(&key, standing, evictable.horizon);
             }
         }
         freed
     }
 
-    fn evict_one(&self, key: &Key, horizon: u32) -> u64 {
-        // Whoever used it in between has a lease again.
-        let Some(found) = self.remove(key, |found| found.last_use <= horizon) else { return 0 };
+    fn evict_one(&self, key: &Key, standing: Standing, horizon: u32) -> u64 {
+        // Whoever used it in between has a lease again, and it may be worth more by now.
+        let still = |found: &Found| found.last_use <= horizon && found.standing >= standing;
+        let Some(found) = self.remove(key, still) else { return 0 };
         let now = self.now();
         let (bytes, age) = (cost(key, &found), now.saturating_sub(found.last_use));
         lock(&self.vanished).note(key, now, false);

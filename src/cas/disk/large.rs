@@ -16,6 +16,7 @@ use futures_util::stream;
 use tokio::task::JoinHandle;
 
 use super::files::TempFile;
+use super::news::Origin;
 use super::packs::{Appender, read_cached};
 use super::space::Reservation;
 use super::store::Store;
@@ -170,6 +171,7 @@ pub(super) struct LargeWriter {
     collected_len: usize,
     stage: Stage,
     reservation: Option<Reservation>,
+    origin: Origin,
 }
 
 /// Where the half-made file is.
@@ -216,12 +218,13 @@ impl HalfMade {
         store: &Store,
         digest: &Digest,
         reservation: Reservation,
+        origin: Origin,
     ) -> Result<u64, CasError> {
         let actual = self.hasher.finish();
         if actual != *digest {
             return Err(CasError::Mismatch { expected: *digest, actual });
         }
-        store.install(digest, self.temp, &self.sums.finish(), reservation)
+        store.install(digest, self.temp, &self.sums.finish(), reservation, origin)
     }
 }
 
@@ -240,9 +243,10 @@ fn write_all_vectored(mut file: &File, mut slices: &mut [IoSlice<'_>]) -> io::Re
 }
 
 impl LargeWriter {
-    pub(super) fn new(store: Arc<Store>, digest: Digest, reservation: Reservation) -> Self {
+    pub(super) fn new(store: Arc<Store>, digest: Digest, reservation: Reservation, origin: Origin) -> Self {
         let (collected, reservation) = (Vec::new(), Some(reservation));
-        Self { store, digest, written: 0, collected, collected_len: 0, stage: Stage::New, reservation }
+        let stage = Stage::New;
+        Self { store, digest, written: 0, collected, collected_len: 0, stage, reservation, origin }
     }
 
     /// The half-made file, once the thread that has it is done; `None` if there is none yet.
@@ -293,9 +297,10 @@ impl BlobWriter for LargeWriter {
     async fn commit(mut self: Box<Self>) -> Result<(), CasError> {
         let writing = self.writing().await?;
         let (store, digest, reservation) = (self.store.clone(), self.digest, self.reservation.take());
+        let origin = self.origin;
         let finishing = tokio::task::spawn_blocking(move || {
             let reservation = reservation.expect("invariant: a writer is committed once");
-            writing()?.finish(&store, &digest, reservation)
+            writing()?.finish(&store, &digest, reservation, origin)
         });
         let path = self.store.files.path(&self.digest, false);
         let epoch = finishing.await.map_err(|error| CasError::Io { path, source: error.into() })??;
@@ -309,11 +314,12 @@ pub(super) struct SmallWriter {
     digest: Digest,
     data: BytesMut,
     reservation: Reservation,
+    origin: Origin,
 }
 
 impl SmallWriter {
-    pub(super) fn new(store: Arc<Store>, digest: Digest, reservation: Reservation) -> Self {
-        Self { store, digest, data: BytesMut::new(), reservation }
+    pub(super) fn new(store: Arc<Store>, digest: Digest, reservation: Reservation, origin: Origin) -> Self {
+        Self { store, digest, data: BytesMut::new(), reservation, origin }
     }
 }
 
@@ -339,9 +345,9 @@ impl BlobWriter for SmallWriter {
         if actual.is_empty_blob() {
             return Ok(());
         }
-        let Self { store, digest, data, reservation } = *self;
+        let Self { store, digest, data, reservation, origin } = *self;
         let append = move |store: &Store, appender: Appender<'_>| {
-            store.append_blob(appender, &digest, &data, reservation)
+            store.append_blob(appender, &digest, &data, reservation, origin)
         };
         let epoch = store.append(append).await?;
         store.settle(epoch).await

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::DiskCas;
 use super::files::TempFile;
-use super::map::LargeFile;
+use super::map::{LargeFile, Use};
 use super::record::{Key, Kind};
 use super::store::Store;
 use super::sums::{PIECE, Sums, SumsBuilder};
@@ -45,7 +45,7 @@ impl LocalBlobs for DiskCas {
     }
 
     fn load(&self, digest: &Digest) -> Result<Bytes, CasError> {
-        if digest.is_empty_blob() { Ok(Bytes::new()) } else { self.inner().load(digest) }
+        if digest.is_empty_blob() { Ok(Bytes::new()) } else { self.inner().load(digest, Use::Here) }
     }
 
     fn adopt(&self, digest: &Digest, path: &Path) -> Result<(), CasError> {
@@ -55,6 +55,7 @@ impl LocalBlobs for DiskCas {
             return self.store(digest, &std::fs::read(path).map_err(failed)?);
         }
         store.check_size(digest)?;
+        let origin = store.here(&Key::from(digest));
         let reservation = store.admit_blocking(store.cost(digest))?;
         let source = File::open(path).map_err(failed)?;
         let target = store.files.temporary().map_err(|(path, error)| CasError::io(path, error))?;
@@ -68,7 +69,7 @@ impl LocalBlobs for DiskCas {
             (target, sums)
         };
         check_length(store, digest, &temp)?;
-        let epoch = store.install(digest, temp, &sums, reservation)?;
+        let epoch = store.install(digest, temp, &sums, reservation, origin)?;
         store.settle_blocking(epoch)
     }
 
@@ -82,15 +83,16 @@ impl LocalBlobs for DiskCas {
             return Ok(());
         }
         store.check_size(digest)?;
+        let origin = store.here(&Key::from(digest));
         let reservation = store.admit_blocking(store.cost(digest))?;
         let epoch = if store.is_small(digest.size()) {
-            store.append_blob(store.packs.appender(), digest, data, reservation)?
+            store.append_blob(store.packs.appender(), digest, data, reservation, origin)?
         } else {
             let temp = store.files.temporary().map_err(|(path, error)| CasError::io(path, error))?;
             (&temp.file).write_all(data).map_err(|error| CasError::io(temp.path(), error))?;
             let mut sums = SumsBuilder::default();
             sums.update(data);
-            store.install(digest, temp, &sums.finish(), reservation)?
+            store.install(digest, temp, &sums.finish(), reservation, origin)?
         };
         store.settle_blocking(epoch)
     }

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::catalog::{Catalog, Item};
 use super::files::{Files, remove_if_there};
+use super::map::Listener;
 use super::packs::Closing;
 use super::record::{Key, Kind};
 use super::recovery::free_bytes;
@@ -27,7 +28,7 @@ use super::store::{Store, lock};
 use crate::digest::Digest;
 use crate::index::IndexError;
 
-/// Time between two looks at what was used.
+/// Time between two looks at what was used: lives here and on other machines end at most so much apart.
 const USES_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Time until a failed index is tried again.
@@ -310,10 +311,11 @@ impl Maintenance {
     /// Notes what was used since the last time.
     fn note_uses(&mut self) {
         self.last_uses = Instant::now();
+        self.store.tell_uses();
         if !has_index_room(&self.store.config.directory) {
             return;
         }
-        let (uses, entries) = self.store.map.take_uses();
+        let (uses, entries) = self.store.map.take_uses(Listener::Journal);
         let noted = if self.catalog.journal_len() + uses.len() > entries + JOURNAL_SLACK {
             self.rewrite_index()
         } else {

@@ -1,4 +1,9 @@
 //! What to evict and which packs to compact: deciding only, no clock, no disk.
+//!
+//! What others have enough copies of goes before what counts as one of the copies, and that before what is
+//! perhaps the only one; among equals the longest unused goes first.
+
+use crate::cas::entry::Standing;
 
 /// Buckets of ages.
 const BUCKETS: usize = 1024;
@@ -23,20 +28,37 @@ pub(super) struct Watermarks {
     pub(super) reserve: u64,
 }
 
-/// Bytes that may be evicted, by last use.
-pub(super) struct Histogram {
+/// Standings in the order in which their entries go.
+const ORDER: [Standing; 3] = [Standing::Spare, Standing::Counted, Standing::Sole];
+
+/// Bytes that may be evicted, by standing and last use.
+pub(super) struct Candidates {
     from: u32,
+    to: u32,
     width: u32,
-    bytes: Vec<u64>,
+    /// By the number of the standing.
+    bytes: [Vec<u64>; ORDER.len()],
 }
 
-/// The decision: everything last used before `below` goes, and of what was last used between there and
-/// `edge` as much as makes `edge_bytes`.
+/// The decision: everything goes whose standing goes before `standing`, of that standing everything last
+/// used before `below`, and of what was last used between there and `edge` as much as makes `edge_bytes`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cut {
-    pub(super) below: u32,
-    pub(super) edge: u32,
+    standing: Standing,
+    below: u32,
+    edge: u32,
     pub(super) edge_bytes: u64,
+}
+
+/// What a cut says of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It goes.
+    Goes,
+    /// It goes if there is something left to free.
+    Edge,
+    /// It stays.
+    Stays,
 }
 
 /// Bytes of a pack file.
@@ -62,31 +84,50 @@ impl Watermarks {
     }
 }
 
-// === impl Histogram ===
+// === impl Candidates ===
 
-impl Histogram {
-    /// Empty, for last uses from `from` to `to`.
+impl Candidates {
+    /// None, for last uses from `from` to `to`.
     pub(super) fn new(from: u32, to: u32) -> Self {
         let width = (to.saturating_sub(from) / BUCKETS as u32) + 1;
-        Self { from, width, bytes: vec![0; BUCKETS] }
+        Self { from, to, width, bytes: std::array::from_fn(|_| vec![0; BUCKETS]) }
     }
 
-    pub(super) fn add(&mut self, last_use: u32, bytes: u64) {
+    pub(super) fn add(&mut self, standing: Standing, last_use: u32, bytes: u64) {
         let bucket = (last_use.saturating_sub(self.from) / self.width) as usize;
-        self.bytes[bucket.min(BUCKETS - 1)] += bytes;
+        self.bytes[standing as usize][bucket.min(BUCKETS - 1)] += bytes;
     }
 
-    /// What to evict to free `need` bytes, the longest unused first; all of it if it is not enough.
+    /// What to evict to free `need` bytes; all of it if it is not enough.
     pub(super) fn cut(&self, need: u64) -> Cut {
         let mut sum = 0;
-        for (bucket, bytes) in self.bytes.iter().enumerate() {
-            if sum + bytes >= need {
-                let below = self.from.saturating_add(bucket as u32 * self.width);
-                return Cut { below, edge: below.saturating_add(self.width), edge_bytes: need - sum };
+        for standing in ORDER {
+            for (bucket, bytes) in self.bytes[standing as usize].iter().enumerate() {
+                if sum + bytes >= need {
+                    let below = self.from.saturating_add(bucket as u32 * self.width);
+                    let edge = below.saturating_add(self.width);
+                    return Cut { standing, below, edge, edge_bytes: need - sum };
+                }
+                sum += bytes;
             }
-            sum += bytes;
         }
-        Cut { below: u32::MAX, edge: u32::MAX, edge_bytes: 0 }
+        let end = self.to.saturating_add(1);
+        Cut { standing: Standing::Sole, below: end, edge: end, edge_bytes: 0 }
+    }
+}
+
+// === impl Cut ===
+
+impl Cut {
+    /// What becomes of an entry that may go.
+    pub(super) fn verdict(&self, standing: Standing, last_use: u32) -> Verdict {
+        match standing.cmp(&self.standing) {
+            std::cmp::Ordering::Greater => Verdict::Goes,
+            std::cmp::Ordering::Less => Verdict::Stays,
+            std::cmp::Ordering::Equal if last_use < self.below => Verdict::Goes,
+            std::cmp::Ordering::Equal if last_use < self.edge => Verdict::Edge,
+            std::cmp::Ordering::Equal => Verdict::Stays,
+        }
     }
 }
 
@@ -132,28 +173,62 @@ mod tests {
         }
     }
 
+    #[test]
+    fn all_goes_where_that_is_not_enough_and_nothing_that_is_younger() {
+        let mut candidates = Candidates::new(10, 20);
+        candidates.add(Standing::Counted, 20, 5);
+        let cut = candidates.cut(100);
+        for standing in ORDER {
+            assert_eq!(cut.verdict(standing, 20), Verdict::Goes);
+        }
+        assert_eq!(cut.verdict(Standing::Sole, 21), Verdict::Stays);
+    }
+
     proptest! {
         #[test]
         fn a_cut_frees_enough_and_no_more_than_an_edge(
-            uses in proptest::collection::vec((1000u32..2_000_000, 1u64..5000), 1..300),
-            need in 0u64..400_000,
+            uses in proptest::collection::vec((0u8..3, 1000u32..2_000_000, 1u64..5000), 1..300),
+            need in 0u64..700_000,
         ) {
-            let from = uses.iter().map(|(time, _)| *time).min().unwrap_or(0);
-            let to = uses.iter().map(|(time, _)| *time).max().unwrap_or(0);
-            let mut histogram = Histogram::new(from, to);
-            uses.iter().for_each(|(time, bytes)| histogram.add(*time, *bytes));
-            let total: u64 = uses.iter().map(|(_, bytes)| bytes).sum();
-            let cut = histogram.cut(need);
-            let below: u64 = uses.iter().filter(|(time, _)| *time < cut.below).map(|(_, bytes)| bytes).sum();
-            let edge: u64 = uses.iter()
-                .filter(|(time, _)| (cut.below..cut.edge).contains(time))
-                .map(|(_, bytes)| bytes)
-                .sum();
+            let uses: Vec<(Standing, u32, u64)> =
+                uses.into_iter().map(|(standing, time, bytes)| (Standing::from_number(standing), time, bytes)).collect();
+            let from = uses.iter().map(|(_, time, _)| *time).min().unwrap_or(0);
+            let to = uses.iter().map(|(_, time, _)| *time).max().unwrap_or(0);
+            let mut candidates = Candidates::new(from, to);
+            uses.iter().for_each(|(standing, time, bytes)| candidates.add(*standing, *time, *bytes));
+            let cut = candidates.cut(need);
+            let sum = |wanted: Verdict| -> u64 {
+                let those = uses.iter().filter(|(standing, time, _)| cut.verdict(*standing, *time) == wanted);
+                those.map(|(.., bytes)| bytes).sum()
+            };
+            let total: u64 = uses.iter().map(|(.., bytes)| bytes).sum();
             if need > total {
-                prop_assert_eq!(below, total);
+                prop_assert_eq!(sum(Verdict::Goes), total);
             } else {
-                prop_assert_eq!(below + cut.edge_bytes, need);
-                prop_assert!(cut.edge_bytes <= edge);
+                prop_assert_eq!(sum(Verdict::Goes) + cut.edge_bytes, need);
+                prop_assert!(cut.edge_bytes <= sum(Verdict::Edge));
+            }
+        }
+
+        #[test]
+        fn nothing_goes_before_what_has_more_copies_or_was_unused_for_longer(
+            uses in proptest::collection::vec((0u8..3, 1000u32..3000), 1..200),
+            need in 0u64..300,
+        ) {
+            let uses: Vec<(Standing, u32)> =
+                uses.into_iter().map(|(standing, time)| (Standing::from_number(standing), time)).collect();
+            let mut candidates = Candidates::new(1000, 3000);
+            uses.iter().for_each(|(standing, time)| candidates.add(*standing, *time, 1));
+            let cut = candidates.cut(need);
+            let rank = |verdict| match verdict { Verdict::Goes => 0, Verdict::Edge => 1, Verdict::Stays => 2 };
+            for (standing, time) in &uses {
+                for (other, other_time) in &uses {
+                    if other > standing || (other == standing && other_time <= time) {
+                        prop_assert!(
+                            rank(cut.verdict(*other, *other_time)) <= rank(cut.verdict(*standing, *time))
+                        );
+                    }
+                }
             }
         }
 

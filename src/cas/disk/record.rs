@@ -5,11 +5,10 @@
 //! sector that cannot be read is damage like any other. The magic in front of each record is drawn at random when a store is made and told to nobody, so that
 //! no client can upload a blob which, after damage, reads as records of its own making.
 
-use std::hash::{Hash, Hasher};
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use crate::digest::{Digest, KEY_LEN};
+pub(super) use crate::cas::entry::EntryKey as Key;
 
 /// Bytes of a record in front of its data.
 pub(super) const HEADER: usize = 72;
@@ -20,15 +19,8 @@ const WINDOW: usize = 1 << 20;
 /// Bytes read at a time where a read of more failed: what a disk loses at once.
 const SECTOR: u64 = 4096;
 
-/// First byte of the key of an action result; never the tag of a digest function.
-const ACTION_TAG: u8 = 0xac;
-
 /// The random mark of one store.
 pub(super) type Magic = [u8; 8];
-
-/// What a record is about: a blob by its digest, or an action result by the hash of its key.
-#[derive(Clone, Copy, Debug, Eq, PartialOrd, Ord)]
-pub(super) struct Key(pub(super) [u8; KEY_LEN]);
 
 /// What the data of a record is. The numbers are stored: never renumber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,53 +45,6 @@ pub(super) struct Header {
     pub(super) written: u32,
     /// Bytes of data behind the header.
     pub(super) length: u32,
-}
-
-// === impl Key ===
-
-impl Key {
-    /// The key of an action result whose identity hashes to `hash`.
-    pub(super) fn action(hash: &[u8; 32]) -> Self {
-        let mut key = [0; KEY_LEN];
-        key[0] = ACTION_TAG;
-        key[1..33].copy_from_slice(hash);
-        Self(key)
-    }
-
-    /// The blob this is the key of; `None` for an action result.
-    pub(super) fn digest(&self) -> Option<Digest> {
-        Digest::from_key(&self.0)
-    }
-
-    pub(super) fn is_action(&self) -> bool {
-        self.0[0] == ACTION_TAG
-    }
-
-    /// Eight bytes of the hash: all the randomness a table needs.
-    pub(super) fn spread(&self) -> u64 {
-        u64::from_le_bytes(self.0[1..9].try_into().expect("invariant: a key is longer than nine bytes"))
-    }
-}
-
-impl From<&Digest> for Key {
-    fn from(digest: &Digest) -> Self {
-        Self(digest.to_key())
-    }
-}
-
-/// In two parts, each of a length that is compared without a call: every look into the map does it.
-impl PartialEq for Key {
-    fn eq(&self, other: &Self) -> bool {
-        let (hash, size) = self.0.split_at(33);
-        let (other_hash, other_size) = other.0.split_at(33);
-        hash[1..] == other_hash[1..] && size == other_size && hash[0] == other_hash[0]
-    }
-}
-
-impl Hash for Key {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.spread());
-    }
 }
 
 // === impl Kind ===
@@ -302,7 +247,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::digest::DigestFunction;
+    use crate::digest::{Digest, DigestFunction};
 
     const MAGIC: Magic = *b"\x01magic!\xff";
 

@@ -16,7 +16,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::catalog::{Catalog, Item, Loaded};
 use super::clock::Clock;
@@ -34,6 +34,7 @@ use super::state::{State, StateFile};
 use super::store::{Counters, Store};
 use super::sums::{PIECE, SumsBuilder};
 use super::{DiskConfig, OpenError, RebuildProgress, directory};
+use crate::cas::entry::Standing;
 use crate::digest::{Digest, Hasher};
 use crate::index::IndexError;
 
@@ -319,6 +320,7 @@ impl Recovery {
             length: header.length,
             kind: header.kind,
             twin: false,
+            standing: Standing::Sole,
             last_use: header.written,
         };
         self.latest = self.latest.max(Some(header.written));
@@ -445,6 +447,8 @@ impl Recovery {
             counters: Counters::default(),
             forgotten: Mutex::default(),
             vanished: Mutex::default(),
+            last_cut: Mutex::default(),
+            news: OnceLock::new(),
             stopped: AtomicBool::new(false),
         });
         store.load_kept();
@@ -524,7 +528,8 @@ impl Store {
         let mut appender = self.packs.appender();
         let place = appender.append(Kind::Note, key, now, sums.encode())?;
         let length = sums.encode().len() as u32;
-        self.map.insert(key, &Found { place, length, kind: Kind::Note, twin: false, last_use: now });
+        let (kind, standing) = (Kind::Note, Standing::Sole);
+        self.map.insert(key, &Found { place, length, kind, twin: false, standing, last_use: now });
         drop(appender);
         self.space.add(disk_bytes(digest.size()) + record_len(length));
         Ok(())

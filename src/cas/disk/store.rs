@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
@@ -19,9 +19,10 @@ use super::gate::Gate;
 use super::kept::Keeping;
 use super::lag::{self, EpochAge};
 use super::large::Large;
-use super::map::{Found, LargeFile, Map, Place};
+use super::map::{Found, LargeFile, Map, Place, Use};
+use super::news::{Origin, StoreNews};
 use super::packs::{Appender, Packs, Wait};
-use super::policy::Watermarks;
+use super::policy::{Cut, Watermarks};
 use super::record::{Key, Kind, is_lost, record_len};
 use super::space::{Reservation, Space, Work};
 use super::sums::Sums;
@@ -65,6 +66,9 @@ pub(super) struct Store {
     pub(super) forgotten: Mutex<HashMap<Key, u64>>,
     /// What left not long ago.
     pub(super) vanished: Mutex<Vanished>,
+    /// What went in the last eviction.
+    pub(super) last_cut: Mutex<Option<Cut>>,
+    pub(super) news: OnceLock<Arc<dyn StoreNews>>,
     pub(super) stopped: AtomicBool,
 }
 
@@ -267,44 +271,63 @@ impl Store {
         digest: &Digest,
         data: &[u8],
         reservation: Reservation,
+        origin: Origin,
     ) -> Result<u64, CasError> {
-        let (key, now) = (Key::from(digest), self.now());
+        let (key, last_use) = (Key::from(digest), origin.last_use(self.now()));
         self.check_open()?;
-        if self.map.touch(&key, now).is_some() {
-            return Ok(appender.last_written_epoch());
+        if self.map.look(&key, last_use, origin.using()).is_some() {
+            let epoch = appender.last_written_epoch();
+            drop(appender);
+            self.claim(&key, digest.size(), origin);
+            return Ok(epoch);
         }
-        let place = appender.append(Kind::Blob, key, now, data).map_err(|error| self.pack_error(error))?;
-        let found = Found { place, length: data.len() as u32, kind: Kind::Blob, twin: false, last_use: now };
-        self.map.insert(key, &found);
+        let place =
+            appender.append(Kind::Blob, key, last_use, data).map_err(|error| self.pack_error(error))?;
+        self.map.insert(key, &new_entry(place, data.len() as u32, Kind::Blob, last_use, origin));
         let epoch = appender.epoch();
         drop(appender);
         reservation.keep();
         self.work.mark_dirty();
+        self.tell_stored(&key, digest.size(), origin);
         Ok(epoch)
     }
 
-    /// Puts an action result into a pack, in place of an earlier one. Returns its place and the
-    /// epoch to settle.
+    /// Puts an action result into a pack, in place of an earlier one, unless that is at `same`, where
+    /// these very bytes are known to be. Returns its place and the epoch to settle.
     pub(super) fn append_action(
         &self,
         mut appender: Appender<'_>,
         key: Key,
-        data: &[u8],
+        (data, same): (&[u8], Option<Place>),
         reservation: Reservation,
+        origin: Origin,
     ) -> Result<(Place, u64), CasError> {
-        let now = self.now();
+        let last_use = origin.last_use(self.now());
         self.check_open()?;
-        let place = appender.append(Kind::Action, key, now, data).map_err(|error| self.pack_error(error))?;
-        let found =
-            Found { place, length: data.len() as u32, kind: Kind::Action, twin: false, last_use: now };
-        if let Some(old) = self.map.insert(key, &found) {
+        if let Some(place) = same
+            && self.map.look(&key, last_use, origin.using()).is_some_and(|found| found.place == place)
+        {
+            return Ok((place, appender.last_written_epoch()));
+        }
+        let place =
+            appender.append(Kind::Action, key, last_use, data).map_err(|error| self.pack_error(error))?;
+        let entry = new_entry(place, data.len() as u32, Kind::Action, last_use, origin);
+        if let Some(old) = self.map.insert(key, &entry) {
             appender.bury(old.place, old.length);
         }
         let epoch = appender.epoch();
         drop(appender);
         reservation.keep();
         self.work.mark_dirty();
+        self.tell_stored(&key, data.len() as u64, origin);
         Ok((place, epoch))
+    }
+
+    /// Where the result under `key` is, if it is known to be these very bytes.
+    pub(super) fn same_action(&self, key: &Key, data: &[u8], wait: Wait) -> Option<Place> {
+        let found = self.map.peek(key).filter(|found| found.length as usize == data.len())?;
+        let stored = self.read_action(key, &found, wait)??;
+        (stored == data).then_some(found.place)
     }
 
     /// Gives a verified temporary file its name and notes it, unless the blob is there. Returns the
@@ -315,11 +338,14 @@ impl Store {
         temp: TempFile,
         sums: &Sums,
         reservation: Reservation,
+        origin: Origin,
     ) -> Result<u64, CasError> {
-        let (key, now) = (Key::from(digest), self.now());
-        let _files = self.files.lock(digest);
+        let (key, last_use) = (Key::from(digest), origin.last_use(self.now()));
+        let files = self.files.lock(digest);
         self.check_open()?;
-        if self.map.touch(&key, now).is_some() {
+        if self.map.look(&key, last_use, origin.using()).is_some() {
+            drop(files);
+            self.claim(&key, digest.size(), origin);
             return Ok(self.packs.appender().last_written_epoch());
         }
         let path = self.files.path(digest, false);
@@ -331,7 +357,7 @@ impl Store {
         }
         temp.persist(&path, BLOB_MODE).map_err(failed)?;
         let mut appender = self.packs.appender();
-        let place = match appender.append(Kind::Note, key, now, sums.encode()) {
+        let place = match appender.append(Kind::Note, key, last_use, sums.encode()) {
             Ok(place) => place,
             Err(error) => {
                 drop(appender);
@@ -341,13 +367,14 @@ impl Store {
             }
         };
         let length = sums.encode().len() as u32;
-        self.map.insert(key, &Found { place, length, kind: Kind::Note, twin: false, last_use: now });
+        self.map.insert(key, &new_entry(place, length, Kind::Note, last_use, origin));
         self.map.set_right(&key, LargeFile::Plain);
         let epoch = appender.epoch();
-        drop(appender);
+        drop((appender, files));
         reservation.keep();
         self.space.add(record_len(length));
         self.work.mark_dirty();
+        self.tell_stored(&key, digest.size(), origin);
         Ok(epoch)
     }
 
@@ -404,10 +431,10 @@ impl Store {
 
 impl Store {
     /// The bytes of a blob that is in a pack, checked against its digest at every read.
-    pub(super) fn read_small(&self, digest: &Digest, wait: Wait) -> Result<Lookup, CasError> {
+    pub(super) fn read_small(&self, digest: &Digest, wait: Wait, using: Use) -> Result<Lookup, CasError> {
         let key = Key::from(digest);
         for _ in 0..RETRIES {
-            let found = self.map.touch(&key, self.now()).ok_or(CasError::NotFound(*digest))?;
+            let found = self.map.look(&key, self.now(), using).ok_or(CasError::NotFound(*digest))?;
             if found.kind == Kind::Note {
                 return Ok(Lookup::Large(found));
             }
@@ -462,8 +489,8 @@ impl Store {
     }
 
     /// The whole blob, wherever it is.
-    pub(super) fn load(&self, digest: &Digest) -> Result<Bytes, CasError> {
-        match self.read_small(digest, Wait::Yes)? {
+    pub(super) fn load(&self, digest: &Digest, using: Use) -> Result<Bytes, CasError> {
+        match self.read_small(digest, Wait::Yes, using)? {
             Lookup::Data(data) => Ok(data),
             Lookup::WouldWait => Err(CasError::NotFound(*digest)),
             Lookup::Large(found) => {
@@ -581,6 +608,7 @@ impl Store {
                 Some(digest) => tracing::error!(%digest, "stored bytes are damaged: the blob is dropped"),
                 None => tracing::error!("stored bytes of an action result are damaged: it is dropped"),
             }
+            self.tell_damaged(key);
         }
     }
 
@@ -609,6 +637,11 @@ impl Store {
         }
         PinGuard { store: self.clone(), number }
     }
+}
+
+/// An entry whose record was just written.
+fn new_entry(place: Place, length: u32, kind: Kind, last_use: u32, origin: Origin) -> Found {
+    Found { place, length, kind, twin: false, standing: origin.standing(), last_use }
 }
 
 /// Whether an error of opening means that the bytes are lost, and not that the process lacks

@@ -1,4 +1,4 @@
-//! Tests of the whole store, by what they break: nothing (`plain`), the directory (`broken`), and the
+//! Tests of the whole store, by what they break: nothing (`plain`, `copies`), the directory (`broken`), and the
 //! budget (`full`). A killed process is a copy of the directory taken while the store is open; a power
 //! loss is such a copy opened on another boot.
 
@@ -15,6 +15,7 @@ use crate::cas::{ByteRange, CasError, ContentAddressableStorage};
 use crate::digest::{Digest, DigestFunction};
 
 mod broken;
+mod copies;
 mod full;
 mod plain;
 

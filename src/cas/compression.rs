@@ -11,7 +11,7 @@ use farmhand_proto::reapi::compressor::Value as WireCompressor;
 use futures_util::{StreamExt, stream};
 use zstd::stream::raw::{self, DParameter, InBuffer, Operation, OutBuffer};
 
-use crate::cas::{BlobStream, CasError};
+use super::{BlobStream, CasError};
 
 /// Bytes in or out of one step.
 pub const STEP: usize = 256 * 1024;

@@ -1,0 +1,58 @@
+//! [`OthersCas`]: the store as other machines' blobs come into it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::map::Use;
+use super::news::Origin;
+use super::{DiskCas, absent};
+use crate::cas::{BlobStream, BlobWriter, ByteRange, CasError, ContentAddressableStorage};
+use crate::digest::Digest;
+
+/// The same blobs, but what comes in here is a copy of what another machine has, and no news. Uses renew a
+/// life as ever, and are not told on.
+struct OthersCas(DiskCas, Origin);
+
+impl DiskCas {
+    /// This store for copies of what others have, which are spare until somebody knows better. What is written
+    /// here at the same time counts as written here, whichever is done first.
+    pub fn of_others(&self) -> Arc<dyn ContentAddressableStorage> {
+        Arc::new(OthersCas(self.clone(), Origin::BROUGHT))
+    }
+
+    /// The same for copies that others give this machine to keep: perhaps nobody else has them, until whoever
+    /// gave them says so.
+    pub fn of_givers(&self) -> Arc<dyn ContentAddressableStorage> {
+        Arc::new(OthersCas(self.clone(), Origin::GIVEN))
+    }
+}
+
+#[async_trait]
+impl ContentAddressableStorage for OthersCas {
+    async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, CasError> {
+        let (map, now) = (&self.0.inner().map, self.0.inner().now());
+        Ok(absent(digests, |key| map.look(key, now, Use::Others).is_some()).await)
+    }
+
+    async fn peek_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, CasError> {
+        self.0.peek_missing(digests).await
+    }
+
+    async fn get(&self, digest: &Digest) -> Result<Bytes, CasError> {
+        self.0.get_for(digest, Use::Others).await
+    }
+
+    async fn read(&self, digest: &Digest, range: ByteRange) -> Result<BlobStream, CasError> {
+        self.0.read_for(digest, range, Use::Others).await
+    }
+
+    async fn put(&self, digest: &Digest, data: Bytes) -> Result<(), CasError> {
+        self.0.put_from(digest, data, self.1).await
+    }
+
+    async fn writer(&self, digest: &Digest) -> Result<Box<dyn BlobWriter>, CasError> {
+        self.0.writer_from(digest, self.1).await
+    }
+}
