@@ -75,6 +75,8 @@ pub struct Config {
     pub slots: usize,
     /// What actions of other machines may do here.
     pub guests: GuestConfig,
+    /// Copies of blobs and results on several machines.
+    pub copies: CopiesConfig,
     /// Whether actions get namespaces.
     pub sandbox: SandboxMode,
     /// Memory of all actions together.
@@ -134,6 +136,19 @@ pub struct GuestConfig {
     pub running: RunningGuests,
     /// What other machines are for actions that use the toolchain of the host.
     pub toolchain_rule: ToolchainRule,
+}
+
+/// How many machines have a copy of what is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopiesConfig {
+    /// Copies of each blob and result, where the farm has so many machines; 1 to [`MOST_COPIES`].
+    pub wanted: usize,
+    /// Machines that have what is written before that is acknowledged; 1 to [`wanted`](Self::wanted).
+    pub before_ack: usize,
+    /// How long a machine may be away before its copies are made anew on others.
+    pub repair_after: Duration,
+    /// Whether copies on this machine count.
+    pub keep: KeepCopies,
 }
 
 /// How this node meets the other machines of its farm.
@@ -253,6 +268,19 @@ pub enum ToolchainRule {
     Warn,
 }
 
+/// Whether copies on a machine count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum KeepCopies {
+    /// While it does not run on battery.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never: it keeps what it uses, and no other machine relies on that.
+    Never,
+}
+
 /// What the input root is to an action.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub enum InputRootMode {
@@ -310,6 +338,9 @@ pub enum ConfigError {
         remedy: String,
     },
 }
+
+/// Copies that can be asked for at most.
+pub const MOST_COPIES: usize = 8;
 
 /// Processes without which hardly any compiler driver works.
 pub const LEAST_PROCESSES: u64 = 16;
@@ -399,6 +430,7 @@ mod tests {
         assert_eq!(config.log.format, LogFormat::default());
         assert_eq!(config.guests.running, RunningGuests::default());
         assert_eq!(config.guests.toolchain_rule, ToolchainRule::default());
+        assert_eq!(config.copies.keep, KeepCopies::default());
         assert_eq!(config.lease, Duration::from_secs(3 * 3600));
         assert!(config.instances.is_empty() && !config.insecure_lan);
     }
@@ -469,6 +501,12 @@ mod tests {
             ("update-interval = \"0s\"", "update-interval: "),
             ("[instances.\"a//b\"]", "instances: "),
             ("person = \"\"", "person: "),
+            ("copies = 0", "copies: 0 is "),
+            ("copies = 9", "copies: 9 is "),
+            ("copies-before-ack = 3", "copies-before-ack: 3 is more than copies (2)"),
+            ("copies-before-ack = 0", "copies-before-ack: 0 is too small"),
+            ("repair-after = \"999ms\"", "repair-after: "),
+            ("repair-after = \"8d\"", "repair-after: "),
         ] {
             assert!(error_of(text).starts_with(start), "{}", error_of(text));
         }

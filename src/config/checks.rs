@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::ConfigError;
+use super::{ConfigError, MOST_COPIES};
 
 /// Name of the longest socket in the runtime directory.
 const LONGEST_SOCKET: &str = "control.sock";
@@ -90,6 +90,35 @@ pub(super) fn check_update_interval(interval: Duration) -> Result<Duration, Conf
         return invalid("update-interval", format!("{interval:?} is too short"), "10ms is the least");
     }
     Ok(interval)
+}
+
+pub(super) fn check_copies(copies: usize) -> Result<usize, ConfigError> {
+    if !(1..=MOST_COPIES).contains(&copies) {
+        let remedy = format!("use 1 to {MOST_COPIES}; with 2, any one machine may be lost");
+        return invalid("copies", format!("{copies} is out of range"), remedy);
+    }
+    Ok(copies)
+}
+
+/// Of the `copies` of each blob, those that are waited for.
+pub(super) fn check_before_ack(before_ack: usize, copies: usize) -> Result<usize, ConfigError> {
+    if before_ack > copies {
+        let reason = format!("{before_ack} is more than copies ({copies})");
+        return invalid("copies-before-ack", reason, "lower it, or raise copies");
+    }
+    at_least("copies-before-ack", before_ack, 1)
+}
+
+pub(super) fn check_repair_after(away: Duration) -> Result<Duration, ConfigError> {
+    let (least, most) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
+    if away < least || away > most {
+        return invalid(
+            "repair-after",
+            format!("{away:?} is out of range"),
+            "use 1s to 7d: longer than a restart takes, shorter than the next loss is away",
+        );
+    }
+    Ok(away)
 }
 
 pub(super) fn check_handshake(timeout: Duration) -> Result<Duration, ConfigError> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::values::ByteSize;
-use super::{Config, FarmConfig, GuestConfig, InputRootMode, InstanceSettings, LogConfig};
+use super::{Config, CopiesConfig, FarmConfig, GuestConfig, InputRootMode, InstanceSettings, LogConfig};
 
 /// A setting in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,9 +50,10 @@ impl Listed {
         let mut listed = Self::default();
         listed.node(config);
         listed.actions(config);
-        let Config { farm, guests, log, labels, instances, .. } = config;
+        let Config { farm, guests, copies, log, labels, instances, .. } = config;
         let FarmConfig { listen, discovery, peers, interfaces, person, key_file } = farm;
         listed.guests(guests);
+        listed.copies(copies);
         listed.put("peer-listen", text(listen));
         listed.put("no-discovery", (!discovery).to_string());
         listed.put("peer", list(peers));
@@ -176,6 +177,16 @@ impl Listed {
         ]);
     }
 
+    fn copies(&mut self, copies: &CopiesConfig) {
+        let CopiesConfig { wanted, before_ack, repair_after, keep } = copies;
+        self.put_all([
+            ("copies", wanted.to_string()),
+            ("copies-before-ack", before_ack.to_string()),
+            ("repair-after", span(*repair_after)),
+            ("keep-copies", choice(keep)),
+        ]);
+    }
+
     fn instance(&mut self, name: &str, settings: &InstanceSettings) {
         let InstanceSettings {
             digest_function,
@@ -272,6 +283,10 @@ mod tests {
         running-guests = "hand-back"
         guests-under-pressure = true
         toolchain-rule = "strict"
+        copies = 3
+        copies-before-ack = 2
+        repair-after = "90s"
+        keep-copies = "never"
         no-discovery = true
         farm-key-file = "/k"
         log-filter = "warn,farmhand::cas=trace"

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::network::{InterfacePattern, PeerAddress};
 use super::values::{ByteSize, DiskBudget, Listen, MemoryShare, SlotShare, Span};
 use super::{
-    CommittedSize, ConfigError, InputRootMode, LogFormat, RunningGuests, SandboxMode, SyncMode,
+    CommittedSize, ConfigError, InputRootMode, KeepCopies, LogFormat, RunningGuests, SandboxMode, SyncMode,
     ToolchainRule, UnknownProperties,
 };
 use crate::digest::DigestFunction;
@@ -153,6 +153,19 @@ pub struct RawConfig {
     #[arg(long, env = "FARMHAND_TOOLCHAIN_RULE", value_name = "RULE", help_heading = "Guests")]
     pub toolchain_rule: Option<ToolchainRule>,
 
+    /// Copies that the farm keeps of each blob and result, on as many machines
+    #[arg(long, env = "FARMHAND_COPIES", value_name = "N", help_heading = "Copies")]
+    pub copies: Option<usize>,
+    /// Machines that have what is written before that is acknowledged
+    #[arg(long, env = "FARMHAND_COPIES_BEFORE_ACK", value_name = "N", help_heading = "Copies")]
+    pub copies_before_ack: Option<usize>,
+    /// How long a machine may be away before its copies are made anew on others
+    #[arg(long, env = "FARMHAND_REPAIR_AFTER", value_name = "TIME", help_heading = "Copies")]
+    pub repair_after: Option<Span>,
+    /// Whether copies on this machine count: auto (not while on battery), always or never
+    #[arg(long, env = "FARMHAND_KEEP_COPIES", value_name = "WHEN", help_heading = "Copies")]
+    pub keep_copies: Option<KeepCopies>,
+
     /// Address for the other machines of the farm
     #[arg(long, env = "FARMHAND_PEER_LISTEN", value_name = "ADDR", help_heading = "The farm")]
     pub peer_listen: Option<Listen>,
@@ -261,6 +274,7 @@ impl RawConfig {
             slots sandbox action_memory action_tmp action_processes disk_reserve unknown_properties pools default_timeout max_timeout
             queue_limit keep_finished orphan_grace orphan_yield update_interval
             guest_slots reserve_for_me guests_on_battery guests_under_pressure guest_slots_while_used used_for running_guests toolchain_rule
+            copies copies_before_ack repair_after keep_copies
             peer_listen no_discovery peer interfaces person farm_key_file
             log_filter log_format
             labels instances

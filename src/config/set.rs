@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::checks::{
-    absolute, at_least, check_epoch, check_handshake, check_listen, check_name, check_person,
-    check_runtime_dir, check_timeouts, check_update_interval, invalid,
+    absolute, at_least, check_before_ack, check_copies, check_epoch, check_handshake, check_listen,
+    check_name, check_person, check_repair_after, check_runtime_dir, check_timeouts, check_update_interval,
+    invalid,
 };
 use super::raw::{OneOrMany, RawInstance};
 use super::{
-    Config, ConfigError, FarmConfig, GuestConfig, Host, InstanceSettings, LEAST_PROCESSES, LogConfig,
-    RawConfig, UnknownProperties,
+    Config, ConfigError, CopiesConfig, FarmConfig, GuestConfig, Host, InstanceSettings, LEAST_PROCESSES,
+    LogConfig, RawConfig, UnknownProperties,
 };
 use crate::instance::InstanceName;
 
@@ -35,6 +36,7 @@ impl Set {
         let per_address = required(raw.max_connections_per_address);
         Ok(Config {
             guests: guests(&raw),
+            copies: copies(&raw)?,
             farm: farm(&mut raw, host)?,
             name: check_name(raw.name.unwrap_or_else(|| host.name.clone()))?,
             listen: check_listen(required(raw.listen).0, insecure_lan)?,
@@ -97,6 +99,17 @@ fn guests(raw: &RawConfig) -> GuestConfig {
         running: required(raw.running_guests),
         toolchain_rule: required(raw.toolchain_rule),
     }
+}
+
+/// How many machines have what is stored.
+fn copies(raw: &RawConfig) -> Result<CopiesConfig, ConfigError> {
+    let wanted = check_copies(required(raw.copies))?;
+    Ok(CopiesConfig {
+        wanted,
+        before_ack: check_before_ack(required(raw.copies_before_ack), wanted)?,
+        repair_after: check_repair_after(required(raw.repair_after).0)?,
+        keep: required(raw.keep_copies),
+    })
 }
 
 /// How other machines are met. Takes its settings out of `raw`.
