@@ -6,6 +6,7 @@
 //! their module have a small `fuzzing` door there; the promises stand here.
 
 mod config;
+mod copies;
 mod history;
 mod input;
 mod leases;
@@ -18,6 +19,7 @@ mod trust;
 mod zstd;
 
 pub use config::config;
+pub use copies::copies_messages;
 pub use history::history_record;
 pub use leases::lease;
 pub use merkle::{directory, tree};
@@ -73,7 +75,7 @@ mod tests {
     }
 
     replay_each! {
-        config directory farm_key history_record index_record join_messages lease message pack_record path peers
-        request_metadata resource_name sandbox_wire tree zstd
+        config copies_messages directory farm_key history_record index_record join_messages lease message
+        pack_record path peers request_metadata resource_name sandbox_wire tree zstd
     }
 }

@@ -8,6 +8,7 @@
 //! - [`index`]: the embedded key-value index, the only file that names its engine;
 //! - [`peer`]: the other machines: who they are, and a link to each;
 //! - [`cas`]: blobs by digest; [`action_cache`]: results by action;
+//! - [`replication`]: the store of the whole farm: who has which copy, and who should;
 //! - [`miss`]: why there was no result;
 //! - [`worker`]: staging inputs, running commands, collecting outputs;
 //! - [`execution`]: operations, the queue, the scheduler that drives it;
@@ -40,6 +41,7 @@ pub mod path;
 pub mod peer;
 pub mod platform;
 pub mod recent;
+pub mod replication;
 pub mod request_metadata;
 pub mod rpc;
 pub mod tasks;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::input::Input;
-use crate::rpc::compression::{CompressionError, Decoder, STEP, compress, decompress};
+use crate::cas::compression::{CompressionError, Decoder, STEP, compress, decompress};
 
 /// Whatever comes in, no more comes out than was announced, in pieces of at most [`STEP`]; how the bytes are cut
 /// makes no difference; and bytes that were compressed here come back.
