@@ -15,10 +15,6 @@ use tokio::task::{JoinError, JoinHandle};
 use tonic::service::Routes;
 
 use crate::action_cache::ActionCache;
-use crate::action_cache::complete::CompleteActionCache;
-use crate::action_cache::disk::DiskActionCache;
-use crate::action_cache::fate::Fates;
-use crate::action_cache::pinned::PinnedActionCache;
 use crate::activity::Activity;
 use crate::cas::ContentAddressableStorage;
 use crate::cas::disk::{DiskCas, OpenError, RebuildProgress};
@@ -46,23 +42,24 @@ use crate::worker::{RunError, Runner};
 mod boot;
 mod claims;
 mod farm;
+mod keeping;
 mod manners;
 mod meter;
 mod open_files;
 mod part;
+mod safety;
 mod settings;
 mod status;
 mod told;
 mod toolchain;
+mod whole;
 mod wire;
 
 use meter::Meter;
 use part::{FarmDoor, Inside, Part};
+use safety::Safety;
 use status::StatusSource;
-
-/// A result that was found complete is shown again without another look for this long, or for a
-/// quarter of the lease where that is shorter, so that what it names never ages past its lease.
-const FRESH: Duration = Duration::from_secs(60);
+use whole::Whole;
 
 /// Shorter leases break builds: Bazel relies on three hours by default.
 const USUAL_LEASE: Duration = Duration::from_secs(3 * 3600);
@@ -159,19 +156,19 @@ impl Node {
         let open_files = open_files::raise();
         let doors = Doors::open(&config).await?;
         let store = open_store(&config, progress, &tasks).await?;
-        let cas: Arc<dyn ContentAddressableStorage> = Arc::new(store.clone());
-        let (pins, fates) = action_cache(&config, &store, Arc::clone(&cas), &tasks);
-        let results: Arc<dyn ActionCache> = pins.clone();
         let history = open_history(&config, &tasks);
         let trust = open_trust(&config, &tasks).await?;
+        let whole = Whole::new(&config, trust.me(), store.clone(), &tasks);
+        whole.mend_pins(&tasks);
+        let (cas, results): (_, Arc<dyn ActionCache>) = (Arc::clone(&whole.cas), whole.results.clone());
 
         let spawners = Arc::new(start_spawners(&config, open_files.inherited).await?);
         let facts = settings::facts(&config, spawners.is_sandboxed());
-        let worker = Arc::new(open_worker(&config, facts.clone(), &store, Arc::clone(&spawners), &tasks)?);
+        let worker = Arc::new(open_worker(&config, facts.clone(), &whole, Arc::clone(&spawners), &tasks)?);
         let history = history.await.map_err(|panic| lost(&config, &panic))?;
         let sequence = Sequence::after(history.last_sequence());
         let activity = start_activity(&config, &store, sequence.clone(), &tasks);
-        let explainer = start_explainer(&history, &cas, fates, &activity, &tasks);
+        let explainer = start_explainer(&history, &whole, &activity, &tasks);
         let scheduler = Scheduler::start(
             Arc::clone(&cas),
             Arc::clone(&results),
@@ -192,9 +189,11 @@ impl Node {
         let limits = settings::limits(&config, open_files.now);
         let peer_config = settings::peers(&config, activity.epoch(), doors.endpoints.peers);
         let peers = Peers::start(peer_config, trust.clone(), &tasks).await;
+        let safety = Safety::start(&config, &whole, &scheduler, &peers, &tasks);
         let part = Part::start(&Inside {
             config: &config,
-            store: &store,
+            whole: &whole,
+            safety: &safety,
             scheduler: &scheduler,
             peers: &peers,
             trust: &trust,
@@ -219,6 +218,7 @@ impl Node {
             toolchain: part.toolchain,
             lender: part.lender,
             tenancies: part.tenancies,
+            safety,
         };
         let join_settings = settings::joining(&source.config, doors.endpoints.peers);
         let parts = part::ways_in(&source.config, join_settings, trust, peers, &tasks);
@@ -229,7 +229,7 @@ impl Node {
             explainer,
             cas,
             results,
-            pins,
+            pins: whole.results,
             scheduler,
             instances,
             config: settled,
@@ -367,38 +367,11 @@ fn open_history(config: &Config, tasks: &Tasks) -> JoinHandle<History> {
     tasks.spawn_blocking(move || History::open(&path, kept))
 }
 
-/// Results as they are shown: complete ones only, and what a person pinned stays.
-type Results = PinnedActionCache<CompleteActionCache<DiskActionCache>>;
-
-fn action_cache(
-    config: &Config,
-    store: &DiskCas,
-    cas: Arc<dyn ContentAddressableStorage>,
-    tasks: &Tasks,
-) -> (Arc<Results>, Fates) {
-    let generation = {
-        let store = store.clone();
-        Arc::new(move || store.generation())
-    };
-    let fresh = FRESH.min(config.lease / 4);
-    let results = DiskActionCache::new(store.clone());
-    let complete = CompleteActionCache::new(results.clone(), cas, generation, fresh);
-    let fates = Fates::new(store.clone(), results, Arc::clone(complete.incomplete()));
-    let pinned = Arc::new(PinnedActionCache::new(complete, store.clone()));
-    let mending = Arc::clone(&pinned);
-    tasks.spawn("mend pins", async move { mending.mend().await });
-    (pinned, fates)
-}
-
 /// Who explains misses, and tells those who watch.
-fn start_explainer(
-    history: &History,
-    cas: &Arc<dyn ContentAddressableStorage>,
-    fates: Fates,
-    activity: &Arc<Activity>,
-    tasks: &Tasks,
-) -> Explainer {
-    let explainer = Explainer::new(history.clone(), Arc::clone(cas), Arc::new(move |key| fates.of(key)));
+fn start_explainer(history: &History, whole: &Whole, activity: &Arc<Activity>, tasks: &Tasks) -> Explainer {
+    let fates = whole.fates.clone();
+    let explainer =
+        Explainer::new(history.clone(), Arc::clone(&whole.cas), Arc::new(move |key| fates.of(key)));
     let activity = Arc::clone(activity);
     explainer.start(tasks, move |operation, miss| {
         activity.annotate(operation, |remarks| remarks.miss = miss.kind());
@@ -471,14 +444,13 @@ fn scratch(config: &Config) -> PathBuf {
 fn open_worker(
     config: &Config,
     facts: MachineFacts,
-    store: &DiskCas,
+    whole: &Whole,
     spawners: Arc<SpawnerPool>,
     tasks: &Tasks,
 ) -> Result<LocalWorker, NodeError> {
-    let settings = settings::worker(config, scratch(config), store.stats().budget_bytes);
+    let settings = settings::worker(config, scratch(config), whole.store.usage().budget_bytes);
     let scratch = settings.scratch.clone();
-    let (cas, blobs) = (Arc::new(store.clone()), Arc::new(store.clone()));
-    LocalWorker::open(settings, facts, cas, blobs, spawners, tasks)
+    LocalWorker::open(settings, facts, whole.for_worker(), spawners, tasks)
         .map_err(|source| NodeError::Io { path: scratch, source })
 }
 

@@ -200,6 +200,11 @@ impl Peers {
         peers
     }
 
+    /// Which start of the node of this machine this is, as others know it.
+    pub fn boot_epoch(&self) -> u64 {
+        self.0.me.boot_epoch
+    }
+
     /// All that are known, with how they stand.
     pub fn list(&self) -> Vec<PeerInfo> {
         self.0.shown.borrow().iter().map(Shown::info).collect()

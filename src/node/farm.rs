@@ -50,6 +50,8 @@ pub(super) struct Farm {
     pub(super) peers: Peers,
     pub(super) lender: Lender,
     pub(super) home: Home,
+    /// Brings inputs of guests here.
+    pub(super) luggage: Fetcher,
     pub(super) ledger: Ledger,
     pub(super) me: MachineId,
     pub(super) tasks: Tasks,
@@ -139,7 +141,7 @@ impl Farm {
 
     /// Takes guests in, that `host` runs.
     pub(super) fn guests(&self, host: Arc<dyn Host>) -> Guests {
-        let (fetcher, lender) = (self.home.fetcher.clone(), Arc::new(self.lender.clone()));
+        let (fetcher, lender) = (self.luggage.clone(), Arc::new(self.lender.clone()));
         Guests::new(host, fetcher, lender, Arc::new(self.clone()), self.tasks.clone())
     }
 

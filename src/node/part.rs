@@ -8,12 +8,13 @@ use tonic::service::Routes;
 use super::claims::Ledger;
 use super::farm::{self, Farm};
 use super::manners::Welcome;
+use super::safety::Safety;
 use super::status::Tenancies;
 use super::told::Teller;
+use super::whole::Whole;
 use super::{NodeError, settings, toolchain};
 use crate::activity::Activity;
-use crate::cas::ContentAddressableStorage;
-use crate::cas::disk::DiskCas;
+use crate::cas::fetch::Fetcher;
 use crate::config::Config;
 use crate::execution::lending::{HomeWorker, Lender};
 use crate::execution::{Scheduler, Sequence};
@@ -26,6 +27,7 @@ use crate::rpc::Instances;
 use crate::rpc::byte_stream::ByteStreamService;
 use crate::rpc::cas::CasService;
 use crate::rpc::control::FarmParts;
+use crate::rpc::copies::CopiesService;
 use crate::rpc::peer::PeerService;
 use crate::rpc::server::Limits;
 use crate::tasks::Tasks;
@@ -41,7 +43,8 @@ pub(super) struct FarmDoor {
 /// What it is made of.
 pub(super) struct Inside<'a> {
     pub(super) config: &'a Config,
-    pub(super) store: &'a DiskCas,
+    pub(super) whole: &'a Whole,
+    pub(super) safety: &'a Safety,
     pub(super) scheduler: &'a Scheduler,
     pub(super) peers: &'a Peers,
     pub(super) trust: &'a Trust,
@@ -70,7 +73,7 @@ impl Part {
     /// Takes part from now on: by tasks, until those end. The scheduler has the worker of this machine after
     /// that.
     pub(super) fn start(inside: &Inside<'_>) -> Result<Self, NodeError> {
-        let Inside { config, store, scheduler, peers, worker, tasks, .. } = *inside;
+        let Inside { config, whole, scheduler, peers, worker, tasks, .. } = *inside;
         let toolchain = toolchain::follow(&config.data_dir, tasks);
         let farm = inside.farm(toolchain.clone())?;
         let lender = farm.lender.clone();
@@ -84,13 +87,14 @@ impl Part {
             name: config.name.clone(),
             facts: inside.facts.clone(),
             scheduler: scheduler.clone(),
-            store: store.clone(),
+            store: whole.store.clone(),
             directory: config.data_dir.clone(),
             peers: peers.clone(),
             welcome: welcome.clone(),
             toolchain: toolchain.clone(),
             lender: lender.clone(),
             tenancies: Arc::clone(&tenancies),
+            safety: inside.safety.clone(),
         };
         tasks.spawn("teller", teller.run(tasks.token().clone()));
         tasks.spawn("farm", farm.run(tasks.token().clone()));
@@ -107,10 +111,12 @@ impl Inside<'_> {
         let name: Arc<str> = self.config.name.as_str().into();
         let logs = farm::logs(&self.config.data_dir);
         let toolchain = OwnToolchain { rule: self.config.guests.toolchain_rule, fingerprint };
-        let home = Farm::home(Arc::new(self.store.clone()), toolchain, &logs)
+        let store = &self.whole.store;
+        let home = Farm::home(Arc::new(store.clone()), toolchain, &logs)
             .map_err(|source| NodeError::Io { path: logs, source })?;
         Ok(Farm {
             lender: Farm::lender(&name, settings::lending(self.config), self.scheduler, self.peers),
+            luggage: Fetcher::new(store.of_others()),
             scheduler: self.scheduler.clone(),
             peers: self.peers.clone(),
             ledger: Ledger::default(),
@@ -121,10 +127,10 @@ impl Inside<'_> {
         })
     }
 
-    /// The door for other machines: links, and the blobs that are here. What they move counts for the builds
-    /// of theirs, and not for those here.
+    /// The door for other machines: links, and the blobs that are here. What they bring is theirs to see to;
+    /// what they move counts for the builds of theirs, and not for those here.
     fn door(&self, service: PeerService) -> FarmDoor {
-        let cas: Arc<dyn ContentAddressableStorage> = Arc::new(self.store.clone());
+        let cas = self.whole.store.of_givers();
         let theirs = Arc::new(Activity::new(0, &self.config.name, Sequence::default()));
         let instances = Instances::default();
         let byte_stream = ByteStreamService::new(
@@ -134,7 +140,13 @@ impl Inside<'_> {
             Arc::clone(&theirs),
             self.tasks,
         );
+        let replication = &self.whole.replication;
+        let others = replication.others();
+        let copies =
+            CopiesService::new(Arc::new(self.whole.store.clone()), Arc::new(move || others.roster()))
+                .asking(replication.news());
         let routes = Routes::new(service.into_server())
+            .add_service(copies.into_server())
             .add_service(CasService::new(cas, instances, theirs))
             .add_service(byte_stream);
         let limits = settings::peer_limits(self.config, self.open_files);

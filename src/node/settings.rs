@@ -10,9 +10,11 @@ use crate::cas::disk::DiskConfig;
 use crate::config::{Config, InputRootMode};
 use crate::execution::action::PlatformRules;
 use crate::execution::{Duty, Retention, Settings, grants};
-use crate::peer::PeersConfig;
 use crate::peer::trust::join::JoinSettings;
+use crate::peer::{MachineId, PeersConfig};
 use crate::platform::{self, MachineFacts};
+use crate::replication::census;
+use crate::replication::driver::{LAG_LIMIT, ReplicationConfig};
 use crate::rpc::byte_stream::ByteStreamSettings;
 use crate::rpc::server::Limits;
 use crate::rpc::{InstanceSettings, InstancesConfig};
@@ -143,6 +145,20 @@ pub(super) fn peer_limits(config: &Config, open_files: Option<u64>) -> Limits {
         per_address: usual.per_address.min(PEER_CONNECTIONS_PER_ADDRESS),
         handshake: usual.handshake.min(PEER_HANDSHAKE),
         ..usual
+    }
+}
+
+/// The copies of machine `me`, whose store has `budget` bytes.
+pub(super) fn replication(config: &Config, me: MachineId, budget: u64) -> ReplicationConfig {
+    ReplicationConfig {
+        me,
+        name: config.name.as_str().into(),
+        copies: config.copies.wanted,
+        before_ack: config.copies.before_ack,
+        repair_after: config.copies.repair_after,
+        weight: census::weight(budget),
+        lag_limit_bytes: LAG_LIMIT,
+        keepers_file: farm_directory(config).join("keepers"),
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::Endpoints;
 use super::manners::{Welcome, in_words};
 use super::meter::{Measured, Meter};
+use super::safety::{self, Safety};
 use super::wire::{self, count};
 use crate::activity::Activity;
 use crate::cas::disk::DiskStats;
@@ -42,6 +43,7 @@ pub(super) struct StatusSource {
     pub(super) toolchain: watch::Receiver<Arc<str>>,
     pub(super) lender: Lender,
     pub(super) tenancies: Tenancies,
+    pub(super) safety: Safety,
 }
 
 /// Who uses the slots of this machine, or waits for them, now. Must not wait for anything.
@@ -132,16 +134,23 @@ impl StatusSource {
     async fn response(&self, measured: &Measured) -> GetStatusResponse {
         let machine = self.machine_state().await;
         let execution = self.activity.execution();
-        let mut warnings = self.warnings(measured.stats.as_ref().unwrap_or(&DiskStats::default()));
+        let stats = measured.stats.clone().unwrap_or_default();
+        let (others, copies) = (self.peers.list(), self.safety.status());
+        let mut warnings = self.warnings(&stats);
         warnings.extend(machine.as_ref().and_then(|machine| at_rest(machine, execution.queued)));
-        let this = self.machine(machine.as_ref(), measured);
-        let others = self.peers.list();
+        let mut this = self.machine(machine.as_ref(), measured);
+        let is_idle = this.busy == 0 && execution.queued == 0 && execution.running == 0;
+        self.safety.now(stats.sole).show(&mut this, is_idle);
         warnings.extend(other_toolchains(&this.toolchain, &others));
+        warnings.extend(safety::warnings(&self.config.copies, &copies, &others));
         GetStatusResponse {
             node: Some(self.node()),
             machines: std::iter::once(this).chain(others.iter().map(wire::other_machine)).collect(),
             execution: Some(execution),
-            storage: measured.stats.as_ref().map(storage),
+            storage: measured.stats.as_ref().map(|stats| control::Storage {
+                replication: self.safety.has_others().then(|| safety::replication(&copies, stats)),
+                ..storage(stats)
+            }),
             warnings,
             entrance: None,
         }
@@ -221,5 +230,6 @@ fn storage(stats: &DiskStats) -> control::Storage {
         scrub_progress: stats.scrub_progress,
         scrub_passes: stats.scrub_passes,
         pinned: stats.kept,
+        replication: None,
     }
 }

@@ -10,9 +10,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::manners::{Welcome, in_words};
+use super::safety::Safety;
 use super::status::Tenancies;
 use super::wire::{self, count};
-use crate::cas::disk::DiskCas;
+use crate::cas::disk::{DiskCas, Held};
 use crate::execution::Scheduler;
 use crate::execution::lending::{Lender, Lent};
 use crate::peer::Peers;
@@ -24,6 +25,11 @@ const PERIOD: Duration = Duration::from_secs(1);
 
 /// Time between two measurements of the load.
 const LOAD_PERIOD: Duration = Duration::from_secs(5);
+
+/// Least time between two counts of what perhaps no other machine has, and the part of the time that they may
+/// take.
+const SOLE_PERIOD: Duration = Duration::from_secs(2);
+const SPARING: u32 = 100;
 
 /// Tells them.
 pub(super) struct Teller {
@@ -41,14 +47,18 @@ pub(super) struct Teller {
     pub(super) lender: Lender,
     /// Who uses this machine.
     pub(super) tenancies: Tenancies,
+    pub(super) safety: Safety,
 }
 
-/// The load, while somebody is told of it.
+/// What takes time to measure, while somebody is told of it.
 #[derive(Default)]
 struct Measured {
     before: Option<Readings>,
     at: Option<Instant>,
     load: Option<control::Load>,
+    /// What perhaps no other machine has, and when that is counted again.
+    sole: Held,
+    count_at: Option<Instant>,
 }
 
 impl Teller {
@@ -62,11 +72,12 @@ impl Teller {
             let is_heard = self.is_heard();
             if is_heard {
                 self.measure(&mut measured).await;
+                self.count_sole(&mut measured).await;
             } else {
                 measured = Measured::default();
             }
             if is_heard || !is_told {
-                is_told = self.tell(measured.load).await;
+                is_told = self.tell(&measured).await;
             }
         }
     }
@@ -88,14 +99,27 @@ impl Teller {
         measured.before = Some(after);
     }
 
-    async fn tell(&self, load: Option<control::Load>) -> bool {
+    /// Each entry of the store is looked at for it, so it is done sparingly.
+    async fn count_sole(&self, measured: &mut Measured) {
+        let begin = Instant::now();
+        if measured.count_at.is_some_and(|at| begin < at) {
+            return;
+        }
+        let store = self.store.clone();
+        let Ok(stats) = tokio::task::spawn_blocking(move || store.stats()).await else { return };
+        measured.sole = stats.sole;
+        measured.count_at = Some(Instant::now() + SOLE_PERIOD.max(begin.elapsed() * SPARING));
+    }
+
+    async fn tell(&self, measured: &Measured) -> bool {
         let machines = self.scheduler.machines().await;
         let Some(machine) = machines.into_iter().find(|machine| *machine.name == *self.name) else {
             return false;
         };
         let Lent { slots, busy, .. } = self.lender.lent();
         let (usage, allowance) = (self.store.usage(), self.welcome.now(slots));
-        self.peers.publish(peer::MachineState {
+        let copies = self.safety.now(measured.sole);
+        let mut state = peer::MachineState {
             slots: count(slots),
             busy: count(busy),
             guest_slots: count(allowance.slots),
@@ -103,11 +127,13 @@ impl Teller {
             state: wire::state(machine.duty, &allowance).into(),
             reason: in_words(machine.duty, &allowance, slots),
             toolchain: self.toolchain.borrow().to_string(),
-            load,
+            load: measured.load,
             used_bytes: usage.used_bytes,
             budget_bytes: usage.budget_bytes,
             ..wire::facts_to_wire(&self.facts)
-        });
+        };
+        copies.tell(&mut state);
+        self.peers.publish(state);
         true
     }
 }

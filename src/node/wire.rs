@@ -8,6 +8,7 @@ use farmhand_proto::peer::MachineState;
 use farmhand_proto::protobuf;
 use farmhand_proto::time::{duration, timestamp};
 
+use super::safety;
 use crate::execution::Duty;
 use crate::execution::grants::Tenancy;
 use crate::peer::PeerInfo;
@@ -118,7 +119,7 @@ pub(super) fn other_machine(peer: &PeerInfo) -> control::Machine {
         Standing::Refused(reason) => (machine::State::Refused, reason.clone()),
         Standing::Incompatible(reason) => (machine::State::Incompatible, reason.clone()),
     };
-    control::Machine {
+    let mut machine = control::Machine {
         name: peer.name.to_string(),
         state: state.into(),
         is_self: false,
@@ -126,9 +127,9 @@ pub(super) fn other_machine(peer: &PeerInfo) -> control::Machine {
         busy: if peer.standing == Standing::Linked { told.busy } else { 0 },
         last_heard: peer.last_heard.map(duration),
         version: peer.program.to_string(),
-        os: told.os,
+        os: told.os.clone(),
         // Of several that hold there, the widest: `x86-64` and not `x86-32`.
-        arch: told.isa.into_iter().max().unwrap_or_default(),
+        arch: told.isa.iter().max().cloned().unwrap_or_default(),
         cpus: told.cpus,
         load: told.load,
         found_by: peer.found_by.to_string(),
@@ -142,11 +143,13 @@ pub(super) fn other_machine(peer: &PeerInfo) -> control::Machine {
         linked: peer.standing == Standing::Linked,
         links_back: peer.calls,
         boot_epoch: peer.boot_epoch.unwrap_or_default(),
-        tenancies: Vec::new(),
         guest_slots: peer.state.as_ref().map(|told| told.guest_slots),
         guests: told.guests.filter(|_| peer.standing == Standing::Linked),
-        toolchain: told.toolchain,
-    }
+        toolchain: told.toolchain.clone(),
+        ..Default::default()
+    };
+    safety::show_other(&told, &mut machine);
+    machine
 }
 
 fn signed_micros(micros: i64) -> protobuf::Duration {

@@ -58,6 +58,7 @@ pub(super) struct Opened {
 pub(super) struct Shown {
     listed: Listed,
     life: Option<Arc<Life>>,
+    /// What it tells of itself; without a link, what it told last.
     state: Option<watch::Receiver<Option<Arc<MachineState>>>>,
 }
 
@@ -311,11 +312,17 @@ impl Driver {
     // --- what people see ---
 
     fn show(&self) {
+        let before = self.peers.0.shown.borrow().clone();
+        let last_state = |listed: &Listed| {
+            let last = before.iter().find(|shown| shown.listed.id.is_some() && shown.listed.id == listed.id);
+            last.and_then(|shown| shown.state.clone())
+        };
         let shown = self.members.list().into_iter().map(|listed| {
             let outgoing = listed.link.and_then(|link| self.links.get(&link)).map(|link| &link.handle);
             let incoming = listed.call.and_then(|call| self.calls.get(&call)).map(|call| &call.handle);
             let life = outgoing.map(Handle::life).or(incoming.map(CallHandle::life)).cloned();
             let state = outgoing.map(Handle::state).or(incoming.map(CallHandle::state));
+            let state = state.or_else(|| last_state(&listed));
             Shown { listed, life, state }
         });
         let shown: Vec<_> = shown.collect();

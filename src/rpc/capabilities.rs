@@ -11,8 +11,8 @@ use farmhand_proto::reapi::symlink_absolute_path_strategy;
 use farmhand_proto::{reapi, semver};
 use tonic::{Request, Response, Status};
 
-use super::compression::Compressor;
 use super::{Instance, Instances, MAX_BATCH};
+use crate::cas::compression::Compressor;
 use crate::digest::DigestFunction;
 use crate::execution;
 

@@ -13,12 +13,12 @@ use tonic::{Code, Status};
 use super::action_cache::UpdateError;
 use super::byte_stream::{ReadError, WriteError};
 use super::cas::{BatchError, TreeError};
-use super::compression::CompressionError;
 use super::instances::InstanceError;
 use super::resource_name::ResourceNameError;
 use crate::action_cache::{ActionCacheError, PinError};
 use crate::activity::Full;
 use crate::cas::CasError;
+use crate::cas::compression::CompressionError;
 use crate::digest::DigestError;
 use crate::execution::rerun::RerunError;
 use crate::execution::{ExecuteError, KillError, MachineError, Refusal};
@@ -28,6 +28,7 @@ use crate::peer::KeyRefused;
 use crate::peer::trust::TrustError;
 use crate::peer::trust::join::{CodeError, InviteError, JoinError, NotWaiting};
 use crate::peer::trust::rotation::RotateError;
+use crate::replication::messages::MessageError;
 use crate::worker::SlotsError;
 
 /// Seconds a client should wait before it tries again.
@@ -91,6 +92,7 @@ impl StatusOf for CasError {
             Self::Mismatch { .. } | Self::TooLong(_) | Self::TooLarge { .. } => Code::InvalidArgument,
             Self::OutOfRange { .. } => Code::OutOfRange,
             Self::NoSpace { .. } => Code::ResourceExhausted,
+            Self::TooFewCopies { .. } => Code::Unavailable,
             Self::Io { source, .. } if is_shortage(source) => Code::Unavailable,
             Self::Io { .. } => Code::Internal,
         }
@@ -179,6 +181,12 @@ impl StatusOf for WriteError {
             Self::StillOpen => Code::Aborted,
             Self::Idle => Code::DeadlineExceeded,
         }
+    }
+}
+
+impl StatusOf for MessageError {
+    fn code(&self) -> Code {
+        Code::InvalidArgument
     }
 }
 
@@ -348,6 +356,7 @@ into_status!(
     JoinError,
     KillError,
     MachineError,
+    MessageError,
     NotWaiting,
     PinError,
     ReadError,
@@ -372,6 +381,15 @@ mod tests {
         assert_eq!(details.code, Code::ResourceExhausted as i32);
         let info: raw::RetryInfo = any::unpack(&details.details[0]).unwrap();
         assert!(info.retry_delay.unwrap().seconds > 0);
+    }
+
+    #[test]
+    fn too_few_copies_are_waited_for_again() {
+        let what = Digest::of(DigestFunction::Sha256, b"a").to_string();
+        let status = Status::from(CasError::TooFewCopies { what: what.clone(), wanted: 3, have: 1 });
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(status.message().starts_with(&format!("{what} is on 1 of the 3 machines")));
+        assert!(!status.details().is_empty());
     }
 
     #[test]

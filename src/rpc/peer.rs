@@ -174,7 +174,8 @@ fn answer(message: Answer) -> RunResponse {
     RunResponse { message: Some(message) }
 }
 
-fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+/// The machine that calls; nobody else gets in.
+pub(super) fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     let caller = request.extensions().get::<Caller>().cloned();
     caller.ok_or_else(|| Status::permission_denied("this is for the machines of the farm"))
 }

@@ -12,7 +12,7 @@
 
 use std::fmt;
 
-use super::compression::{CompressionError, Compressor};
+use crate::cas::compression::{CompressionError, Compressor};
 use crate::digest::{Digest, DigestError, DigestFunction};
 use crate::instance::{InstanceName, InstanceNameError};
 

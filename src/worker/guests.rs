@@ -56,6 +56,14 @@ pub trait Host: Worker {
     /// # Errors
     /// When the root is no usable one, or the store fails.
     async fn missing_inputs(&self, root: Digest) -> Result<Vec<Digest>, InputError>;
+
+    /// Has them here as far as any machine of the farm has them; those that none has.
+    ///
+    /// # Errors
+    /// As for [`missing_inputs`](Self::missing_inputs).
+    async fn bring_inputs(&self, root: Digest) -> Result<Vec<Digest>, InputError> {
+        self.missing_inputs(root).await
+    }
 }
 
 /// Who may run an action here now.
@@ -242,11 +250,24 @@ impl Guest {
             };
             let fetch = self.fetcher.fetch(&missing, self.sources_for(&missing));
             match self.cancel.run_until_cancelled(fetch).await {
+                Some(Err(FetchError::Missing(_))) => {
+                    self.bring_from_others().await?;
+                    break;
+                }
                 Some(brought) => fetched += brought?,
                 None => break,
             }
         }
         Ok(fetched)
+    }
+
+    /// Brings what those do not have of whom it is known what they have.
+    async fn bring_from_others(&self) -> Result<(), FetchError> {
+        let bring = self.host.bring_inputs(self.lease.input_root);
+        match self.cancel.run_until_cancelled(bring).await {
+            Some(Ok(missing)) if !missing.is_empty() => Err(FetchError::Missing(missing)),
+            _ => Ok(()),
+        }
     }
 
     /// Only what is large is worth asking others for before its owner, who surely has it.

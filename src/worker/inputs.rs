@@ -36,6 +36,7 @@ mod sketch;
 mod tree_cache;
 
 use builder::Builder;
+use closure::Closure;
 use tree_cache::{Tree, TreeCache};
 
 use super::scratch::Sweeper;
@@ -111,6 +112,17 @@ pub enum InputError {
     },
 }
 
+/// The blobs of a worker.
+#[derive(Clone)]
+pub struct Stores {
+    /// All there are: those it does not list as missing are on this disk from then on.
+    pub cas: Arc<dyn ContentAddressableStorage>,
+    /// Those that are on this disk already.
+    pub here: Arc<dyn ContentAddressableStorage>,
+    /// The files they are in.
+    pub blobs: Arc<dyn LocalBlobs>,
+}
+
 /// Stages input roots below one scratch directory.
 #[derive(Debug)]
 pub struct Inputs {
@@ -180,11 +192,10 @@ impl Inputs {
     pub(super) fn open(
         directory: &Path,
         limits: InputLimits,
-        cas: Arc<dyn ContentAddressableStorage>,
-        blobs: Arc<dyn LocalBlobs>,
+        stores: Stores,
         sweeper: Sweeper,
     ) -> io::Result<Self> {
-        let cache = TreeCache::open(directory, limits, cas, blobs, sweeper)?;
+        let cache = TreeCache::open(directory, limits, stores, sweeper)?;
         Ok(Self { cache: Arc::new(cache), max_entries: limits.entries })
     }
 
@@ -197,17 +208,21 @@ impl Inputs {
         Ok(StagedInputs { lower: tree.lower(), read_only: tree.read_only.clone(), _tree: tree, _pins: pins })
     }
 
-    /// Blobs below `root` that are not here, as far as can be told without those of them that are
-    /// Directories.
+    /// Blobs below `root` that are not on this disk, as far as can be told without those of them that are
+    /// Directories. Nothing is brought here.
     ///
     /// # Errors
     /// [`InputError`] other than [`Missing`](InputError::Missing).
     pub async fn missing(&self, root: Digest) -> Result<Vec<Digest>, InputError> {
-        match self.cache.closure(root, self.max_entries).await {
-            Ok(_) => Ok(Vec::new()),
-            Err(InputError::Missing(missing)) => Ok(missing),
-            Err(error) => Err(error),
-        }
+        missing(self.cache.closure_here(root, self.max_entries).await)
+    }
+
+    /// Has the blobs below `root` on this disk, as far as they are anywhere; those that are not.
+    ///
+    /// # Errors
+    /// As for [`missing`](Self::missing).
+    pub async fn bring(&self, root: Digest) -> Result<Vec<Digest>, InputError> {
+        missing(self.cache.closure(root, self.max_entries).await)
     }
 
     /// Fills the empty directory `target` with private copies.
@@ -223,6 +238,15 @@ impl Inputs {
             Ok(pins)
         })
         .await
+    }
+}
+
+/// Blobs without which there is no closure.
+fn missing(closure: Result<Closure, InputError>) -> Result<Vec<Digest>, InputError> {
+    match closure {
+        Ok(_) => Ok(Vec::new()),
+        Err(InputError::Missing(missing)) => Ok(missing),
+        Err(error) => Err(error),
     }
 }
 

@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::guests::Host;
-use super::inputs::{InputError, InputLimits, Inputs, StagedInputs};
+use super::inputs::{InputError, InputLimits, Inputs, StagedInputs, Stores};
 use super::outputs::{self, Collected, Collection, LinkRoot, MergedRoot, OutputRequest};
 use super::scratch::Sweeper;
 use super::slots::Slots;
@@ -161,8 +161,7 @@ impl LocalWorker {
     pub fn open(
         config: WorkerConfig,
         facts: MachineFacts,
-        cas: Arc<dyn ContentAddressableStorage>,
-        blobs: Arc<dyn LocalBlobs>,
+        stores: Stores,
         runner: Arc<dyn Runner>,
         tasks: &Tasks,
     ) -> io::Result<Self> {
@@ -171,14 +170,14 @@ impl LocalWorker {
         let inputs = Inputs::open(
             &config.scratch.join(run_directory::INPUTS),
             config.inputs,
-            Arc::clone(&cas),
-            Arc::clone(&blobs),
+            stores.clone(),
             sweeper.clone(),
         )?;
         let runs = Arc::new(RunDirectories::new(config.scratch.join(run_directory::RUNS), sweeper));
         let guard = DiskGuard::start(&config.scratch, config.disk_reserve, tasks);
         let slots = Slots::new(config.slots);
         let (spills, company) = (Spills::default(), Company::new());
+        let Stores { cas, blobs, .. } = stores;
         Ok(Self { config, facts, cas, blobs, runner, inputs, runs, guard, spills, slots, company })
     }
 
@@ -279,6 +278,10 @@ impl LocalWorker {
 impl Host for LocalWorker {
     async fn missing_inputs(&self, root: Digest) -> Result<Vec<Digest>, InputError> {
         self.inputs.missing(root).await
+    }
+
+    async fn bring_inputs(&self, root: Digest) -> Result<Vec<Digest>, InputError> {
+        self.inputs.bring(root).await
     }
 }
 

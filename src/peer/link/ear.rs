@@ -18,6 +18,10 @@ use super::{LONGEST_REASON, MOST_BYTES, MUTE, words};
 /// Characters of a fact that a machine tells of itself: a system, a pool, a label.
 const LONGEST_FACT: usize = 1024;
 
+/// Bytes, and entries, beyond which no machine has any: their sums over a farm are numbers still, and one
+/// that errs about itself gets no more copies than the largest disk would.
+const MOST: u64 = 1 << 50;
+
 /// One end, listening.
 pub(super) struct Ear {
     messages: Streaming<LinkMessage>,
@@ -88,11 +92,16 @@ impl Ear {
     }
 }
 
-/// What a machine says of itself, made fit to be believed and shown: it stands as one can that speaks, and
-/// its texts are lines that steer no terminal.
+/// What a machine says of itself, made fit to be believed and shown: it stands as one can that speaks, it has
+/// no more than machines have, and its texts are lines that steer no terminal.
 fn fit(mut told: MachineState) -> MachineState {
     if !matches!(told.state(), State::Active | State::Yielding | State::Draining | State::Paused) {
         told.set_state(State::Unspecified);
+    }
+    let MachineState { used_bytes, budget_bytes, owed_copies, owed_bytes, sole_entries, sole_bytes, .. } =
+        &mut told;
+    for number in [used_bytes, budget_bytes, owed_copies, owed_bytes, sole_entries, sole_bytes] {
+        *number = (*number).min(MOST);
     }
     let MachineState { os, isa, pools, labels, toolchain, reason, .. } = &mut told;
     *reason = words::shown(reason, LONGEST_REASON);
@@ -146,6 +155,22 @@ mod tests {
         }
         assert_eq!((told.isa[1].as_str(), told.labels[1].as_str(), told.slots), ("x86-64", "gpu=yes", 4));
         assert_eq!(told.reason.chars().count(), LONGEST_REASON);
+    }
+
+    #[test]
+    fn a_machine_has_no_more_than_machines_have() {
+        let told = fit(MachineState {
+            used_bytes: u64::MAX,
+            budget_bytes: u64::MAX,
+            owed_copies: u64::MAX,
+            owed_bytes: u64::MAX,
+            sole_entries: 7,
+            sole_bytes: MOST + 1,
+            ..Default::default()
+        });
+        let numbers =
+            [told.used_bytes, told.budget_bytes, told.owed_copies, told.owed_bytes, told.sole_bytes];
+        assert_eq!((numbers, told.sole_entries), ([MOST; 5], 7));
     }
 
     #[test]

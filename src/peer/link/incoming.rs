@@ -71,6 +71,19 @@ pub struct Rejection {
 // === impl Caller ===
 
 impl Caller {
+    /// One that is nowhere.
+    #[cfg(any(test, fuzzing))]
+    pub fn made_up(id: MachineId) -> Self {
+        let key = crate::peer::trust::FarmKey::read(&[7; 16]).expect("invariant: any 16 bytes are a key");
+        Self {
+            id,
+            address: SocketAddr::from(([127, 0, 0, 1], 1)),
+            pulse: Pulse::start(),
+            hang_up: CancellationToken::new(),
+            key: watch::channel(key.tag()).1,
+        }
+    }
+
     /// Whether the key that it has shown is that of the farm still.
     pub fn is_member(&self) -> bool {
         self.key.has_changed().is_ok_and(|has_changed| !has_changed)

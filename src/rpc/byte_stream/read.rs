@@ -8,7 +8,7 @@ use tonic::Status;
 use super::{ByteStreamMethods, signed};
 use crate::activity::Meter;
 use crate::cas::ByteRange;
-use crate::rpc::compression::{Compressor, compress_stream};
+use crate::cas::compression::{Compressor, compress_stream};
 use crate::rpc::resource_name::ReadName;
 
 /// Why a range cannot be read.

@@ -12,8 +12,8 @@ use tonic::{Code, Request, Status};
 
 use super::*;
 use crate::activity::Gauges;
+use crate::cas::compression::{compress, decompress};
 use crate::digest::DigestFunction;
-use crate::rpc::compression::{compress, decompress};
 use crate::rpc::testing::{TestServer, blob};
 use crate::rpc::{InstanceSettings, InstancesConfig};
 

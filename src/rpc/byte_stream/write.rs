@@ -13,7 +13,7 @@ use super::partial::Session;
 use super::upload::Upload;
 use super::{ByteStreamMethods, counts_uncompressed, signed};
 use crate::activity::Meter;
-use crate::rpc::compression::{Compressor, Decoder};
+use crate::cas::compression::{Compressor, Decoder};
 use crate::rpc::metadata;
 use crate::rpc::resource_name::WriteName;
 

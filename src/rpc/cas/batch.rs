@@ -12,8 +12,8 @@ use tonic::Status;
 
 use super::CasMethods;
 use crate::activity::Meter;
+use crate::cas::compression::{self, Compressor};
 use crate::digest::{Digest, DigestFunction};
-use crate::rpc::compression::{self, Compressor};
 use crate::rpc::errors::{self, StatusOf};
 use crate::rpc::server::leave_connection;
 use crate::rpc::{MAX_BATCH, MAX_SENT_MESSAGE};

@@ -5,8 +5,8 @@ use tonic::{Code, Status};
 
 use super::*;
 use crate::activity::Gauges;
+use crate::cas::compression::{compress, decompress};
 use crate::digest::{Digest, DigestFunction};
-use crate::rpc::compression::{compress, decompress};
 use crate::rpc::testing::{TestServer, blob};
 use crate::rpc::{InstanceSettings, MAX_BATCH, MAX_SENT_MESSAGE};
 

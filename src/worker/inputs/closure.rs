@@ -45,6 +45,7 @@ impl Closure {
         let mut level = vec![root];
         let mut distinct = 0;
         while !level.is_empty() {
+            known.prepare(cas, &level).await?;
             let mut reads = futures_util::stream::iter(std::mem::take(&mut level))
                 .map(async |digest| (digest, known.load(cas, digest).await))
                 .buffer_unordered(READS_AT_ONCE);

@@ -59,6 +59,21 @@ impl Directories {
         Ok(directory)
     }
 
+    /// Has those of `digests` that are to be read out of `cas` made ready there all at once: where they have
+    /// to come from other machines, each for itself would take its time.
+    pub(super) async fn prepare(
+        &self,
+        cas: &dyn ContentAddressableStorage,
+        digests: &[Digest],
+    ) -> Result<(), InputError> {
+        let is_read = |digest: &&Digest| digest.size() <= MAX_DIRECTORY && self.get(digest).is_none();
+        let read: Vec<Digest> = digests.iter().filter(is_read).copied().collect();
+        if read.len() > 1 {
+            cas.find_missing(&read).await.map_err(InputError::Cas)?;
+        }
+        Ok(())
+    }
+
     /// The Directory `digest`, if it is in memory.
     pub(super) fn get(&self, digest: &Digest) -> Option<Arc<Directory>> {
         self.recent().get(digest).cloned()
@@ -71,12 +86,56 @@ impl Directories {
 
 #[cfg(test)]
 mod tests {
+    use async_trait::async_trait;
+    use bytes::Bytes;
     use farmhand_proto::reapi;
     use prost::Message;
 
     use super::*;
     use crate::cas::memory::MemoryCas;
+    use crate::cas::{BlobStream, BlobWriter, ByteRange};
     use crate::digest::DigestFunction::Sha256;
+
+    /// Notes what it is asked for.
+    #[derive(Default)]
+    struct Asked(MemoryCas, Mutex<Vec<Vec<Digest>>>);
+
+    #[async_trait]
+    impl ContentAddressableStorage for Asked {
+        async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, CasError> {
+            self.1.lock().unwrap().push(digests.to_vec());
+            self.0.find_missing(digests).await
+        }
+
+        async fn get(&self, digest: &Digest) -> Result<Bytes, CasError> {
+            self.0.get(digest).await
+        }
+
+        async fn read(&self, digest: &Digest, range: ByteRange) -> Result<BlobStream, CasError> {
+            self.0.read(digest, range).await
+        }
+
+        async fn put(&self, digest: &Digest, data: Bytes) -> Result<(), CasError> {
+            self.0.put(digest, data).await
+        }
+
+        async fn writer(&self, digest: &Digest) -> Result<Box<dyn BlobWriter>, CasError> {
+            self.0.writer(digest).await
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_to_be_read_is_asked_for_at_once_and_only_that() {
+        let (cas, directories) = (Asked::default(), Directories::default());
+        let known = Digest::empty(Sha256);
+        directories.load(&cas, known).await.unwrap();
+        let absent = |number: u8| Digest::of(Sha256, &[number]);
+        let huge = Digest::from_parts(Sha256, [1; 32], MAX_DIRECTORY + 1);
+        directories.prepare(&cas, &[known, absent(1), huge]).await.unwrap();
+        assert!(cas.1.lock().unwrap().is_empty(), "one alone is read as it is");
+        directories.prepare(&cas, &[absent(1), known, absent(2), huge]).await.unwrap();
+        assert_eq!(*cas.1.lock().unwrap(), [[absent(1), absent(2)]]);
+    }
 
     #[tokio::test]
     async fn what_is_in_use_is_read_once_and_memory_is_bounded() {

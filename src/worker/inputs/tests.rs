@@ -64,8 +64,7 @@ impl Stage {
         let inputs = Inputs::open(
             scratch.path(),
             limits,
-            Arc::new(cas.clone()),
-            Arc::new(blobs),
+            Stores { cas: Arc::new(cas.clone()), here: Arc::new(cas.clone()), blobs: Arc::new(blobs) },
             Sweeper::new(tasks.clone()),
         );
         Self { cas, inputs: Arc::new(inputs.unwrap()), scratch, tasks }

@@ -18,7 +18,7 @@ use super::delta::Patch;
 use super::directories::Directories;
 use super::file_pool::FilePool;
 use super::sketch::Sketch;
-use super::{InputError, InputLimits, blocking};
+use super::{InputError, InputLimits, Stores, blocking};
 use crate::cas::{ContentAddressableStorage, LocalBlobs, Pins};
 use crate::digest::Digest;
 use crate::worker::scratch::{Sweeper, spread};
@@ -40,6 +40,7 @@ pub(super) struct TreeCache {
     shared: Arc<Shared>,
     limits: InputLimits,
     cas: Arc<dyn ContentAddressableStorage>,
+    here: Arc<dyn ContentAddressableStorage>,
     state: Mutex<State>,
 }
 
@@ -92,22 +93,27 @@ impl TreeCache {
     pub(super) fn open(
         directory: &Path,
         limits: InputLimits,
-        cas: Arc<dyn ContentAddressableStorage>,
-        blobs: Arc<dyn LocalBlobs>,
+        stores: Stores,
         sweeper: Sweeper,
     ) -> io::Result<Self> {
+        let Stores { cas, here, blobs } = stores;
         let trees = directory.join("trees");
         std::fs::create_dir(&trees)?;
         spread(&trees);
         let pool = FilePool::open(&directory.join("files"), limits.pooled_files, sweeper.clone())?;
         let (directories, made) = (Directories::default(), AtomicU64::new(0));
         let shared = Shared { directory: trees, pool, blobs, directories, sweeper, made };
-        Ok(Self { shared: Arc::new(shared), limits, cas, state: Mutex::default() })
+        Ok(Self { shared: Arc::new(shared), limits, cas, here, state: Mutex::default() })
     }
 
     /// All that `root` names, read and checked.
     pub(super) async fn closure(&self, root: Digest, max_entries: u64) -> Result<Closure, InputError> {
         Closure::load(&*self.cas, &self.shared.directories, root, max_entries).await
+    }
+
+    /// The same, of what is on this disk.
+    pub(super) async fn closure_here(&self, root: Digest, max_entries: u64) -> Result<Closure, InputError> {
+        Closure::load(&*self.here, &self.shared.directories, root, max_entries).await
     }
 
     pub(super) fn blobs(&self) -> &Arc<dyn LocalBlobs> {

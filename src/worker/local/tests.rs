@@ -121,8 +121,7 @@ impl Bench {
         let worker = LocalWorker::open(
             config,
             MachineFacts::detect(runner.sandboxed),
-            Arc::new(cas.clone()),
-            Arc::new(cas.clone()),
+            Stores { cas: Arc::new(cas.clone()), here: Arc::new(cas.clone()), blobs: Arc::new(cas.clone()) },
             Arc::new(runner),
             &tasks,
         );
