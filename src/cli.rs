@@ -15,6 +15,7 @@ mod action_log;
 mod actions;
 mod bench;
 mod client;
+mod copies;
 mod demo;
 mod doctor;
 mod error;

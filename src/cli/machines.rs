@@ -11,6 +11,7 @@ use farmhand_proto::protobuf::Duration as WireDuration;
 use farmhand_proto::time::std_duration;
 use serde::Serialize;
 
+use super::copies::{CopiesJson, copies_json, remarks};
 use super::error::{CliError, Explain};
 use super::harmless::harmless;
 use super::output::{Paint, bytes, duration, print, print_json};
@@ -20,13 +21,15 @@ use super::target::TargetArgs;
 /// List the machines of the farm
 ///
 /// Guests are actions of other machines that run there, and how many may. Below this machine stands who uses
-/// it. With --watch the list is shown anew when something changes, until it is interrupted.
+/// it, below each which copies of blobs and results it has still to make, and what nobody else has. With --watch the list is shown anew when something changes, until it is interrupted.
 ///
 /// With --json keys are added, never renamed or removed; with --watch each line is a list. `state` is active, yielding, draining, paused,
 /// lost, connecting (looked for), refused (it has another farm key) or incompatible (its program is too
 /// old or too new); `reason` says more. `drained` says that nothing runs on one that drains, `linked` that
 /// the node can use it, `links_back` that it can use the node. `guest_slots` are those that others may have
-/// now; `toolchain` is equal on machines whose compilers and libraries are. Sizes are bytes; what is not known is null.
+/// now; `toolchain` is equal on machines whose compilers and libraries are. `keeps_copies` says that the farm
+/// relies on what the machine stores, `caches_because` why not. `sole_entries` are blobs and results that are
+/// lost if it leaves, until `safe_to_leave` on one that drains. Sizes are bytes; what is not known is null.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  farmhand machines\n  farmhand machines --watch\n  farmhand machines --json | jq '.[] | select(.drained).name'"
@@ -73,6 +76,8 @@ pub(super) struct MachineJson<'a> {
     used_bytes: u64,
     budget_bytes: u64,
     tenancies: Vec<TenancyJson<'a>>,
+    #[serde(flatten)]
+    copies: CopiesJson<'a>,
     #[serde(flatten)]
     link: LinkJson<'a>,
 }
@@ -184,6 +189,7 @@ pub(super) fn machine_json(machine: &Machine) -> MachineJson<'_> {
         used_bytes: machine.used_bytes,
         budget_bytes: machine.budget_bytes,
         tenancies: machine.tenancies.iter().map(|tenancy| tenancy_json(tenancy, machine)).collect(),
+        copies: copies_json(machine),
         link: link_json(machine),
     }
 }
@@ -266,7 +272,7 @@ pub(super) fn totals(machines: &[Machine]) -> Option<String> {
 }
 
 /// Who uses it, a line each.
-pub(super) fn users(machine: &Machine) -> Vec<String> {
+fn users(machine: &Machine) -> Vec<String> {
     let words = |tenancy: &Tenancy| {
         let TenancyJson { person, machine: owner, granted, running, ahead, waiting } =
             tenancy_json(tenancy, machine);
@@ -284,6 +290,12 @@ pub(super) fn users(machine: &Machine) -> Vec<String> {
         text
     };
     machine.tenancies.iter().map(words).collect()
+}
+
+/// Who uses it and, in a farm of several, how its copies stand: a line each.
+pub(super) fn details(machine: &Machine, has_others: bool) -> Vec<String> {
+    let copies = if has_others { remarks(machine) } else { Vec::new() };
+    users(machine).into_iter().chain(copies).collect()
 }
 
 /// How it stands, in a word: one that drains and has nothing left is drained.
@@ -328,8 +340,8 @@ fn table(machines: &[Machine], paint: Paint) -> String {
         if let Some(remark) = remark(machine) {
             let _ = writeln!(text, "{:<width$}  {} {}", "", paint.cyan("→"), harmless(&remark));
         }
-        for user in users(machine) {
-            let _ = writeln!(text, "{:<width$}  {} {}", "", paint.cyan("·"), harmless(&user));
+        for line in details(machine, machines.len() > 1) {
+            let _ = writeln!(text, "{:<width$}  {} {}", "", paint.cyan("·"), harmless(&line));
         }
     }
     if let Some(totals) = totals(machines) {

@@ -9,9 +9,10 @@ use farmhand_proto::control::{Entrance, GetStatusRequest, GetStatusResponse, Mac
 use farmhand_proto::time::{std_duration, system_time};
 use serde::Serialize;
 
+use super::copies::{ReplicationJson, replication_json, summary};
 use super::error::CliError;
 use super::harmless::harmless;
-use super::machines::{MachineJson, STATE, has_slots, machine_json, paint_state, remark, totals, users};
+use super::machines::{MachineJson, STATE, details, has_slots, machine_json, paint_state, remark, totals};
 use super::output::{Paint, bytes, count, duration, plural, print, print_json};
 use super::target::TargetArgs;
 
@@ -100,6 +101,8 @@ struct StorageJson {
     scrub_passes: u64,
     /// Results that a person pinned.
     pinned: u64,
+    /// Copies on other machines; null where the farm keeps none.
+    replication: Option<ReplicationJson>,
 }
 
 #[derive(Debug, Serialize)]
@@ -196,6 +199,7 @@ fn storage_json(status: &GetStatusResponse) -> StorageJson {
         scrub_progress: storage.scrub_progress,
         scrub_passes: storage.scrub_passes,
         pinned: storage.pinned,
+        replication: storage.replication.as_ref().map(replication_json),
     }
 }
 
@@ -235,6 +239,10 @@ fn to_text(status: &GetStatusResponse, paint: Paint) -> String {
     machines_text(&mut text, &status.machines, paint);
     execution_text(&mut text, &json.execution);
     storage_text(&mut text, &json.storage);
+    let replication = status.storage.as_ref().and_then(|storage| storage.replication.as_ref());
+    for (at, line) in replication.map(summary).unwrap_or_default().iter().enumerate() {
+        let _ = writeln!(text, "{:<10}{line}", if at == 0 { "Copies" } else { "" });
+    }
     entrance_text(&mut text, status.entrance.as_ref(), paint);
     for warning in &status.warnings {
         let mark = if is_alarm(warning) { paint.red("alarm:") } else { paint.yellow("advice:") };
@@ -287,8 +295,8 @@ fn machines_text(text: &mut String, machines: &[Machine], paint: Paint) {
         if let Some(remark) = remark(machine) {
             let _ = writeln!(text, "{:<width$}  {} {}", "", paint.cyan("→"), harmless(&remark));
         }
-        for user in users(machine) {
-            let _ = writeln!(text, "{:<width$}  {} {}", "", paint.cyan("·"), harmless(&user));
+        for line in details(machine, machines.len() > 1) {
+            let _ = writeln!(text, "{:<width$}  {} {}", "", paint.cyan("·"), harmless(&line));
         }
     }
     if let Some(totals) = totals(machines) {

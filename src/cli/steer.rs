@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use farmhand_proto::client::Client;
 use farmhand_proto::control::machine::State;
-use farmhand_proto::control::{GetStatusRequest, Machine, SetMachineRequest};
+use farmhand_proto::control::{GetStatusRequest, Machine, Replication, SetMachineRequest};
 
+use super::copies::entries;
 use super::error::CliError;
 use super::machines::{machine_json, standing};
 use super::output::{Paint, plural, print, print_json};
@@ -30,11 +31,12 @@ pub(super) struct PauseArgs {
 
 /// Let a machine finish what it has, so that it may leave
 ///
-/// It takes no new actions, until `farmhand resume` or the end of the node.
+/// It takes no new actions, and what it alone has of blobs and results is brought to other machines, until
+/// `farmhand resume` or the end of the node.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  farmhand drain --wait && systemctl --user stop farmhand")]
 pub(super) struct DrainArgs {
-    /// Wait until nothing runs there
+    /// Wait until nothing runs there and nothing is lost with it
     #[arg(long)]
     wait: bool,
     #[command(flatten)]
@@ -157,26 +159,65 @@ impl Changed {
         print(&format!("{}\n", sentence(&self.machine, Paint::stdout())))
     }
 
-    /// Waits until nothing runs, and says how many do meanwhile.
+    /// Waits until nothing runs and, where there are others to take it over, nothing is lost with the machine;
+    /// says meanwhile what is left.
     async fn drained(&mut self) -> Result<(), CliError> {
         let mut progress = Progress::default();
-        while self.machine.busy > 0 {
+        let paint = Paint::for_stream(progress.is_terminal);
+        let is_alone = loop {
+            let replication = self.look().await?;
             if self.machine.state() != State::Draining {
                 let (name, state) = (&self.machine.name, standing(&self.machine));
                 return Err(CliError::new(format!("{name} is {state} now: somebody changed it"))
                     .hint("farmhand drain --wait begins anew"));
             }
-            progress.show(&sentence(&self.machine, Paint::for_stream(progress.is_terminal)));
+            if self.machine.safe_to_leave || (self.machine.busy == 0 && replication.is_none()) {
+                break replication.is_none();
+            }
+            progress.show(&to_hand_over(&self.machine, replication.as_ref(), paint));
             tokio::time::sleep(INTERVAL).await;
-            let status = self.control.get_status(GetStatusRequest {}).await?.into_inner();
-            let machine = status.machines.into_iter().find(|machine| machine.name == self.machine.name);
-            self.machine = machine.ok_or_else(|| {
-                CliError::new(format!("{} is no machine of the farm any more", self.machine.name))
-            })?;
-        }
+        };
         progress.end();
+        if is_alone && self.machine.sole_entries > 0 {
+            let sole = entries(self.machine.sole_entries, self.machine.sole_bytes);
+            // Nobody reads it: nothing is lost.
+            let _ = writeln!(io::stderr(), "there is no other machine to take over what it stores: {sole}");
+        }
         Ok(())
     }
+
+    /// What the machine does now, and how far the copies of its farm are, if it is one of several.
+    async fn look(&mut self) -> Result<Option<Replication>, CliError> {
+        let status = self.control.get_status(GetStatusRequest {}).await?.into_inner();
+        let machine = status.machines.into_iter().find(|machine| machine.name == self.machine.name);
+        self.machine = machine.ok_or_else(|| {
+            CliError::new(format!("{} is no machine of the farm any more", self.machine.name))
+        })?;
+        Ok(status.storage.and_then(|storage| storage.replication))
+    }
+}
+
+/// What a machine that drains has left to do, as one line.
+fn to_hand_over(machine: &Machine, replication: Option<&Replication>, paint: Paint) -> String {
+    let mut left = Vec::new();
+    if machine.busy > 0 {
+        left.push(format!("{} left", plural(machine.busy.into(), "action")));
+    }
+    if let Some(replication) = replication {
+        let [sole, owed] = [machine.sole_entries, machine.owed_copies];
+        if sole > 0 {
+            left.push(format!("{} to hand over", entries(sole, machine.sole_bytes)));
+        } else if owed > 0 {
+            left.push(format!("{} to see to", entries(owed, machine.owed_bytes)));
+        }
+        if replication.keepers == 0 {
+            left.push("no other machine keeps copies".to_owned());
+        }
+    }
+    if left.is_empty() {
+        left.push("its builds, or what it stores, are not done yet".to_owned());
+    }
+    format!("{} is draining: {}", paint.bold(&machine.name), left.join(", "))
 }
 
 /// What a machine does now, as one line.
@@ -184,6 +225,9 @@ fn sentence(machine: &Machine, paint: Paint) -> String {
     let name = paint.bold(&machine.name);
     let runs = plural(machine.busy.into(), "action");
     match machine.state() {
+        State::Draining if machine.safe_to_leave => {
+            format!("{name} is drained: nothing runs, and nothing is lost if it leaves")
+        }
         State::Draining if machine.busy == 0 => format!("{name} is drained: nothing runs"),
         State::Draining => format!("{name} is draining: {runs} left"),
         State::Paused if machine.busy == 0 => format!("{name} is paused: nothing runs"),
@@ -253,9 +297,37 @@ mod tests {
         ] {
             assert_eq!(sentence(&machine(state, busy), Paint::plain()), expected);
         }
+        let safe = Machine { safe_to_leave: true, ..machine(State::Draining, 0) };
+        let told = "attic is drained: nothing runs, and nothing is lost if it leaves";
+        assert_eq!(sentence(&safe, Paint::plain()), told);
         let lent = |slots| Machine { guest_slots: Some(slots), ..machine(State::Yielding, 0) };
         let told = "attic is yielding: 0 of 4 slots busy, 2 for others";
         assert_eq!(sentence(&lent(2), Paint::plain()), told);
         assert_eq!(sentence(&lent(4), Paint::plain()), "attic is yielding: 0 of 4 slots busy");
+    }
+
+    #[test]
+    fn what_is_left_while_a_machine_drains() {
+        let machine = Machine {
+            name: "attic".into(),
+            busy: 1,
+            owed_copies: 3,
+            owed_bytes: 2048,
+            sole_entries: 2,
+            sole_bytes: 1024,
+            ..Default::default()
+        };
+        let replication = Replication { keepers: 1, ..Default::default() };
+        let told = |machine: &Machine, keepers| {
+            let replication = Replication { keepers, ..replication };
+            to_hand_over(machine, Some(&replication), Paint::plain())
+        };
+        let left = "attic is draining: 1 action left, 2 blobs and results, 1.0 KiB to hand over";
+        assert_eq!(told(&machine, 1), left);
+        let idle = Machine { busy: 0, sole_entries: 0, ..machine.clone() };
+        let left = "attic is draining: 3 blobs and results, 2.0 KiB to see to";
+        assert_eq!(told(&idle, 1), left);
+        assert_eq!(told(&idle, 0), format!("{left}, no other machine keeps copies"));
+        assert_eq!(to_hand_over(&machine, None, Paint::plain()), "attic is draining: 1 action left");
     }
 }
