@@ -8,6 +8,7 @@ use farmhand_proto::control::{Machine, machine, miss};
 use farmhand_proto::time::std_duration;
 
 use crate::format;
+use crate::model::copies::{self, told};
 use crate::model::farm::Farm;
 use crate::model::op::{Op, Status};
 use crate::model::time::Stamp;
@@ -24,28 +25,86 @@ pub(crate) struct Facts<'a> {
     pub(crate) now: Option<Stamp>,
     /// How long the node keeps what clients were told of.
     pub(crate) lease: Duration,
+    /// How long a machine may be away before its copies are made anew, if that was told.
+    pub(crate) repair_after: Option<Duration>,
 }
 
 /// A rule: what it has to say, if anything.
 type Rule = fn(Facts<'_>) -> Option<String>;
 
 /// The rules, the most urgent first.
-const RULES: [Rule; 10] = [
+const RULES: [Rule; 14] = [
+    no_room_for_copies,
     disk_before_budget,
     all_is_leased,
     evicted_within_the_lease,
     evicted_and_wanted,
+    copies_fall_behind,
+    copies_are_waited_for,
     under_fed,
     sent_again,
     slow_machine,
     files_take_longer,
     versions_differ,
     on_battery,
+    one_keeper,
 ];
 
 /// The most urgent advice there is.
 pub(crate) fn best(facts: Facts<'_>) -> Option<String> {
     RULES.iter().find_map(|rule| rule(facts))
+}
+
+/// There are copies that no machine takes.
+fn no_room_for_copies(facts: Facts<'_>) -> Option<String> {
+    let refused = told(facts.farm).map(|told| told.refused_copies).filter(|refused| *refused > 0)?;
+    let what = format::plural(refused, "blob");
+    Some(format!("no machine has room for copies of {what}: raise disk-budget, or add a machine"))
+}
+
+/// Copies are made more slowly than there is something new.
+fn copies_fall_behind(facts: Facts<'_>) -> Option<String> {
+    let told = told(facts.farm)?;
+    let (before, now) = facts.farm.copies.behind()?;
+    let (late, owed) = (format::age(now.lag), format::bytes(now.owed));
+    let over = format::age(now.at.since(before.at));
+    let speed = match told.bytes_per_second {
+        0 => String::new(),
+        speed => format!(" at {}", format::rate(speed)),
+    };
+    let grown = format::bytes(now.owed.saturating_sub(before.owed));
+    Some(format!("copies fall behind: {late} late, {owed} owed{speed}, {grown} more than {over} ago"))
+}
+
+/// A machine is away that has copies which count.
+fn copies_are_waited_for(facts: Facts<'_>) -> Option<String> {
+    told(facts.farm)?;
+    let away = facts.farm.machines.iter().find(|machine| copies::is_awaited(facts.farm, machine))?;
+    let since = away.last_heard.as_ref().and_then(std_duration).map(format::age).unwrap_or_default();
+    let until = match facts.repair_after {
+        Some(after) => format!("from {} on they are made elsewhere", format::age(after)),
+        None => "if it stays away they are made elsewhere (repair-after)".to_owned(),
+    };
+    Some(format!("{} is away for {since}, its copies are waited for; {until}", away.name))
+}
+
+/// Nothing is owed, and all the same there is but one copy.
+fn one_keeper(facts: Facts<'_>) -> Option<String> {
+    let told = told(facts.farm)?;
+    let is_alone = told.keepers == 1 && told.copies_wanted > 1 && facts.farm.machines.len() > 1;
+    if !is_alone || told.owed_copies > 0 || told.sole_entries == 0 {
+        return None;
+    }
+    let keeper = facts.farm.machines.iter().find(|machine| machine.keeps_copies);
+    let who = keeper.map_or("one machine", |machine| &machine.name);
+    let other = facts.farm.machines.iter().find(|machine| !machine.caches_because.is_empty());
+    Some(match other {
+        Some(other) => format!(
+            "only {who} keeps copies; {} caches only: {} (keep-copies changes that)",
+            other.name, other.caches_because
+        ),
+        None => format!("only {who} keeps copies: a second machine that does would have them too"),
+    })
 }
 
 /// The disk will be full before the store has what it may take.
@@ -232,7 +291,7 @@ fn times(long: Duration, short: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use farmhand_proto::control::operation::Stage;
-    use farmhand_proto::control::{Build, Load, Operation, Sample, Storage, WatchResponse};
+    use farmhand_proto::control::{Build, Load, Operation, Replication, Sample, Storage, WatchResponse};
     use farmhand_proto::protobuf::{self, Timestamp};
 
     use super::*;
@@ -241,10 +300,14 @@ mod tests {
         Some(Timestamp { seconds: millis / 1000, nanos: (millis % 1000 * 1_000_000) as i32 })
     }
 
+    fn facts(farm: &Farm) -> Facts<'_> {
+        Facts { farm, now: Some(Stamp(100_000_000)), lease: LEASE, repair_after: None }
+    }
+
     fn told(message: WatchResponse, rule: Rule) -> Option<String> {
         let mut farm = Farm::default();
         farm.apply(message, Duration::ZERO);
-        rule(Facts { farm: &farm, now: Some(Stamp(100_000_000)), lease: LEASE })
+        rule(facts(&farm))
     }
 
     fn storage(change: impl FnOnce(&mut Storage)) -> WatchResponse {
@@ -283,7 +346,7 @@ mod tests {
     #[test]
     fn nothing_is_said_of_nothing() {
         let farm = Farm::default();
-        assert_eq!(best(Facts { farm: &farm, now: None, lease: LEASE }), None);
+        assert_eq!(best(Facts { now: None, ..facts(&farm) }), None);
     }
 
     #[test]
@@ -414,5 +477,77 @@ mod tests {
         assert_eq!(told(two("0.1", lost), versions_differ), None);
         assert!(told(with(vec![machine("x", "", yielding, Some(true))]), on_battery).is_some());
         assert_eq!(told(with(vec![machine("x", "", active, Some(true))]), on_battery), None);
+    }
+
+    fn replication(change: impl FnOnce(&mut Replication)) -> WatchResponse {
+        let mut told =
+            Replication { copies_wanted: 2, copies: 2, keepers: 2, compared: 1.0, ..Default::default() };
+        change(&mut told);
+        storage(|storage| storage.replication = Some(told))
+    }
+
+    #[test]
+    fn copies_that_have_no_room() {
+        let words = told(replication(|told| told.refused_copies = 7), no_room_for_copies).unwrap();
+        assert!(words.contains("copies of 7 blobs: raise disk-budget"), "{words}");
+        assert_eq!(told(replication(|_| {}), no_room_for_copies), None);
+        assert_eq!(told(storage(|_| {}), no_room_for_copies), None);
+    }
+
+    #[test]
+    fn copies_that_fall_behind() {
+        let mut farm = Farm::default();
+        for at in 0..40_u64 {
+            let message = replication(|told| {
+                (told.owed_copies, told.owed_bytes) = (at + 1, at << 30);
+                told.lag = Some(protobuf::Duration { seconds: at as i64, nanos: 0 });
+                told.bytes_per_second = 1 << 20;
+            });
+            let now = stamp(100_000 + at as i64 * 1000);
+            farm.apply(WatchResponse { now, ..message }, Duration::ZERO);
+            let words = copies_fall_behind(facts(&farm));
+            assert_eq!(words.is_some(), at >= 20, "{at}: {words:?}");
+        }
+        let words = copies_fall_behind(facts(&farm)).unwrap();
+        assert!(
+            words.contains("39s late, 39.0 GiB owed at 1.0 MiB/s, 20.0 GiB more than 20s ago"),
+            "{words}"
+        );
+    }
+
+    #[test]
+    fn a_machine_whose_copies_are_waited_for() {
+        let away = |keeps_copies| {
+            let heard = Some(protobuf::Duration { seconds: 12, nanos: 0 });
+            let state = machine::State::Lost.into();
+            let machine =
+                Machine { name: "shed".into(), state, keeps_copies, last_heard: heard, ..Default::default() };
+            WatchResponse { machines: vec![machine], ..replication(|_| {}) }
+        };
+        let words = told(away(true), copies_are_waited_for).unwrap();
+        assert!(words.starts_with("shed is away for 12s, its copies are waited for"), "{words}");
+        assert_eq!(told(away(false), copies_are_waited_for), None);
+        let mut farm = Farm::default();
+        farm.apply(away(true), Duration::ZERO);
+        let facts = Facts { repair_after: Some(Duration::from_secs(600)), ..facts(&farm) };
+        let words = copies_are_waited_for(facts).unwrap();
+        assert!(words.ends_with("from 10m on they are made elsewhere"), "{words}");
+    }
+
+    #[test]
+    fn one_machine_that_keeps_copies_and_one_that_does_not() {
+        let with = |because: &str, owed| {
+            let attic = Machine { name: "attic".into(), keeps_copies: true, ..Default::default() };
+            let laptop =
+                Machine { name: "laptop".into(), caches_because: because.into(), ..Default::default() };
+            let message = replication(|told| {
+                (told.copies, told.keepers, told.sole_entries, told.owed_copies) = (1, 1, 9, owed);
+            });
+            WatchResponse { machines: vec![attic, laptop], ..message }
+        };
+        let words = told(with("it runs on battery", 0), one_keeper).unwrap();
+        assert!(words.starts_with("only attic keeps copies; laptop caches only: it runs"), "{words}");
+        assert!(told(with("", 0), one_keeper).unwrap().contains("a second machine"));
+        assert_eq!(told(with("", 3), one_keeper), None);
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod actions;
 pub(crate) mod builds;
 pub(crate) mod cache;
 pub(crate) mod calls;
+pub(crate) mod copies;
 pub(crate) mod entrance;
 pub(crate) mod farm;
 pub(crate) mod filter;

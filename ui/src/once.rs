@@ -19,12 +19,13 @@ use tonic::Streaming;
 use crate::app;
 use crate::canvas::Canvas;
 use crate::feed::connect;
+use crate::model::copies::{self, told};
 use crate::model::farm::Farm;
 use crate::model::overview::Pane;
 use crate::model::{Link, Model};
 use crate::options::{ColourDepth, Look, Options, UiError, View};
 use crate::terminal::Environment;
-use crate::{sanitize, view};
+use crate::{format, sanitize, view};
 
 /// How long a node may take to say anything.
 const FIRST: Duration = Duration::from_secs(2);
@@ -110,6 +111,9 @@ fn text(model: &mut Model, width: u16) -> String {
     let mut canvas = Canvas::new(&mut buffer, &model.theme, model.glyphs);
     view::draw_text(model, &mut canvas, area);
     let mut text = view::text_of(&buffer);
+    for line in copies_in_words(model) {
+        text.push_str(&format!(" {line}\n"));
+    }
     for newcomer in &model.farm().entrance.waiting {
         let control::Newcomer { name, check_words, .. } = newcomer;
         text.push_str(&format!(" {} {name} asks to come in: {check_words}\n", model.glyphs.alarm));
@@ -122,6 +126,21 @@ fn text(model: &mut Model, width: u16) -> String {
         }
     }
     text
+}
+
+/// How the copies on other machines stand; nothing where the node does not tell.
+fn copies_in_words(model: &Model) -> Vec<String> {
+    let Some(told) = told(model.farm()) else { return Vec::new() };
+    let mut lines = vec![
+        format!("copies: {}", copies::count_words(told).0),
+        format!("owed: {}", copies::behind_words(told).0),
+        copies::sole_words(model.farm(), told).0,
+    ];
+    if let Some(share) = copies::compared(told) {
+        lines.push(format!("compared: {}", format::share(share)));
+    }
+    lines.extend(copies::trouble(model.farm()).map(|(text, _)| format!("{} {text}", model.glyphs.alarm)));
+    lines
 }
 
 #[cfg(test)]

@@ -292,6 +292,9 @@ fn machines() -> Vec<control::Machine> {
     kitchen.clock_ahead = seconds(7.0);
     let mut laptop = machine("laptop", State::Yielding, 4, 0, 8);
     laptop.reason = "takes no guests: it runs on battery".into();
+    laptop.keeps_copies = false;
+    laptop.caches_because = "it runs on battery".into();
+    laptop.used_bytes = 3 << 30;
     laptop.guest_slots = Some(0);
     if let Some(load) = &mut laptop.load {
         load.on_battery = Some(true);
@@ -299,6 +302,9 @@ fn machines() -> Vec<control::Machine> {
     let mut shed = machine("shed", State::Lost, 4, 0, 4);
     shed.reason = "it was silent for 3 s".into();
     shed.last_heard = seconds(12.0);
+    (attic.owed_copies, attic.owed_bytes) = (12, 4 << 20);
+    (attic.sole_entries, attic.sole_bytes) = (12, 3 << 20);
+    (kitchen.used_bytes, kitchen.budget_bytes) = (47 << 30, 50 << 30);
     vec![attic, kitchen, laptop, shed]
 }
 
@@ -323,6 +329,7 @@ fn machine(name: &str, state: State, slots: u32, busy: u32, cpus: u32) -> contro
         id: format!("{:016x}", name.bytes().map(u64::from).sum::<u64>()),
         address: format!("192.168.1.{cpus}:8981"),
         linked: !is_self && state != State::Lost,
+        keeps_copies: true,
         guest_slots: (!is_self).then_some(slots),
         guests: Some(u32::from(is_self)),
         ..Default::default()
@@ -363,8 +370,40 @@ fn storage() -> control::Storage {
         scrub_progress: 0.42,
         scrub_passes: 1,
         pinned: 2,
+        replication: Some(replication()),
         ..Default::default()
     }
+}
+
+/// Copies that keep up, with one machine away for a moment.
+fn replication() -> control::Replication {
+    control::Replication {
+        copies_wanted: 2,
+        copies: 2,
+        keepers: 3,
+        owed_copies: 12,
+        owed_bytes: 4 << 20,
+        lag: seconds(3.0),
+        bytes_per_second: 12 << 20,
+        compared: 1.0,
+        sole_entries: 12,
+        sole_bytes: 3 << 20,
+        counted_entries: 98_000,
+        counted_bytes: 10 << 30,
+        spare_entries: 25_000,
+        spare_bytes: 2 << 30,
+        sent_copies: 5000,
+        sent_bytes: 3 << 30,
+        fetched_entries: 30,
+        fetched_bytes: 4 << 20,
+        ..Default::default()
+    }
+}
+
+/// Changes what the node tells of copies.
+pub(crate) fn copies(told: &mut control::WatchResponse, edit: impl FnOnce(&mut control::Replication)) {
+    let storage = told.storage.get_or_insert_default();
+    edit(storage.replication.get_or_insert_default());
 }
 
 fn warning(level: warning::Level, text: &str, remedy: &str) -> control::Warning {

@@ -149,6 +149,7 @@ pub(crate) fn columns(list: ListId) -> &'static [&'static str] {
         ListId::Builds => crate::model::builds::COLUMNS,
         ListId::Machines => crate::model::machines::COLUMNS,
         ListId::Cache => crate::model::cache::COLUMNS,
+        ListId::Copies => crate::model::copies::COLUMNS,
         _ => &[],
     }
 }
@@ -246,7 +247,8 @@ fn tab_named(model: &mut Model, titles: &[&str], name: Option<&str>) -> Option<u
 fn advise(model: &Model) -> Option<String> {
     let Some(warning) = model.farm().warnings.iter().max_by_key(|warning| warning.level) else {
         let lease = model.machines.lease().unwrap_or(advice::LEASE);
-        return advice::best(Facts { farm: model.farm(), now: model.node_now(), lease });
+        let (farm, now) = (model.farm(), model.node_now());
+        return advice::best(Facts { farm, now, lease, repair_after: model.machines.repair_after() });
     };
     Some(match warning.remedy.as_str() {
         "" => warning.text.clone(),

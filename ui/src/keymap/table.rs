@@ -55,6 +55,7 @@ pub(crate) static BINDINGS: &[Binding] = &[
     row(&[named(KeyCode::Enter)], Act::Open, &[ACTIONS, TIMELINE], "", "open", "Open the action"),
     row(&[named(KeyCode::Enter)], Act::Open, &[ACTION], "", "open", "Open or close a directory, look at a file, follow a digest"),
     row(&[named(KeyCode::Enter)], Act::Open, &[MACHINES], "", "actions", "Show the actions of the machine"),
+    row(&[named(KeyCode::Enter)], Act::Open, &[CACHE], "", "", "Show the machine in full, of those with copies"),
     row(&[named(KeyCode::Tab), Key::of(']')], Act::NextTab, &[OVERVIEW], "", "next box", "Go to the next box"),
     row(&[named(KeyCode::BackTab), Key::of('[')], Act::PreviousTab, &[OVERVIEW], "", "", "Go to the box before"),
     row(&[named(KeyCode::Tab), Key::of(']')], Act::NextTab, &[ACTIONS, ACTION, CACHE], "", "next tab", "Go to the next tab"),

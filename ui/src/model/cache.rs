@@ -2,13 +2,16 @@
 //! forecast of the store.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 use std::time::Duration;
 
+use farmhand_proto::control::Machine;
 use farmhand_proto::time::std_duration;
 
+use super::copies;
 use super::farm::Farm;
 use super::filter::Filter;
-use super::list::ListState;
+use super::list::{ListId, ListState};
 use super::time::Stamp;
 
 /// Columns one can sort by.
@@ -25,6 +28,8 @@ pub(crate) enum Part {
     Kinds,
     /// A row a build.
     Builds,
+    /// The copies on other machines, a row a machine.
+    Copies,
 }
 
 /// Hits and misses of something.
@@ -68,6 +73,8 @@ pub(crate) struct Cache {
     pub(crate) part: Part,
     /// The rows, in their order.
     pub(crate) rows: Vec<Rate>,
+    /// The machines that are shown, by name, in their order.
+    pub(crate) machines: Vec<Arc<str>>,
     /// Which are wanted.
     pub(crate) filter: Option<Filter>,
 }
@@ -76,21 +83,28 @@ pub(crate) struct Cache {
 
 impl Part {
     /// All, in the order of their tabs.
-    pub(crate) const ALL: [Self; 2] = [Self::Kinds, Self::Builds];
+    pub(crate) const ALL: [Self; 3] = [Self::Kinds, Self::Builds, Self::Copies];
 
     /// Its name.
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Kinds => "By kind",
             Self::Builds => "By build",
+            Self::Copies => "Copies",
         }
     }
 
-    /// The other.
-    pub(crate) fn other(self) -> Self {
+    /// The one `steps` further on.
+    pub(crate) fn step(self, steps: isize) -> Self {
+        let count = Self::ALL.len();
+        Self::ALL[(self as usize).wrapping_add_signed(steps).wrapping_add(count) % count]
+    }
+
+    /// The list of its rows.
+    pub(crate) fn list(self) -> ListId {
         match self {
-            Self::Kinds => Self::Builds,
-            Self::Builds => Self::Kinds,
+            Self::Kinds | Self::Builds => ListId::Cache,
+            Self::Copies => ListId::Copies,
         }
     }
 }
@@ -112,6 +126,7 @@ impl Cache {
         let mut rows = match self.part {
             Part::Kinds => kinds(farm),
             Part::Builds => builds(farm),
+            Part::Copies => return self.refresh_machines(farm, list),
         };
         rows.retain(|row| self.filter.as_ref().is_none_or(|filter| filter.wants(&[&row.name])));
         let (column, descending) = list.sort.map_or((1, true), |sort| (sort.column, sort.descending));
@@ -122,6 +137,23 @@ impl Cache {
         });
         self.rows = rows;
         list.resize(self.rows.len());
+    }
+
+    fn refresh_machines(&mut self, farm: &Farm, list: &mut ListState) {
+        let texts = |machine: &Machine| [machine.name.clone(), copies::role_words(farm, machine).0];
+        let is_wanted = |machine: &&Machine| {
+            let texts = texts(machine);
+            self.filter.as_ref().is_none_or(|filter| filter.wants(&[&texts[0], &texts[1]]))
+        };
+        let mut machines: Vec<&Machine> = farm.machines.iter().filter(is_wanted).collect();
+        if let Some(sort) = list.sort {
+            machines.sort_by(|a, b| {
+                let order = copies::compare(farm, a, b, sort.column);
+                if sort.descending { order.reverse() } else { order }
+            });
+        }
+        self.machines = machines.into_iter().map(|machine| machine.name.as_str().into()).collect();
+        list.resize(self.machines.len());
     }
 }
 
@@ -253,7 +285,7 @@ mod tests {
         cache.filter = Filter::parse("comp").unwrap();
         cache.refresh(&farm, &mut list);
         assert_eq!((names(&cache), list.len), (vec!["Compile".to_owned()], 1));
-        cache.part = cache.part.other();
+        cache.part = cache.part.step(1);
         cache.filter = None;
         cache.refresh(&farm, &mut list);
         assert!(cache.rows.is_empty());

@@ -17,6 +17,7 @@ use builds::person_at;
 pub(crate) use builds::{BuildRow, BuildTable};
 pub(crate) use events::{Event, EventKind, is_up, machine_glyph};
 
+use super::copies::History;
 use super::op::{Op, OpKey};
 use super::operations::Operations;
 use super::senders::{Colouring, Senders};
@@ -62,6 +63,8 @@ pub(crate) struct Farm {
     pub(crate) execution: control::Execution,
     /// Its store.
     pub(crate) storage: control::Storage,
+    /// What was seen of its copies on other machines.
+    pub(crate) copies: History,
     /// Who may come in by the node.
     pub(crate) entrance: control::Entrance,
     /// What a person should know.
@@ -235,6 +238,9 @@ impl Farm {
             self.tell(event.0, &event.1, "");
         }
         self.machines = machines;
+        if let Some(at) = self.time() {
+            self.copies.take_disks(at, &self.machines);
+        }
         self.number_tenants();
     }
 
@@ -282,7 +288,14 @@ impl Farm {
             let found = storage.damaged - self.storage.damaged;
             self.tell(EventKind::Damaged, &found.to_string(), "");
         }
-        self.storage = storage;
+        let before = std::mem::replace(&mut self.storage, storage).replication;
+        let Some(told) = self.storage.replication else { return };
+        if let Some(at) = self.time() {
+            self.copies.take(at, &told);
+        }
+        for (kind, subject) in events::of_copies(before.as_ref(), &told) {
+            self.tell(kind, &subject, "");
+        }
     }
 
     fn take_build(&mut self, mut build: control::Build) {
@@ -295,7 +308,7 @@ impl Farm {
 
     /// A build has no end of its own: it is over when nothing was heard of it for a while.
     fn tell_of_ends(&mut self) {
-        let now = self.clock.heard().and_then(|heard| self.clock.at(heard));
+        let now = self.time();
         for (invocation, label, summary) in self.builds.ended(now) {
             self.push_event(EventKind::BuildEnded, &label, &summary, Some(invocation));
         }
@@ -335,12 +348,17 @@ impl Farm {
         }
     }
 
+    /// The time on the clock of the node when it was heard last.
+    fn time(&self) -> Option<Stamp> {
+        self.clock.heard().and_then(|heard| self.clock.at(heard))
+    }
+
     fn tell(&mut self, kind: EventKind, subject: &str, text: &str) {
         self.push_event(kind, subject, text, None);
     }
 
     fn push_event(&mut self, kind: EventKind, subject: &str, text: &str, invocation: Option<Arc<str>>) {
-        let at = self.clock.heard().and_then(|heard| self.clock.at(heard));
+        let at = self.time();
         self.events.push_back(Event { at, kind, subject: subject.into(), text: text.into(), invocation });
         while self.events.len() > EVENTS {
             self.events.pop_front();

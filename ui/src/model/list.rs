@@ -27,6 +27,8 @@ pub(crate) enum ListId {
     Machines,
     /// Cache: kinds of actions.
     Cache,
+    /// Cache: machines with what they have of the copies.
+    Copies,
     /// The log.
     Logs,
     /// Over all: the help page, and lists to choose from.

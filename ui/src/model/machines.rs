@@ -8,14 +8,17 @@ use std::time::Duration;
 use farmhand_proto::control::{Machine, Setting, machine};
 use farmhand_proto::time::std_duration;
 
+use super::copies::{Leave, leave, role_word};
 use super::farm::Farm;
 use super::filter::Filter;
 use super::list::ListState;
 use crate::{format, sanitize};
 
 /// Columns one can sort by.
-pub(crate) const COLUMNS: &[&str] =
-    &["Name", "State", "Slots", "Guests", "CPU", "Memory", "Pressure", "Net", "Disk", "RTT", "Heard"];
+pub(crate) const COLUMNS: &[&str] = &[
+    "Name", "State", "Slots", "Guests", "CPU", "Memory", "Pressure", "Net", "Disk", "RTT", "Heard", "Copies",
+    "Owed",
+];
 
 /// State of the machines view.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +32,7 @@ pub(crate) struct Machines {
     /// Settings of the node that are not the defaults; `None` before they were told.
     pub(crate) settings: Option<Vec<(String, String)>>,
     lease: Option<Duration>,
+    repair_after: Option<Duration>,
 }
 
 // === impl Machines ===
@@ -36,12 +40,13 @@ pub(crate) struct Machines {
 impl Machines {
     /// Brings the rows up to date with the farm.
     pub(crate) fn refresh(&mut self, farm: &Farm, list: &mut ListState) {
-        let wanted =
-            |machine: &&Machine| self.filter.as_ref().is_none_or(|filter| filter.wants(&texts(machine)));
+        let wanted = |machine: &&Machine| {
+            self.filter.as_ref().is_none_or(|filter| filter.wants(&texts(farm, machine)))
+        };
         let mut machines: Vec<&Machine> = farm.machines.iter().filter(wanted).collect();
         if let Some(sort) = list.sort {
             machines.sort_by(|a, b| {
-                let order = compare(a, b, sort.column);
+                let order = compare(farm, a, b, sort.column);
                 if sort.descending { order.reverse() } else { order }
             });
         }
@@ -63,11 +68,20 @@ impl Machines {
         self.lease
     }
 
+    /// How long a machine may be away before its copies are made anew, as far as the settings were told.
+    pub(crate) fn repair_after(&self) -> Option<Duration> {
+        self.repair_after
+    }
+
     /// Takes the settings of the node; defaults are left out.
     pub(crate) fn take(&mut self, settings: Vec<Setting>) {
         let clean = |text: &str| sanitize::line(text).into_owned();
-        let lease = settings.iter().find(|setting| setting.name == "lease");
-        self.lease = lease.and_then(|setting| length(&setting.value));
+        let length_of = |name: &str| {
+            let found = settings.iter().find(|setting| setting.name == name);
+            found.and_then(|setting| length(&setting.value))
+        };
+        self.lease = length_of("lease");
+        self.repair_after = length_of("repair-after");
         let own = settings.iter().filter(|setting| !setting.is_default);
         self.settings = Some(own.map(|setting| (clean(&setting.name), clean(&setting.value))).collect());
     }
@@ -120,11 +134,13 @@ pub(crate) fn clock_words(ahead: f64) -> String {
 }
 
 /// What its state means, in a few words.
-pub(crate) fn state_words(machine: &Machine) -> &'static str {
+pub(crate) fn state_words(farm: &Farm, machine: &Machine) -> &'static str {
     match machine.state() {
         machine::State::Active => "active",
         machine::State::Yielding => "yielding",
-        machine::State::Draining if machine.busy == 0 => "drained",
+        machine::State::Draining if matches!(leave(farm, machine), Some(Leave::Safe | Leave::NotTold)) => {
+            "drained"
+        }
         machine::State::Draining => "draining",
         machine::State::Paused => "paused",
         machine::State::Lost => "lost",
@@ -148,15 +164,16 @@ fn length(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(number.parse::<u64>().ok()?.checked_mul(seconds)?))
 }
 
-fn texts(machine: &Machine) -> [&str; 7] {
+fn texts<'a>(farm: &Farm, machine: &'a Machine) -> [&'a str; 7] {
     let Machine { name, os, arch, version, found_by, address, .. } = machine;
-    [name, os, arch, version, found_by, address, state_words(machine)]
+    [name, os, arch, version, found_by, address, state_words(farm, machine)]
 }
 
-fn compare(a: &Machine, b: &Machine, column: usize) -> Ordering {
+fn compare(farm: &Farm, a: &Machine, b: &Machine, column: usize) -> Ordering {
     let number =
         |value: fn(&Machine) -> Option<f64>| value(a).unwrap_or(-1.0).total_cmp(&value(b).unwrap_or(-1.0));
-    let net = |machine: &Machine| machine.load.as_ref().map(|load| (load.received + load.sent) as f64);
+    let net =
+        |machine: &Machine| machine.load.as_ref().map(|load| load.received.saturating_add(load.sent) as f64);
     let heard = |machine: &Machine| {
         let age = machine.last_heard.as_ref().and_then(std_duration);
         age.map(|age| age.as_secs_f64())
@@ -172,7 +189,9 @@ fn compare(a: &Machine, b: &Machine, column: usize) -> Ordering {
         7 => number(net),
         8 => number(disk),
         9 => number(|machine| round_trip(machine).map(|time| time.as_secs_f64())),
-        _ => number(heard),
+        10 => number(heard),
+        11 => role_word(farm, a).0.cmp(role_word(farm, b).0),
+        _ => a.owed_bytes.cmp(&b.owed_bytes),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use farmhand_proto::control::machine::State;
 use farmhand_proto::control::warning::Level;
 use farmhand_proto::control::{
-    Build, Entrance, Execution, Load, Machine, Mnemonic, Node, Sample, Storage, Tenancy, Warning,
+    Build, Entrance, Execution, Load, Machine, Mnemonic, Node, Replication, Sample, Storage, Tenancy, Warning,
 };
 use farmhand_proto::protobuf;
 use farmhand_proto::time::{std_duration, system_time};
@@ -91,6 +91,13 @@ fn machine(machine: &Machine) -> Value {
         "found_by": name(&machine.found_by),
         "used_bytes": machine.used_bytes,
         "budget_bytes": machine.budget_bytes,
+        "keeps_copies": machine.keeps_copies,
+        "caches_because": name(&machine.caches_because),
+        "owed_copies": machine.owed_copies,
+        "owed_bytes": machine.owed_bytes,
+        "sole_entries": machine.sole_entries,
+        "sole_bytes": machine.sole_bytes,
+        "safe_to_leave": machine.safe_to_leave,
         "load": machine.load.as_ref().map(load),
         "id": name(&machine.id),
         "address": name(&machine.address),
@@ -250,6 +257,35 @@ fn storage(storage: &Storage) -> Value {
         "scrub_progress": storage.scrub_progress,
         "scrub_passes": storage.scrub_passes,
         "pinned": storage.pinned,
+        "replication": storage.replication.as_ref().map(replication),
+    })
+}
+
+fn replication(told: &Replication) -> Value {
+    json!({
+        "copies_wanted": told.copies_wanted,
+        "copies": told.copies,
+        "keepers": told.keepers,
+        "owed_copies": told.owed_copies,
+        "owed_bytes": told.owed_bytes,
+        "repair_copies": told.repair_copies,
+        "repair_bytes": told.repair_bytes,
+        "lag_seconds": length(told.lag.as_ref()),
+        "bytes_per_second": told.bytes_per_second,
+        "remaining_seconds": length(told.remaining.as_ref()),
+        "compared": told.compared,
+        "sole_entries": told.sole_entries,
+        "sole_bytes": told.sole_bytes,
+        "counted_entries": told.counted_entries,
+        "counted_bytes": told.counted_bytes,
+        "spare_entries": told.spare_entries,
+        "spare_bytes": told.spare_bytes,
+        "sent_copies": told.sent_copies,
+        "sent_bytes": told.sent_bytes,
+        "fetched_entries": told.fetched_entries,
+        "fetched_bytes": told.fetched_bytes,
+        "healed": told.healed,
+        "refused_copies": told.refused_copies,
     })
 }
 
@@ -333,6 +369,9 @@ mod tests {
         assert_eq!(json["machines"][0]["tenancies"][1]["machine"], "kitchen");
         assert_eq!(json["machines"][1]["round_trip_seconds"], 0.0004);
         assert_eq!(json["entrance"]["invitation"], Value::Null);
+        assert_eq!(json["storage"]["replication"]["lag_seconds"], 3.0);
+        assert_eq!(json["machines"][2]["caches_because"], "it runs on battery");
+        assert_eq!(json["machines"][0]["sole_entries"], 12);
         assert_eq!(json["running"][1]["losses"][0]["machine"], "shed");
         assert_eq!(json["running"].as_array().unwrap().len(), 9);
         assert_eq!(json["queued"][0]["elapsed_seconds"], 9.0);

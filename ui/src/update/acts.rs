@@ -53,7 +53,7 @@ pub(crate) fn list_of(model: &Model) -> ListId {
         View::Action => ListId::Action,
         View::Timeline => ListId::Timeline,
         View::Machines => ListId::Machines,
-        View::Cache => ListId::Cache,
+        View::Cache => model.cache.part.list(),
         View::Logs => ListId::Logs,
     }
 }

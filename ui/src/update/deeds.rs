@@ -6,6 +6,7 @@ use farmhand_proto::control;
 
 use crate::message::{Answer, Call, Command, Todo};
 use crate::model::action::Loaded;
+use crate::model::copies;
 use crate::model::modal::{Confirm, Deed, Modal, Text};
 use crate::model::{ListId, Model};
 use crate::options::{Fetched, Outcome};
@@ -102,7 +103,11 @@ pub(super) fn answer(model: &mut Model, answer: Answer, todo: &mut Todo) {
             let machine = done.machine.unwrap_or_default();
             let name = sanitize::line(&machine.name).into_owned();
             let state = machine.state().as_str_name().trim_start_matches("STATE_").to_lowercase();
-            model.tell(format!("{name} is {state}, {}", format::plural(machine.slots.into(), "slot")));
+            let slots = format::plural(machine.slots.into(), "slot");
+            model.tell(match copies::leave_words(&model.live, &machine) {
+                Some((left, _)) => format!("{name} is {state}: {left}"),
+                None => format!("{name} is {state}, {slots}"),
+            });
         }
         Answer::Newcomer(_) => model.tell("the newcomer was told"),
         Answer::Rerun(run) => rerun(model, &run),

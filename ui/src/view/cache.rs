@@ -1,5 +1,7 @@
 //! How the cache view looks: the store in words, hit rate and size over time, rates by kind and by
-//! build.
+//! build; and the copies on other machines.
+
+pub(super) mod copies;
 
 use farmhand_proto::control::Storage;
 use farmhand_proto::time::std_duration;
@@ -10,6 +12,7 @@ use super::{bars, graph, tabs};
 use crate::canvas::Canvas;
 use crate::format;
 use crate::model::cache::{self, Forecast, Part, Rate};
+use crate::model::copies::{self as copies_of, told};
 use crate::model::{ListId, Model};
 use crate::theme::Role;
 
@@ -27,7 +30,10 @@ const COLUMNS: &[Column] = &[
 ];
 
 /// Lines of the upper half.
-const UPPER: u16 = 10;
+const UPPER: u16 = 11;
+
+/// Lines of the lower half from which on machines and their copies are below the rates.
+const TALL: u16 = 20;
 
 /// A label of the words at the left.
 const LABEL: u16 = 9;
@@ -40,6 +46,14 @@ pub(super) fn draw(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
     if area.is_empty() {
         return;
     }
+    let titles = Part::ALL.map(Part::title);
+    let shown = Part::ALL.iter().position(|part| *part == model.cache.part).unwrap_or(0);
+    let line = Rect { x: area.x + 1, width: area.width.saturating_sub(1), height: 1, ..area };
+    tabs::draw(canvas, line, &titles, shown);
+    let area = Rect { y: area.y + 1, height: area.height - 1, ..area };
+    if model.cache.part == Part::Copies {
+        return copies::draw(model, canvas, area);
+    }
     let upper = if area.height >= UPPER + 5 { UPPER } else { 0 };
     let above = Rect { height: upper, ..area };
     if upper > 0 {
@@ -51,7 +65,16 @@ pub(super) fn draw(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
         }
     }
     let below = Rect { y: above.bottom(), height: area.height - upper, ..area };
-    rates(model, canvas, below);
+    let machines = model.farm().machines.len();
+    let is_shown = below.height >= TALL && machines > 1 && told(model.farm()).is_some();
+    let wanted = if is_shown { machines.min(40) as u16 + 3 } else { 0 };
+    let kept = (model.cache.rows.len() as u16).saturating_add(2).clamp(7, (below.height / 2).max(7));
+    let height = wanted.min(below.height.saturating_sub(kept));
+    rates(model, canvas, Rect { height: below.height - height, ..below });
+    if height > 0 {
+        let y = below.bottom() - height;
+        copies::summary(model, canvas, Rect { y, height, ..below });
+    }
 }
 
 fn words(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
@@ -66,6 +89,7 @@ fn words(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
     lines.extend(contents(model, storage));
     lines.extend(safety(model, storage));
     lines.extend(copies(model, place.width));
+    lines.truncate(usize::from(area.height).saturating_sub(1));
     for (y, (label, text, role)) in (area.y + 1..area.bottom()).zip(lines) {
         canvas.text(area.x + 1, y, LABEL, label, Role::Dim);
         canvas.text(place.x, y, place.width, &text, role);
@@ -139,8 +163,14 @@ fn copies(model: &Model, width: u16) -> Vec<Line> {
     match (model.farm().machines.len(), usize::from(width) > ONE[0].len() + ONE[1].len()) {
         (0 | 1, true) => vec![("copies", ONE.join(" "), Role::Warn)],
         (0 | 1, false) => vec![("copies", ONE[0].into(), Role::Warn), ("", ONE[1].into(), Role::Warn)],
-        // The node does not tell of copies on other machines.
-        (_, _) => vec![("copies", "not told by this node".to_owned(), Role::Dim)],
+        (_, _) => match told(model.farm()) {
+            Some(told) => {
+                let (count, role) = copies_of::count_words(told);
+                let (behind, late) = copies_of::behind_words(told);
+                vec![("copies", count, role), ("owed", behind, late)]
+            }
+            None => vec![("copies", "not told by this node".to_owned(), Role::Dim)],
+        },
     }
 }
 
@@ -188,23 +218,18 @@ fn rates(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
     if area.is_empty() {
         return;
     }
-    let titles = Part::ALL.map(Part::title);
-    let shown = Part::ALL.iter().position(|part| *part == model.cache.part).unwrap_or(0);
-    let line = Rect { x: area.x + 1, width: area.width.saturating_sub(1), height: 1, ..area };
-    tabs::draw(canvas, line, &titles, shown);
-    let body = Rect { y: area.y + 1, height: area.height - 1, ..area };
     let state = model.lists[ListId::Cache];
     let rows = &model.cache.rows;
-    table::draw(canvas, body, ListId::Cache, &state, COLUMNS, rows.len(), |number, row| {
+    table::draw(canvas, area, ListId::Cache, &state, COLUMNS, rows.len(), |number, row| {
         rate_row(model, &rows[number], row);
     });
-    if rows.is_empty() && body.height > 1 {
+    if rows.is_empty() && area.height > 1 {
         let words = if model.cache.filter.is_some() {
             "nothing fits the filter"
         } else {
             "nothing was looked up yet"
         };
-        canvas.text(body.x + 1, body.y + 1, body.width.saturating_sub(1), words, Role::Dim);
+        canvas.text(area.x + 1, area.y + 1, area.width.saturating_sub(1), words, Role::Dim);
     }
 }
 

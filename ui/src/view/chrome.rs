@@ -6,6 +6,7 @@ use farmhand_proto::control::warning::Level;
 
 use crate::canvas::{Canvas, Hit};
 use crate::keymap::{self, Act, Binding, Place};
+use crate::model::copies;
 use crate::model::{Link, Model, SILENCE};
 use crate::options::View;
 use crate::theme::Role;
@@ -54,7 +55,7 @@ fn numbers(model: &Model) -> Vec<Piece> {
     let (storage, execution) = (&farm.storage, &farm.execution);
     let lost = if up < machines { Role::Bad } else { Role::Header };
     let full = storage.used_bytes as f64 >= 0.95 * storage.budget_bytes.max(1) as f64;
-    vec![
+    let mut pieces = vec![
         piece(farm.name().to_owned(), Role::Title, 9),
         piece(format!("{up}/{}", format::plural(machines as u64, "machine")), lost, 6),
         piece(format!("{busy}/{slots} slots"), if busy > 0 { Role::Running } else { Role::Header }, 7),
@@ -70,7 +71,23 @@ fn numbers(model: &Model) -> Vec<Piece> {
             if full { Role::Warn } else { Role::Header },
             2,
         ),
-    ]
+    ];
+    pieces.extend(copies_piece(model));
+    pieces
+}
+
+/// How the copies on other machines stand, in short.
+fn copies_piece(model: &Model) -> Option<Piece> {
+    let told = copies::told(model.farm())?;
+    let (count, wanted) = (told.copies, told.copies_wanted);
+    Some(match copies::trouble(model.farm()) {
+        Some((_, role)) if told.refused_copies > 0 => piece("no room for copies".to_owned(), role, 5),
+        Some((_, role)) if told.repair_copies > 0 || copies::is_late(told) => {
+            piece(format!("{} owed", format::bytes(told.owed_bytes)), role, 5)
+        }
+        Some((_, role)) => piece(format!("{count}/{wanted} copies"), role, 3),
+        None => piece(format!("{count}/{wanted} copies"), Role::Header, 1),
+    })
 }
 
 /// What is most amiss, in short.

@@ -11,6 +11,7 @@ use super::table::{self, Column, Row};
 use crate::canvas::{Canvas, Hit};
 use crate::format;
 use crate::keymap::Act;
+use crate::model::copies;
 use crate::model::entrance::{clock, left};
 use crate::model::farm::{Use, is_up, machine_glyph};
 use crate::model::machines::{self, disk, memory, pressure, round_trip};
@@ -29,6 +30,8 @@ const COLUMNS: &[Column] = &[
     Column::number("Press", 5).from(86).sort(6),
     Column::number("Net", 11).from(108).sort(7),
     Column::number("Disk", 5).from(48).sort(8),
+    Column::text("Copies", 6).from(100).sort(11),
+    Column::number("Owed", 9).from(148).sort(12),
     Column::number("RTT", 7).from(90).sort(9),
     Column::text("System", 14).from(122),
     Column::text("Version", 8).from(138),
@@ -100,7 +103,11 @@ fn machine_row(model: &Model, machine: &Machine, row: &mut Row<'_, '_>) {
     row.cell(0, &format!("{}{mark}", machine.name), Role::Strong);
     row.cell(
         1,
-        &format!("{} {}", machine_glyph(machine.state(), glyphs), machines::state_words(machine)),
+        &format!(
+            "{} {}",
+            machine_glyph(machine.state(), glyphs),
+            machines::state_words(model.farm(), machine)
+        ),
         role,
     );
     let slots =
@@ -114,12 +121,14 @@ fn machine_row(model: &Model, machine: &Machine, row: &mut Row<'_, '_>) {
         row.cell(4, &guests(machine), Role::Text);
         measured(machine, row);
     }
-    row.cell(11, format!("{} {}", machine.os, machine.arch).trim(), Role::Dim);
-    row.cell(12, &machine.version, Role::Dim);
+    let (word, role) = copies::role_word(model.farm(), machine);
+    row.cell(10, word, role);
+    row.cell(13, format!("{} {}", machine.os, machine.arch).trim(), Role::Dim);
+    row.cell(14, &machine.version, Role::Dim);
     let heard = machine.last_heard.as_ref().and_then(std_duration);
     let role = if heard.is_some_and(|age| age >= OLD) { Role::Warn } else { Role::Dim };
     let never = if machine.is_self { "self" } else { "never" };
-    row.cell(13, &heard.map_or(never.to_owned(), format::age), role);
+    row.cell(15, &heard.map_or(never.to_owned(), format::age), role);
 }
 
 /// Actions of others that run there, and how many may.
@@ -146,7 +155,10 @@ fn measured(machine: &Machine, row: &mut Row<'_, '_>) {
     }
     if let Some(time) = round_trip(machine) {
         let role = if time >= SLOW { Role::Warn } else { Role::Text };
-        row.cell(10, &machines::milliseconds(time), role);
+        row.cell(12, &machines::milliseconds(time), role);
+    }
+    if machine.owed_copies > 0 {
+        row.cell(11, &format::bytes(machine.owed_bytes), Role::Text);
     }
 }
 

@@ -5,10 +5,13 @@ mod boxes;
 
 use ratatui::layout::Rect;
 
+use super::cache;
 use crate::canvas::{Canvas, Hit};
 use crate::model::Model;
+use crate::model::copies;
 use crate::model::farm::BuildRow;
 use crate::model::overview::Pane;
+use crate::options::View;
 use crate::theme::Role;
 
 /// Cells from which on there are two columns.
@@ -22,6 +25,7 @@ struct Plan {
     builds: Rect,
     queue: Rect,
     events: Rect,
+    copies: Rect,
 }
 
 /// Lines of what runs and waits in a text that is printed.
@@ -30,20 +34,36 @@ const PRINTED: usize = 20;
 /// Paints it.
 pub(super) fn draw(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
     let builds = model.farm().builds.active(model.node_now());
+    let area = trouble(model, canvas, area);
     let plan = Plan::of(area, model.farm().machines.len(), builds.len());
     paint(model, canvas, plan, &builds);
+}
+
+/// The last line of `area` says what is amiss with the copies, for as long as it is; what is left of `area`.
+fn trouble(model: &Model, canvas: &mut Canvas<'_>, area: Rect) -> Rect {
+    let Some((text, role)) = copies::trouble(model.farm()).filter(|_| area.height > 8) else { return area };
+    let line = Rect { y: area.bottom() - 1, height: 1, ..area };
+    let sign = if role == Role::Bad { canvas.glyphs.alarm } else { canvas.glyphs.retried };
+    canvas.text(line.x + 1, line.y, 1, sign, role);
+    canvas.text(line.x + 3, line.y, line.width.saturating_sub(4), &text, role);
+    canvas.hit(line, Hit::View(View::Cache));
+    Rect { height: area.height - 1, ..area }
 }
 
 /// Paints what is printed: no choice, no events, and all machines and builds.
 pub(super) fn draw_text(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
     let builds = model.farm().builds.active(model.node_now());
-    paint(model, canvas, Plan::of_text(model, area), &builds);
+    let plan = Plan::of_text(model, area);
+    paint(model, canvas, plan, &builds);
+    if plan.copies.height > 0 {
+        cache::copies::summary(model, canvas, plan.copies);
+    }
 }
 
 /// Lines of that.
 pub(super) fn height_of_text(model: &Model, width: u16) -> u16 {
     let plan = Plan::of_text(model, Rect::new(0, 0, width, u16::MAX / 2));
-    plan.builds.bottom().max(plan.queue.bottom())
+    plan.builds.bottom().max(plan.queue.bottom()).max(plan.copies.bottom())
 }
 
 fn paint(model: &Model, canvas: &mut Canvas<'_>, plan: Plan, builds: &[&BuildRow]) {
@@ -86,7 +106,7 @@ impl Plan {
         let (machines, graphs) = row(0, top);
         let (builds, queue) = row(top, middle);
         let events = Rect { y: area.y + top + middle, height: bottom, ..area };
-        Self { machines, graphs, builds, queue, events }
+        Self { machines, graphs, builds, queue, events, copies: Rect::default() }
     }
 
     /// Boxes as high as what they hold.
@@ -97,12 +117,18 @@ impl Plan {
         let builds = farm.builds.active(model.node_now()).len().max(1);
         let machines = lines(farm.machines.len());
         let queue = lines((queued + running).clamp(1, PRINTED));
-        if area.width < WIDE {
+        let mut plan = if area.width < WIDE {
             let height = machines + lines(builds) + queue;
-            return Self::stacked(Rect { height, ..area }, machines, lines(builds));
+            Self::stacked(Rect { height, ..area }, machines, lines(builds))
+        } else {
+            let (top, middle) = (machines.max(6), lines(builds).max(queue));
+            Self::beside(area, top, middle, 0)
+        };
+        if farm.machines.len() > 1 && copies::told(farm).is_some() {
+            let y = plan.builds.bottom().max(plan.queue.bottom());
+            plan.copies = Rect { y, height: machines + 1, ..area };
         }
-        let (top, middle) = (machines.max(6), lines(builds).max(queue));
-        Self::beside(area, top, middle, 0)
+        plan
     }
 
     /// One below the other, as far as there is room.

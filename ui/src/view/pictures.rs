@@ -7,10 +7,10 @@ mod entrance;
 
 use farmhand_proto::control;
 
-use crate::message::{Answer, Call, CallId, Command, Message, Slot, Todo};
+use crate::message::{Answer, Call, CallId, Command, FeedEvent, Message, Slot, Todo};
 use crate::model::Model;
 use crate::options::{ColourDepth, View};
-use crate::testing::{self, check, check_view, model, paint, press, screen, send};
+use crate::testing::{self, ago, check, check_view, model, paint, press, screen, seconds, send};
 use answers::{calls, serve};
 
 /// The action view on the operation of that name.
@@ -285,6 +285,99 @@ fn cache() {
     let mut builds = model(View::Cache);
     press(&mut builds, "<tab>");
     check("cache-builds-80x24", &screen(&mut builds, 80, 24));
+}
+
+/// The copies tab of a farm that differs from the made-up one.
+fn copies_of(edit: impl FnOnce(&mut control::WatchResponse)) -> Model {
+    let mut model = testing::with(View::Cache, edit);
+    press(&mut model, ":tab copies<enter>");
+    model
+}
+
+#[test]
+fn copies() {
+    check_view("copies", &mut copies_of(|_| {}));
+    let mut model = copies_of(|_| {});
+    let todo = press(&mut model, "j<enter>");
+    assert_eq!((model.view(), model.machines.chosen.as_deref()), (View::Machines, Some("kitchen")));
+    assert!(matches!(&calls(&todo)[..], [(_, Call::Settings(_))]), "{todo:?}");
+}
+
+#[test]
+fn copies_while_a_machine_is_replaced() {
+    let mut model = copies_of(|farm| {
+        farm.machines.pop();
+        testing::copies(farm, |told| {
+            (told.repair_copies, told.repair_bytes) = (2000, 8 << 30);
+            (told.owed_copies, told.owed_bytes) = (2012, 9 << 30);
+            told.keepers = 2;
+        });
+    });
+    let mut later = testing::farm();
+    later.machines.pop();
+    later.now = ago(-60.0);
+    later.storage.as_mut().unwrap().damaged = 2;
+    testing::copies(&mut later, |told| {
+        (told.repair_copies, told.repair_bytes) = (500, 2 << 30);
+        (told.owed_copies, told.owed_bytes) = (512, 3 << 30);
+        (told.lag, told.remaining, told.compared) = (seconds(40.0), seconds(190.0), 0.42);
+        (told.keepers, told.healed, told.refused_copies) = (2, 1, 7);
+    });
+    send(&mut model, Message::Feed(FeedEvent::Changes(Box::new(later))));
+    check_view("copies-repair", &mut model);
+    press(&mut model, "1");
+    let picture = screen(&mut model, 80, 24);
+    assert!(picture.contains("no machine has room for 7; repair: 500 copies"), "{picture}");
+    check("overview-repair-80x24", &picture);
+}
+
+#[test]
+fn copies_of_one_machine_of_many_and_of_an_old_node() {
+    let mut one = copies_of(|farm| {
+        farm.machines.truncate(1);
+        farm.storage.as_mut().unwrap().replication = None;
+    });
+    check("copies-one-80x24", &screen(&mut one, 80, 24));
+    let mut old = copies_of(|farm| {
+        farm.storage.as_mut().unwrap().replication = None;
+        for machine in &mut farm.machines {
+            (machine.keeps_copies, machine.caches_because) = (false, String::new());
+            (machine.owed_copies, machine.sole_entries) = (0, 0);
+        }
+    });
+    check("copies-old-80x24", &screen(&mut old, 80, 24));
+    let mut many = copies_of(|farm| {
+        for number in 4..32_u64 {
+            let name = format!("node{number}");
+            let used_bytes = number << 30;
+            farm.machines.push(control::Machine { name, used_bytes, ..farm.machines[1].clone() });
+        }
+        testing::copies(farm, |told| told.keepers = 31);
+    });
+    check("copies-many-80x24", &screen(&mut many, 80, 24));
+    press(&mut many, "<tab>");
+    check("cache-many-120x40", &screen(&mut many, 120, 40));
+}
+
+#[test]
+fn a_machine_that_leaves_says_how_much_is_left() {
+    let left = |safe: bool| {
+        let mut model = testing::with(View::Machines, |farm| {
+            let own = &mut farm.machines[0];
+            own.state = control::machine::State::Draining.into();
+            (own.busy, own.keeps_copies) = (0, false);
+            own.tenancies.clear();
+            own.caches_because = "it is leaving".into();
+            if safe {
+                (own.owed_copies, own.owed_bytes, own.sole_entries, own.sole_bytes) = (0, 0, 0, 0);
+                own.safe_to_leave = true;
+            }
+        });
+        screen(&mut model, 80, 24)
+    };
+    assert!(left(false).contains("drained, but 12 blobs and results"), "{}", left(false));
+    assert!(left(true).contains("safe to leave"), "{}", left(true));
+    check("machines-leaving-80x24", &left(false));
 }
 
 #[test]

@@ -129,6 +129,37 @@ pub(super) fn draw(
     }
 }
 
+/// Paints a table that is only looked at: nothing is chosen, and what does not fit is told as a number.
+pub(super) fn draw_plain(
+    canvas: &mut Canvas<'_>,
+    area: Rect,
+    columns: &[Column],
+    len: usize,
+    mut paint: impl FnMut(usize, &mut Row<'_, '_>),
+) {
+    if area.is_empty() {
+        return;
+    }
+    let inner = Rect { x: area.x + 1, width: area.width.saturating_sub(1), height: 1, ..area };
+    let layout = Layout::of(columns, inner);
+    for &(number, x, width) in &layout.places {
+        let column = &columns[number];
+        let cells = sanitize::width(column.title) as u16;
+        let at = if column.right { x + width.saturating_sub(cells) } else { x };
+        canvas.text(at, area.y, width, column.title, Role::Title);
+    }
+    let lines = usize::from(area.height - 1);
+    let shown = if len > lines { lines.saturating_sub(1) } else { len };
+    for number in 0..shown {
+        let area = Rect { y: area.y + 1 + number as u16, ..inner };
+        paint(number, &mut Row { canvas, columns, layout: &layout, area });
+    }
+    if shown < len && lines > 0 {
+        let text = format!("and {} more", len - shown);
+        canvas.text(inner.x, area.bottom() - 1, inner.width, &text, Role::Dim);
+    }
+}
+
 /// Which part of a list is seen.
 fn scroll_bar(canvas: &mut Canvas<'_>, area: Rect, rows: &Range<usize>, len: usize) {
     let height = usize::from(area.height);

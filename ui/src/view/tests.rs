@@ -99,6 +99,9 @@ fn ascii() {
         let picture = screen(&mut model, 100, 30);
         assert!(picture.is_ascii(), "{view:?}\n{picture}");
     }
+    press(&mut model, "7[");
+    let picture = screen(&mut model, 80, 24);
+    assert!(picture.is_ascii() && picture.contains("2 of 2 on 3 machines"), "{picture}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use farmhand_proto::control::machine::State;
 use farmhand_proto::control::warning::Level;
-use farmhand_proto::control::{Machine, miss};
+use farmhand_proto::control::{Machine, Replication, miss};
 
 use crate::glyphs::Glyphs;
 use crate::model::op::{Op, Status};
@@ -53,6 +53,12 @@ pub(crate) enum EventKind {
     MissedEvicted,
     /// Blobs were found damaged.
     Damaged,
+    /// Damaged blobs were replaced by copies of other machines.
+    Healed,
+    /// What a machine that went or came made necessary is done.
+    Repaired,
+    /// A machine that is told to leave has nothing that others lack.
+    SafeToLeave,
     /// The node warns.
     Warning(Level),
 }
@@ -69,7 +75,7 @@ impl EventKind {
             Self::MachineIs(state) => machine_glyph(state, glyphs),
             Self::MachineLeft => glyphs.lost,
             Self::BuildBegan => glyphs.running,
-            Self::BuildEnded => glyphs.ok,
+            Self::BuildEnded | Self::Healed | Self::Repaired | Self::SafeToLeave => glyphs.ok,
             Self::Warning(Level::Advice) => glyphs.advice,
             Self::Warning(_) | Self::Damaged => glyphs.alarm,
             Self::MissedEvicted => glyphs.down,
@@ -86,7 +92,7 @@ impl EventKind {
             | Self::Warning(Level::Alarm) => Role::Bad,
             Self::MachineIs(State::Active) | Self::MachineJoined => Role::Good,
             Self::BuildBegan => Role::Running,
-            Self::BuildEnded => Role::Good,
+            Self::BuildEnded | Self::Healed | Self::Repaired | Self::SafeToLeave => Role::Good,
             _ => Role::Warn,
         }
     }
@@ -114,6 +120,9 @@ impl EventKind {
             Self::NewcomerAsks => ("", "asks to come into the farm; its check words:"),
             Self::MissedEvicted => ("", "missed: its result was evicted"),
             Self::Damaged => ("damaged blobs found:", ""),
+            Self::Healed => ("damaged blobs replaced by good copies:", ""),
+            Self::Repaired => ("repair is done: every blob has its copies", ""),
+            Self::SafeToLeave => ("", "is safe to leave: others have all that it has"),
             Self::Warning(_) => ("", ""),
         }
     }
@@ -154,9 +163,27 @@ pub(super) fn of_machines(old: &[Machine], new: &[Machine]) -> Vec<(EventKind, S
             }
             Some(_) => {}
         }
+        let was_safe = |old: &Machine| old.name == machine.name && old.safe_to_leave;
+        if machine.safe_to_leave && !old.iter().any(was_safe) {
+            events.push((EventKind::SafeToLeave, machine.name.clone()));
+        }
     }
     let gone = old.iter().filter(|machine| known(new, &machine.name).is_none());
     events.extend(gone.map(|machine| (EventKind::MachineLeft, machine.name.clone())));
+    events
+}
+
+/// What happened to the copies on other machines. Nothing is told of those known first.
+pub(super) fn of_copies(old: Option<&Replication>, new: &Replication) -> Vec<(EventKind, String)> {
+    let mut events = Vec::new();
+    let Some(old) = old else { return events };
+    if new.healed > old.healed {
+        events.push((EventKind::Healed, (new.healed - old.healed).to_string()));
+    }
+    let is_whole = new.repair_copies == 0 && new.refused_copies == 0 && new.compared >= 1.0;
+    if old.repair_copies > 0 && is_whole && new.copies >= new.copies_wanted {
+        events.push((EventKind::Repaired, String::new()));
+    }
     events
 }
 

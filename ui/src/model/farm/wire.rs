@@ -24,7 +24,7 @@ pub(super) fn clean_node(node: &mut control::Node) {
 /// Of a machine.
 pub(super) fn clean_machine(machine: &mut control::Machine) {
     let control::Machine { name, version, os, arch, found_by, id, address, reason, tenancies, .. } = machine;
-    for text in [name, version, os, arch, found_by, id, address, reason] {
+    for text in [name, version, os, arch, found_by, id, address, reason, &mut machine.caches_because] {
         in_place(text);
     }
     tenancies.truncate(TENANCIES);

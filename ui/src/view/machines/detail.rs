@@ -7,7 +7,8 @@ use ratatui::layout::Rect;
 use super::{OLD, state_role};
 use crate::canvas::Canvas;
 use crate::format;
-use crate::model::farm::tenant;
+use crate::model::copies::{self, Leave};
+use crate::model::farm::{Farm, tenant};
 use crate::model::machines::{self, disk, memory, round_trip};
 use crate::model::{Model, Stamp};
 use crate::theme::Role;
@@ -125,7 +126,7 @@ fn gauge(canvas: &mut Canvas<'_>, area: Rect, bar: u16, (name, share, text): (&s
 
 /// How it stands, what it is, who uses it, how it is set, what it runs.
 fn words(model: &Model, canvas: &mut Canvas<'_>, area: Rect, machine: &Machine) {
-    let mut lines = facts(machine, usize::from(area.width));
+    let mut lines = facts(model.farm(), machine, usize::from(area.width));
     lines.extend(users(model, machine));
     let running = model.farm().running_on(&machine.name).count();
     // What runs is told before settings when not all of it fits.
@@ -144,10 +145,10 @@ fn words(model: &Model, canvas: &mut Canvas<'_>, area: Rect, machine: &Machine) 
 }
 
 /// What it says of itself, and how it is reached.
-fn facts(machine: &Machine, cells: usize) -> Vec<Line> {
+fn facts(farm: &Farm, machine: &Machine, cells: usize) -> Vec<Line> {
     let role = state_role(machine.state());
     let mut lines: Vec<_> =
-        wrapped(&sentence(machine), cells).into_iter().map(|text| Line::of(text, role)).collect();
+        wrapped(&sentence(farm, machine), cells).into_iter().map(|text| Line::of(text, role)).collect();
     let mut what = Vec::new();
     let system = format!("{} {}", machine.os, machine.arch);
     what.extend(Some(system.trim().to_owned()).filter(|system| !system.is_empty()));
@@ -162,6 +163,11 @@ fn facts(machine: &Machine, cells: usize) -> Vec<Line> {
         None => {}
     }
     lines.push(Line::of(what.join(", "), Role::Text));
+    lines.extend(
+        kept(farm, machine)
+            .into_iter()
+            .flat_map(|(text, role)| wrapped(&text, cells).into_iter().map(move |text| Line::of(text, role))),
+    );
     if let Some(text) = link(machine) {
         lines.push(Line::of(text, Role::Text));
     }
@@ -176,6 +182,28 @@ fn facts(machine: &Machine, cells: usize) -> Vec<Line> {
     };
     let id = if machine.id.is_empty() { String::new() } else { format!(", id {}", machine.id) };
     lines.push(Line::of(format!("{way}{id}"), Role::Dim));
+    lines
+}
+
+/// What it has of the copies, and what it owes; of one that tells nothing, nothing.
+fn kept(farm: &Farm, machine: &Machine) -> Vec<(String, Role)> {
+    if !copies::tells(machine) {
+        return Vec::new();
+    }
+    let mut parts = vec![match (machine.keeps_copies, machine.caches_because.as_str()) {
+        (true, _) => "keeps copies".to_owned(),
+        (false, "") => "caches only".to_owned(),
+        (false, because) => format!("caches only: {because}"),
+    }];
+    if machine.owed_copies > 0 {
+        parts.push(format!("{} to make", copies::owed(machine.owed_copies, machine.owed_bytes)));
+    }
+    let mut lines = vec![(parts.join("; "), Role::Text)];
+    // Of one that leaves, that stands in the first line.
+    if machine.sole_entries > 0 && copies::leave(farm, machine).is_none() {
+        let what = copies::entries(machine.sole_entries, machine.sole_bytes);
+        lines.push((format!("only there: {what}"), Role::Warn));
+    }
     lines
 }
 
@@ -266,7 +294,7 @@ fn now_running(model: &Model, canvas: &mut Canvas<'_>, area: Rect, machine: &Mac
 }
 
 /// How it stands, in a sentence.
-fn sentence(machine: &Machine) -> String {
+fn sentence(farm: &Farm, machine: &Machine) -> String {
     let (busy, slots, reason) = (machine.busy, machine.slots, machine.reason.as_str());
     let because = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
     let heard = machine.last_heard.as_ref().and_then(std_duration).map(format::age).unwrap_or_default();
@@ -276,8 +304,15 @@ fn sentence(machine: &Machine) -> String {
             let why = if reason.is_empty() { "lends fewer slots for now" } else { reason };
             format!("{why}; {busy} of {slots} slots in use")
         }
-        machine::State::Draining if busy == 0 => format!("drained: it may leave{because}"),
-        machine::State::Draining => format!("draining: {busy} still run, takes nothing new{because}"),
+        machine::State::Draining => {
+            match (copies::leave(farm, machine), copies::leave_words(farm, machine)) {
+                (Some(Leave::Safe), _) => format!("drained: safe to leave, others have all it has{because}"),
+                (_, Some((left, _))) if busy == 0 => format!("drained, but {left}{because}"),
+                (_, Some((left, _))) => format!("draining: {busy} still run; {left}{because}"),
+                (_, None) if busy == 0 => format!("drained: it may leave{because}"),
+                (_, None) => format!("draining: {busy} still run, takes nothing new{because}"),
+            }
+        }
         machine::State::Paused => format!("told to rest: takes nothing new, {busy} still run{because}"),
         machine::State::Lost => format!("lost: last heard {heard} ago: {reason}"),
         machine::State::Connecting => {

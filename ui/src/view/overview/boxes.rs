@@ -10,7 +10,8 @@ use ratatui::style::Style;
 
 use crate::canvas::Canvas;
 use crate::format;
-use crate::model::farm::{BuildRow, Event, Use, is_up, machine_glyph};
+use crate::model::copies::{self, Leave};
+use crate::model::farm::{BuildRow, Event, Farm, Use, is_up, machine_glyph};
 use crate::model::machines::state_words;
 use crate::model::op::Status;
 use crate::model::overview::Pane;
@@ -60,7 +61,7 @@ fn machine(model: &Model, canvas: &mut Canvas<'_>, line: Rect, machine: &Machine
     let name_role = if state == State::Lost { Role::Dim } else { Role::Text };
     canvas.text(line.x + 2, line.y, name_cells, &machine.name, name_role);
     let x = line.x + 2 + name_cells + 1;
-    let word = state_word(machine);
+    let word = state_word(model.farm(), machine);
     let cpu = machine.load.as_ref().map(|load| format::share(load.cpu));
     let tail = match (word, cpu) {
         (Some(word), _) => word,
@@ -150,14 +151,16 @@ fn slot_sign(canvas: &Canvas<'_>, sender: usize) -> (String, Style) {
 }
 
 /// The state of a machine that is not as it should be, with the age of what is known of a lost one.
-fn state_word(machine: &Machine) -> Option<String> {
-    let word = state_words(machine);
+fn state_word(farm: &Farm, machine: &Machine) -> Option<String> {
+    let word = state_words(farm, machine);
+    let is_left = copies::leave(farm, machine) == Some(Leave::Brings) && machine.sole_bytes > 0;
     match machine.state() {
         State::Active => None,
         State::Lost => {
             let heard = machine.last_heard.as_ref().and_then(std_duration).unwrap_or_default();
             Some(format!("{word} {}", format::age(heard)))
         }
+        State::Draining if is_left => Some(format!("{word} {}", format::bytes(machine.sole_bytes))),
         _ => Some(word.to_owned()),
     }
 }

@@ -49,8 +49,17 @@ fn any_op() -> impl Strategy<Value = control::Operation> {
 }
 
 fn any_machine() -> impl Strategy<Value = control::Machine> {
-    (hostile(), 0..7_i32, 0..40_u32, any::<f64>(), any::<[u64; 4]>()).prop_map(
-        |(name, state, slots, cpu, bytes)| control::Machine {
+    (hostile(), 0..9_i32, 0..40_u32, any::<f64>(), prop::array::uniform4(any_number()), any::<[bool; 2]>())
+        .prop_map(|(name, state, slots, cpu, bytes, keeps)| control::Machine {
+            caches_because: if keeps[0] { String::new() } else { name.clone() },
+            keeps_copies: keeps[0],
+            safe_to_leave: keeps[1],
+            is_self: keeps[0] && keeps[1],
+            owed_copies: bytes[0],
+            owed_bytes: bytes[1],
+            sole_entries: bytes[2],
+            sole_bytes: bytes[3],
+            last_heard: testing::seconds(7.0),
             name,
             state,
             slots,
@@ -71,6 +80,54 @@ fn any_machine() -> impl Strategy<Value = control::Machine> {
                 disk_total: bytes[3],
                 measured: ago(3.0),
                 ..Default::default()
+            }),
+            ..Default::default()
+        })
+}
+
+fn any_number() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(0), Just(1), Just(u64::MAX), any::<u64>(), 0..1_000_000_u64]
+}
+
+fn any_length() -> impl Strategy<Value = Option<farmhand_proto::protobuf::Duration>> {
+    prop::option::of(
+        (any::<i64>(), any::<i32>())
+            .prop_map(|(seconds, nanos)| farmhand_proto::protobuf::Duration { seconds, nanos }),
+    )
+}
+
+fn any_storage() -> impl Strategy<Value = control::Storage> {
+    let numbers = prop::collection::vec(any_number(), 20);
+    (numbers, any::<[u32; 3]>(), any::<f64>(), any_length(), any_length()).prop_map(
+        |(numbers, counts, share, lag, remaining)| control::Storage {
+            used_bytes: numbers[0],
+            budget_bytes: numbers[1],
+            damaged: numbers[2],
+            scrub_progress: share,
+            replication: (counts[0] % 5 > 0).then(|| control::Replication {
+                copies_wanted: counts[0],
+                copies: counts[1],
+                keepers: counts[2] % 3,
+                owed_copies: numbers[3],
+                owed_bytes: numbers[4],
+                repair_copies: numbers[5],
+                repair_bytes: numbers[6],
+                lag,
+                bytes_per_second: numbers[7],
+                remaining,
+                compared: share,
+                sole_entries: numbers[8],
+                sole_bytes: numbers[9],
+                counted_entries: numbers[10],
+                counted_bytes: numbers[11],
+                spare_entries: numbers[12],
+                spare_bytes: numbers[13],
+                sent_copies: numbers[14],
+                sent_bytes: numbers[15],
+                fetched_entries: numbers[16],
+                fetched_bytes: numbers[17],
+                healed: numbers[18],
+                refused_copies: numbers[19],
             }),
             ..Default::default()
         },
@@ -118,10 +175,13 @@ fn any_deed() -> impl Strategy<Value = Deed> {
         prop::collection::vec(any_op(), 0..6),
         prop::collection::vec(any_machine(), 0..4),
         prop::option::of(any_entrance()),
+        prop::option::of(any_storage()),
+        -100_000..100_000_i32,
     )
-        .prop_map(|(operations, machines, entrance)| {
+        .prop_map(|(operations, machines, entrance, storage, at)| {
             Deed::Told(Box::new(control::WatchResponse {
-                now: ago(0.0),
+                storage,
+                now: ago(at.into()),
                 operations,
                 machines,
                 entrance,
