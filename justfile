@@ -19,6 +19,19 @@ test *ARGS:
 faults *ARGS:
     FARMHAND_FAULTS=long cargo test --release --test faults -- --test-threads 1 --nocapture {{ARGS}}
 
+# What may happen to a farm that keeps copies, at length: 200 schedules of kills, cuts, full disks, lost stores
+# under load (as root). `FARMHAND_SEED=n FARMHAND_RUNS=1 just chaos` has one of them again.
+chaos *ARGS:
+    FARMHAND_RUNS="${FARMHAND_RUNS:-200}" cargo test --release --test netns chaos:: -- --test-threads 1 --nocapture {{ARGS}}
+
+# Bazel builds during which a machine is killed, at length (as root).
+chaos-builds *ARGS:
+    FARMHAND_RUNS="${FARMHAND_RUNS:-50}" cargo test --release --test netns bazel:: -- --test-threads 1 --nocapture {{ARGS}}
+
+# How fast a farm is, at length (as root).
+farm-figures:
+    FARMHAND_FIGURES=full cargo test --release --test netns figures:: -- --test-threads 1 --nocapture
+
 # Formats and lints only.
 lint:
     cargo fmt --all

@@ -111,6 +111,8 @@ async fn a_result_that_was_evicted_is_told_from_a_change() {
     let client = node.client().await;
     let action = compile("-O2", "1");
     run_for(&client, "b", "//a:foo", &action).await.success();
+    // Uses are told apart by the second.
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     for seed in 0..90 {
         client.put(&random_bytes(seed, 1 << 20)).await;
     }

@@ -191,7 +191,8 @@ fn the_dashboard_is_named_where_it_is_opened_only() {
 fn to_other_machines(path: &str) -> bool {
     let ways =
         ["cas/remote.rs", "worker/guests.rs", "worker/remote.rs", "worker/remote/tests.rs", "peer/tests.rs"];
-    path.starts_with("peer/link/") || ways.contains(&path)
+    let copies = ["replication/calls.rs", "replication/calls/tests.rs", "fuzzing/copies.rs"];
+    path.starts_with("peer/link/") || ways.contains(&path) || copies.contains(&path)
 }
 
 /// Status codes (`tonic::Code`) are values of the protocol and may be named anywhere.

@@ -14,6 +14,7 @@ mod capabilities;
 mod cas;
 mod cli;
 mod compression;
+mod copies;
 mod dashboard;
 mod digests;
 mod errors;

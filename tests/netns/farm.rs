@@ -10,6 +10,7 @@ use futures_util::stream;
 use prost::Message;
 use tokio::time::{Instant, sleep};
 
+use crate::disk::SmallDisk;
 use crate::lan::{Lan, Quality};
 use crate::machine::Machine;
 use crate::support::{ActionBuilder, Client, Outcome, finish};
@@ -242,14 +243,6 @@ fn slot_time(outcomes: &[Outcome], from: std::time::SystemTime, until: std::time
     held.sum()
 }
 
-/// Bytes that a machine has sent over the LAN.
-fn sent(lan: &Lan, machine: usize) -> u64 {
-    let [program, words @ ..] = lan.on(machine);
-    let file = "/sys/class/net/eth0/statistics/tx_bytes";
-    let output = std::process::Command::new(program).args(words).args(["cat", file]).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
-}
-
 /// Runs an action as a part of a build.
 async fn run_in(client: &Client, build: &str, action: &ActionBuilder) -> Outcome {
     let digest = action.upload(client).await;
@@ -271,11 +264,11 @@ async fn what_one_machine_made_goes_to_the_next_without_its_owner() {
     let made = run_in(&client, &build, &make.property("Pool", "makers")).await;
     let out = made.output(&client, "out").await;
     assert_eq!(out.len(), 24_000_000);
-    let before = [0, 1].map(|machine| sent(&lan, machine));
+    let before = [0, 1].map(|machine| lan.sent(machine));
     let using = ActionBuilder::sh("wc -c < in").file("in", &out).salt(&build).property("Pool", "users");
     let used = run_in(&client, &build, &using).await;
     assert_eq!(used.stdout(&client).await, "24000000\n");
-    let [owner, maker] = [0, 1].map(|machine| sent(&lan, machine) - before[machine]);
+    let [owner, maker] = [0, 1].map(|machine| lan.sent(machine) - before[machine]);
     assert!(maker > 24_000_000 && owner < 2_000_000, "the owner sent {owner} bytes, who made it {maker}");
 }
 
@@ -346,36 +339,16 @@ async fn a_clock_that_is_wrong_by_a_year_is_no_reason() {
 #[tokio::test]
 async fn a_machine_whose_disk_is_full_loses_nobody_a_build() {
     let Some(lan) = Lan::new(2) else { return };
-    let full = SmallDisk::mount();
-    let path = full.0.path().to_str().unwrap();
-    let data = format!("{path}/data");
+    let full = SmallDisk::mount(48);
+    let data = full.data();
     let arguments = ["--slots", "4", "--data-dir", &data, "--disk-budget", "40MB", "--disk-reserve", "0"];
     let farm = [Machine::start(&lan, 0, &["--slots", "1"]), Machine::start(&lan, 1, &arguments)];
     farm[0].links_with(&[&farm[1]]).await;
     // It cannot all be written, and need not be.
-    let _full = std::fs::write(full.0.path().join("filler"), vec![0; 64 << 20]);
+    full.fill(0);
     let client = farm[0].client().await;
     let outcomes = run(&client, "head -c 2000000 /dev/urandom > out; sleep 0.1", 12, 12).await;
     assert!(places(&outcomes).contains_key("m0"));
-}
-
-/// A file system of 48 MiB. Dropping it unmounts it.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount() -> Self {
-        let disk = Self(tempfile::TempDir::with_prefix("farmhand-netns-full-").unwrap());
-        let options = ["-t", "tmpfs", "-o", "size=48m", "farmhand-test"];
-        let mounted = std::process::Command::new("mount").args(options).arg(disk.0.path()).status().unwrap();
-        assert!(mounted.success());
-        disk
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
 }
 
 #[tokio::test]

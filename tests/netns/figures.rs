@@ -1,6 +1,9 @@
 //! How fast a farm is. Nothing is asserted of times: they are printed, each on a line of its own, and what
 //! is asserted is that the work was done. `FARMHAND_FIGURES=full` has them measured at length.
 
+mod copies;
+mod tls;
+
 use std::time::Duration;
 
 use farmhand_proto::control::{SetMachineRequest, machine};

@@ -1,7 +1,7 @@
 //! [`Lan`]: network namespaces on a bridge, and what may happen to a LAN.
 
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Several LANs of one process must not meet.
@@ -12,8 +12,8 @@ pub(crate) struct Lan {
     /// What the names of its namespaces begin with.
     name: String,
     machines: usize,
-    /// Programs that stand for slow links.
-    wires: Vec<std::process::Child>,
+    /// Programs that stand for slow links, by machine.
+    wires: Vec<(usize, Child)>,
 }
 
 /// What a link is like.
@@ -53,6 +53,9 @@ impl Lan {
     /// A LAN of so many machines; `None`, with a message, where there can be none.
     pub(crate) fn new(machines: usize) -> Option<Self> {
         let number = LANS.fetch_add(1, Ordering::Relaxed);
+        if number == 0 {
+            sweep();
+        }
         let lan = Self { name: format!("fh{}-{number}", std::process::id()), machines, wires: Vec::new() };
         match lan.build() {
             Ok(()) => Some(lan),
@@ -97,6 +100,11 @@ impl Lan {
     /// The words in front of a command that runs it on a machine.
     pub(crate) fn on(&self, machine: usize) -> [String; 4] {
         ["ip".to_owned(), "netns".to_owned(), "exec".to_owned(), self.space(machine)]
+    }
+
+    /// The file of the namespace of a machine.
+    pub(crate) fn space_file(&self, machine: usize) -> PathBuf {
+        Path::new("/run/netns").join(self.space(machine))
     }
 
     /// Pulls the cable of a machine; it sees that.
@@ -156,20 +164,85 @@ impl Lan {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        self.wires.push(child);
+        self.wires.push((machine, child));
     }
+
+    /// Makes the link of a machine a good one again.
+    pub(crate) fn mend(&mut self, machine: usize) {
+        let Some(at) = self.wires.iter().position(|(worsened, _)| *worsened == machine) else { return };
+        let (_, mut wire) = self.wires.swap_remove(at);
+        let _ = wire.kill();
+        let _ = wire.wait();
+        let (switch, port) = (self.switch(), port(machine));
+        ip(&format!("-n {switch} link delete n{machine}")).unwrap();
+        ip(&format!("-n {switch} link set {port} master lan")).unwrap();
+    }
+
+    /// Limits what the link of a machine carries each way, in megabits a second, by the kernel's own means.
+    ///
+    /// # Errors
+    /// Where the kernel has none.
+    pub(crate) fn limit(&self, machine: usize, rate: u32) -> Result<(), String> {
+        let (switch, space, port) = (self.switch(), self.space(machine), port(machine));
+        for (name, device) in [(&space, "eth0"), (&switch, &*port)] {
+            let line = format!(
+                "netns exec {name} tc qdisc replace dev {device} root tbf rate {rate}mbit burst 256kb latency 40ms"
+            );
+            ip(&line)?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that a machine has sent over the LAN.
+    pub(crate) fn sent(&self, machine: usize) -> u64 {
+        self.counted(machine, "tx_bytes")
+    }
+
+    /// Bytes that a machine has got over the LAN.
+    pub(crate) fn received(&self, machine: usize) -> u64 {
+        self.counted(machine, "rx_bytes")
+    }
+
+    fn counted(&self, machine: usize, what: &str) -> u64 {
+        let file = format!("/sys/class/net/eth0/statistics/{what}");
+        let output = ip(&format!("netns exec {} cat {file}", self.space(machine))).unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+    }
+}
+
+/// Removes what a test left that was killed: its namespaces, and what still runs in them.
+fn sweep() {
+    let Ok(output) = ip("netns list") else { return };
+    let names = String::from_utf8_lossy(&output.stdout).into_owned();
+    for name in names.lines().filter_map(|line| line.split_whitespace().next()) {
+        let owner = name.strip_prefix("fh").and_then(|rest| rest.split('-').next());
+        let Some(owner) = owner.and_then(|owner| owner.parse::<u32>().ok()) else { continue };
+        if Path::new(&format!("/proc/{owner}")).exists() {
+            continue;
+        }
+        remove(name);
+    }
+}
+
+/// Removes a namespace, and what still runs in it.
+fn remove(name: &str) {
+    let pids = ip(&format!("netns pids {name}")).map(|output| output.stdout).unwrap_or_default();
+    for pid in String::from_utf8_lossy(&pids).lines() {
+        let _ = run("kill", &["-s", "KILL", pid]);
+    }
+    let _ = ip(&format!("netns delete {name}"));
 }
 
 impl Drop for Lan {
     fn drop(&mut self) {
-        for wire in &mut self.wires {
+        for (_, wire) in &mut self.wires {
             let _ = wire.kill();
             let _ = wire.wait();
         }
         for machine in 0..self.machines {
-            let _ = ip(&format!("netns delete {}", self.space(machine)));
+            remove(&self.space(machine));
         }
-        let _ = ip(&format!("netns delete {}", self.switch()));
+        remove(&self.switch());
     }
 }
 

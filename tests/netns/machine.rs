@@ -22,12 +22,18 @@ const BINARY: &str = env!("CARGO_BIN_EXE_farmhand");
 /// A farm key, for machines that are set up by a program.
 const KEY: &str = "legal winner thank year wave sausage worth useful legal winner thank yellow";
 
+/// Lines of its log that are shown of a test that failed.
+const LOGGED: usize = 200;
+
 /// How long anything may take that is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What a store consists of; who the machine is lies beside it.
+const STORE: [&str; 7] = ["packs", "blobs", "index", "STATE", "FORMAT", "kept", "history"];
+
 /// A machine of a LAN that runs a node. Dropping it kills the node.
 pub(crate) struct Machine {
-    child: Child,
+    child: Option<Child>,
     number: usize,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
@@ -51,8 +57,9 @@ impl Machine {
         let arguments: Vec<_> = arguments.iter().map(ToString::to_string).collect();
         let environment: Vec<_> =
             environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-        let child = launch(lan, number, (&arguments, &environment), directory.path());
-        Self { child, number, arguments, environment, directory }
+        let mut machine = Self { child: None, number, arguments, environment, directory };
+        machine.restart(lan);
+        machine
     }
 
     /// Its number on the LAN.
@@ -68,20 +75,73 @@ impl Machine {
     /// Kills the node as `kill -9` does.
     pub(crate) fn kill(&mut self) {
         // The child is `ip netns exec`, which becomes the node.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 
     /// Starts it again on what it has on disk.
     pub(crate) fn restart(&mut self, lan: &Lan) {
+        if let Err(words) = self.try_restart(lan) {
+            panic!("{} is not ready: {words}\n{}", self.name(), self.log());
+        }
+    }
+
+    /// The same where that may fail; with what it said in place of being ready.
+    pub(crate) fn try_restart(&mut self, lan: &Lan) -> Result<(), String> {
         self.kill();
-        self.child = launch(lan, self.number, (&self.arguments, &self.environment), self.directory.path());
+        let child = self.child.insert(self.launch(lan));
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        if !line.starts_with("ready: ") {
+            self.kill();
+            return Err(line);
+        }
+        // The pipe stays open, and read, for as long as the node lives.
+        std::thread::spawn(move || stdout.read_to_end(&mut Vec::new()));
+        Ok(())
+    }
+
+    /// Whether its node was started, and not killed since.
+    pub(crate) fn is_up(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// The process of its node.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
     }
 
     /// Sends the node a signal: `STOP`, `CONT`.
     pub(crate) fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
+        let sent = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().unwrap();
         assert!(sent.success());
+    }
+
+    /// Where its store is.
+    pub(crate) fn data(&self) -> PathBuf {
+        let at = self.arguments.iter().rposition(|argument| argument == "--data-dir");
+        at.map_or_else(|| self.directory.path().join("data"), |at| PathBuf::from(&self.arguments[at + 1]))
+    }
+
+    /// Takes its store away, but not who it is. The node does not run.
+    pub(crate) fn empty(&self) {
+        assert!(!self.is_up());
+        STORE.iter().for_each(|name| remove(&self.data().join(name)));
+    }
+
+    /// Takes the index of its store away. The node does not run.
+    pub(crate) fn lose_index(&self) {
+        assert!(!self.is_up());
+        remove(&self.data().join("index"));
+    }
+
+    /// Puts another machine in its place, which has its address and nothing else. The node does not run.
+    pub(crate) fn become_another(&self) {
+        assert!(!self.is_up());
+        remove(&self.data());
     }
 
     /// What it logged.
@@ -92,6 +152,21 @@ impl Machine {
     fn socket(&self, name: &str) -> Endpoint {
         let socket = self.directory.path().join("run").join(name);
         Endpoint::from_shared(format!("unix:{}", socket.display())).unwrap()
+    }
+
+    /// A build tool on that machine which outlives the node, and calls again whenever there is one.
+    pub(crate) fn patient_client(&self) -> Client {
+        Client::over(self.socket("reapi.sock").connect_lazy(), "")
+    }
+
+    /// What it says of itself and of the others; `None` while it does not answer.
+    pub(crate) async fn status(&self) -> Option<control::GetStatusResponse> {
+        let ask = async {
+            let channel = self.socket("control.sock").connect().await.ok()?;
+            let status = ControlClient::new(channel).get_status(GetStatusRequest::default()).await;
+            status.ok().map(tonic::Response::into_inner)
+        };
+        tokio::time::timeout(Duration::from_secs(5), ask).await.ok().flatten()
     }
 
     /// A build tool on that machine.
@@ -117,7 +192,9 @@ impl Machine {
         loop {
             let machines = self.machines().await;
             let is_linked = |other: &&Machine| {
-                let mut found = machines.iter().filter(|machine| machine.name == other.name());
+                // One that took the place of another is told apart from it by what follows the name.
+                let is_meant = |name: &str| name.split('-').next() == Some(&other.name());
+                let mut found = machines.iter().filter(|machine| is_meant(&machine.name));
                 found.any(|machine| machine.linked && machine.links_back && machine.slots > 0)
             };
             if others.iter().all(is_linked) {
@@ -129,52 +206,57 @@ impl Machine {
     }
 }
 
+impl Machine {
+    fn launch(&self, lan: &Lan) -> Child {
+        let directory = self.directory.path();
+        let log = fs::File::options().create(true).append(true).open(directory.join("log")).unwrap();
+        let [program, words @ ..] = lan.on(self.number);
+        let binary = std::env::var("FARMHAND_BINARY").unwrap_or_else(|_| BINARY.to_owned());
+        Command::new(program)
+            .args(words)
+            .args([&*binary, "serve", "--listen", "127.0.0.1:0", "--peer-listen", "0.0.0.0:8981"])
+            .args(["--name", &self.name(), "--sandbox", "auto"])
+            // Whoever runs the tests, on whatever machine: guests are let in.
+            .args(["--used-for", "0s", "--guests-on-battery", "--guests-under-pressure"])
+            .arg("--farm-key-file")
+            .arg(key_file(directory))
+            .arg("--data-dir")
+            .arg(directory.join("data"))
+            .arg("--runtime-dir")
+            .arg(directory.join("run"))
+            .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+}
+
 impl Drop for Machine {
     fn drop(&mut self) {
         // One that is stopped, or was killed by the test, ends all the same.
         self.kill();
         if std::thread::panicking() {
-            eprintln!("--- log of {} ---\n{}", self.name(), self.log());
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LOGGED)..];
+            eprintln!(
+                "--- log of {}, {} of {} lines ---\n{}",
+                self.name(),
+                last.len(),
+                lines.len(),
+                last.join("\n")
+            );
         }
     }
 }
 
-fn launch(
-    lan: &Lan,
-    number: usize,
-    (arguments, environment): (&[String], &[(String, String)]),
-    directory: &Path,
-) -> Child {
-    let log = fs::File::options().create(true).append(true).open(directory.join("log")).unwrap();
-    let [program, words @ ..] = lan.on(number);
-    let binary = std::env::var("FARMHAND_BINARY").unwrap_or_else(|_| BINARY.to_owned());
-    let mut child = Command::new(program)
-        .args(words)
-        .args([&*binary, "serve", "--listen", "127.0.0.1:0", "--peer-listen", "0.0.0.0:8981"])
-        .args(["--name", &format!("m{number}"), "--sandbox", "auto"])
-        // Whoever runs the tests, on whatever machine: guests are let in.
-        .args(["--used-for", "0s", "--guests-on-battery", "--guests-under-pressure"])
-        .arg("--farm-key-file")
-        .arg(key_file(directory))
-        .arg("--data-dir")
-        .arg(directory.join("data"))
-        .arg("--runtime-dir")
-        .arg(directory.join("run"))
-        .args(arguments)
-        .envs(environment.iter().map(|(name, value)| (name, value)))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    let mut stdout = BufReader::new(child.stdout.take().unwrap());
-    let mut line = String::new();
-    stdout.read_line(&mut line).unwrap();
-    let log = || fs::read_to_string(directory.join("log")).unwrap_or_default();
-    assert!(line.starts_with("ready: "), "m{number} is not ready: {line}\n{}", log());
-    // The pipe stays open, and read, for as long as the node lives.
-    std::thread::spawn(move || stdout.read_to_end(&mut Vec::new()));
-    child
+/// Removes a file, or a directory with all it holds, if it is there.
+fn remove(path: &Path) {
+    let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    assert!(!path.exists(), "{} cannot be removed", path.display());
 }
 
 fn key_file(directory: &Path) -> PathBuf {

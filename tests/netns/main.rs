@@ -6,9 +6,17 @@
 #![expect(clippy::disallowed_methods, reason = "a task of a test ends with it")]
 #![expect(clippy::unwrap_used, reason = "a test that meets what it did not expect should end there")]
 
+mod bazel;
+mod chaos;
+mod copies;
+mod disk;
 mod farm;
 mod figures;
+mod full;
 mod lan;
+mod ledger;
 mod links;
+mod losses;
 mod machine;
+mod stores;
 mod support;

@@ -25,10 +25,12 @@ DEBIAN = {
 }
 
 
-# The same, for what the tests of the workspace use to harm a node.
+# The same, for what the tests of the workspace use to harm a node, and to build with it meanwhile.
 TOOLS = {
+    "bazel": "bazel-bootstrap",
     "faketime": "faketime",
     "ip": "iproute2",
+    "java": "default-jre-headless",
     "mkfs.ext4": "e2fsprogs",
     "strace": "strace",
 }

@@ -86,9 +86,10 @@ impl Node {
         Self::builder().start()
     }
 
-    /// Settings to start from. Whoever runs the tests, on whatever machine: guests are let in.
+    /// Settings to start from. Whoever runs the tests, on whatever machine: guests are let in, and copies count.
     pub(crate) fn builder() -> NodeBuilder {
-        let heedless = ["USED_FOR=0s", "GUESTS_ON_BATTERY=true", "GUESTS_UNDER_PRESSURE=true"];
+        let heedless =
+            ["USED_FOR=0s", "GUESTS_ON_BATTERY=true", "GUESTS_UNDER_PRESSURE=true", "KEEP_COPIES=always"];
         let heedless = heedless.iter().filter_map(|setting| setting.split_once('='));
         let environment = heedless.map(|(name, value)| (format!("FARMHAND_{name}"), value.to_owned()));
         NodeBuilder { config: String::new(), arguments: Vec::new(), environment: environment.collect() }
