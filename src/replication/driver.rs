@@ -153,7 +153,7 @@ struct Shared {
     happened: Mutex<Option<mpsc::Receiver<Happened>>>,
     role: watch::Sender<Role>,
     told: watch::Sender<Told>,
-    roster: RwLock<Arc<Roster>>,
+    roster: watch::Sender<Arc<Roster>>,
     links: RwLock<HashMap<MachineId, Reach>>,
     shown: Mutex<Shown>,
     /// Whether more is written than copies can be made of.
@@ -220,7 +220,7 @@ impl Replication {
             happened: Mutex::new(Some(happened)),
             role: watch::Sender::new(Role::Counts),
             told: watch::Sender::new(told),
-            roster: RwLock::new(roster),
+            roster: watch::Sender::new(roster),
             links: RwLock::default(),
             shown: Mutex::new(Shown { at: now, figures: Figures::default(), farm: 0 }),
             is_crowded: watch::Sender::new(false),
@@ -364,13 +364,17 @@ impl TooFew {
 
 impl Shared {
     fn roster(&self) -> Arc<Roster> {
-        Arc::clone(&self.roster.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.roster.borrow())
     }
 
     fn set_roster(&self, roster: Roster) {
-        if *self.roster() != roster {
-            *self.roster.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(roster);
-        }
+        self.roster.send_if_modified(|known| {
+            let is_new = **known != roster;
+            if is_new {
+                *known = Arc::new(roster);
+            }
+            is_new
+        });
     }
 
     fn links(&self) -> RwLockWriteGuard<'_, HashMap<MachineId, Reach>> {
@@ -405,8 +409,8 @@ impl Shared {
 }
 
 impl Others for Shared {
-    fn roster(&self) -> Arc<Roster> {
-        Self::roster(self)
+    fn follow(&self) -> watch::Receiver<Arc<Roster>> {
+        self.roster.subscribe()
     }
 
     fn other(&self, id: MachineId) -> Option<Other> {
