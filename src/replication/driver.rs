@@ -170,8 +170,6 @@ struct Shared {
 struct Shown {
     at: Instant,
     figures: Figures,
-    /// The farm of which they are: see [`Roster::fingerprint`].
-    farm: u64,
 }
 
 /// A machine there is a link to.
@@ -222,7 +220,7 @@ impl Replication {
             told: watch::Sender::new(told),
             roster: watch::Sender::new(roster),
             links: RwLock::default(),
-            shown: Mutex::new(Shown { at: now, figures: Figures::default(), farm: 0 }),
+            shown: Mutex::new(Shown { at: now, figures: Figures::default() }),
             is_crowded: watch::Sender::new(false),
             pace: Mutex::new(Pace::new(now)),
             sent_copies: AtomicU64::new(0),
@@ -265,8 +263,10 @@ impl Replication {
     /// How far copies are.
     pub fn status(&self) -> Status {
         let (shared, now) = (&self.0, Instant::now());
-        let Shown { at, figures, farm, .. } = *lock(&shared.shown);
-        let (roster, healed) = (shared.roster(), shared.healed.load(Ordering::Relaxed));
+        // In this order: figures of a farm that has changed since are shown before the farm that it became.
+        let roster = shared.roster();
+        let Shown { at, figures } = *lock(&shared.shown);
+        let healed = shared.healed.load(Ordering::Relaxed);
         let bytes_per_second = lock(&shared.pace).per_second(now);
         let owed_bytes = figures.writes.bytes + figures.repairs.bytes;
         let remaining = owed_bytes.checked_div(bytes_per_second).filter(|_| owed_bytes > 0);
@@ -281,8 +281,7 @@ impl Replication {
             lag: figures.lag.map(|lag| lag + now.saturating_duration_since(at)),
             bytes_per_second,
             remaining: remaining.map(Duration::from_secs),
-            // What is not looked into yet, because it may change again at once, is not compared either.
-            compared: if farm == roster.fingerprint() { figures.compared.into() } else { 0.0 },
+            compared: figures.compared.into(),
             sent_copies: shared.sent_copies.load(Ordering::Relaxed),
             sent_bytes: shared.sent_bytes.load(Ordering::Relaxed),
             fetched_entries: healed,
