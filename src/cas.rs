@@ -17,6 +17,7 @@ use futures_util::Stream;
 
 use crate::digest::Digest;
 
+pub mod chunking;
 pub mod compression;
 #[cfg(test)]
 pub mod conformance;
