@@ -18,6 +18,7 @@ use futures_util::Stream;
 use crate::digest::Digest;
 
 pub mod chunking;
+pub mod chunks;
 pub mod compression;
 #[cfg(test)]
 pub mod conformance;
