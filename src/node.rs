@@ -16,7 +16,6 @@ use tonic::service::Routes;
 
 use crate::action_cache::ActionCache;
 use crate::activity::Activity;
-use crate::cas::ContentAddressableStorage;
 use crate::cas::disk::{DiskCas, OpenError, RebuildProgress};
 use crate::config::{Config, SandboxMode};
 use crate::execution::{Scheduler, Sequence};
@@ -185,7 +184,7 @@ impl Node {
             Arc::clone(&activity),
             history.clone(),
         );
-        let routes = routes(&config, &instances, &cas, action_cache, &scheduler, &activity, &tasks);
+        let routes = routes(&config, &instances, &whole, action_cache, &scheduler, &activity, &tasks);
         let limits = settings::limits(&config, open_files.now);
         let peer_config = settings::peers(&config, activity.epoch(), doors.endpoints.peers);
         let peers = Peers::start(peer_config, trust.clone(), &tasks).await;
@@ -457,28 +456,32 @@ fn open_worker(
 fn routes(
     config: &Config,
     instances: &Instances,
-    cas: &Arc<dyn ContentAddressableStorage>,
+    whole: &Whole,
     action_cache: ActionCacheService,
     scheduler: &Scheduler,
     activity: &Arc<Activity>,
     tasks: &Tasks,
 ) -> Routes {
+    let (cas, chunks) = (Arc::clone(&whole.cas), whole.chunks(config.chunk_size));
     let capabilities = CapabilitiesService::new(
         instances.clone(),
         vec![
-            Box::new(CacheCapabilitiesProvider { max_blob_size: config.max_blob_size }),
+            Box::new(CacheCapabilitiesProvider {
+                max_blob_size: config.max_blob_size,
+                chunk_size: config.chunk_size,
+            }),
             Box::new(ExecutionCapabilitiesProvider),
         ],
     );
     let byte_stream = ByteStreamService::new(
-        Arc::clone(cas),
+        Arc::clone(&cas),
         instances.clone(),
         settings::byte_stream(config),
         Arc::clone(activity),
         tasks,
     );
     Routes::new(capabilities.into_server())
-        .add_service(CasService::new(Arc::clone(cas), instances.clone(), Arc::clone(activity)))
+        .add_service(CasService::new(cas, chunks, instances.clone(), Arc::clone(activity)))
         .add_service(byte_stream)
         .add_service(action_cache.into_server())
         .add_service(ExecutionService::new(scheduler.clone(), instances.clone()).into_server())

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 
-use super::{BlobStream, BlobWriter, ByteRange, CasError, ContentAddressableStorage, LocalBlobs, Pins};
+use super::{
+    BlobParts, BlobStream, BlobWriter, ByteRange, CasError, ContentAddressableStorage, LocalBlobs, Pins,
+};
 use crate::digest::{Digest, DigestFunction};
 
 /// Bytes in one piece of a read.
@@ -127,6 +129,17 @@ impl<C: ContentAddressableStorage> BlobWriter for MemoryWriter<C> {
 
     async fn commit(self: Box<Self>) -> Result<(), CasError> {
         self.store.put(&self.digest, self.data.freeze()).await
+    }
+}
+
+#[async_trait]
+impl BlobParts for MemoryCas {
+    async fn divide(&self, whole: &Digest, parts: &[Digest]) -> Result<(), CasError> {
+        let mut rest = self.lookup(whole)?;
+        for part in parts {
+            self.insert_verified(part, rest.split_to(part.size() as usize))?;
+        }
+        Ok(())
     }
 }
 

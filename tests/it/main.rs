@@ -12,6 +12,7 @@ mod browsing;
 mod byte_stream;
 mod capabilities;
 mod cas;
+mod chunks;
 mod cli;
 mod compression;
 mod copies;
