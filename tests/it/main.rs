@@ -33,6 +33,7 @@ mod node_log;
 mod outputs;
 mod pins;
 mod priorities;
+mod recorded;
 mod request_metadata;
 mod requirements;
 mod running;
