@@ -243,14 +243,18 @@ async fn a_registration_listens_to_its_first_message_and_ends_with_the_stream() 
     let broken = messages.clone();
     let (sender, receiver) = tokio::sync::mpsc::channel(8);
     let mut cas = client.cas();
-    let call = tokio::spawn(async move {
-        cas.register_chunk_mapping(tokio_stream::wrappers::ReceiverStream::new(receiver)).await
-    });
-    for message in broken {
-        sender.send(message).await.unwrap();
+    let call = cas.register_chunk_mapping(tokio_stream::wrappers::ReceiverStream::new(receiver));
+    let told = async {
+        for message in broken {
+            sender.send(message).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    };
+    // The call is dropped when all is told that will be.
+    tokio::select! {
+        answer = call => panic!("the stream has not ended: {answer:?}"),
+        () = told => {}
     }
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    call.abort();
     assert!(!client.has(&blob).await, "nobody has said that this is all");
     drop(sender);
 
