@@ -30,9 +30,10 @@ use crate::rpc::capabilities::{CacheCapabilitiesProvider, CapabilitiesService};
 use crate::rpc::cas::CasService;
 use crate::rpc::control::{ControlParts, ControlService, SocketFile, bind_private};
 use crate::rpc::execution::{ExecutionCapabilitiesProvider, ExecutionService};
+use crate::rpc::http::{HttpParts, HttpService};
 use crate::rpc::operations::OperationsService;
-use crate::rpc::server::{Limits, Listener};
-use crate::rpc::{Instances, server};
+use crate::rpc::server::{Limits, Listener, Services};
+use crate::rpc::{Instances, health, server};
 use crate::tasks::Tasks;
 use crate::telemetry;
 use crate::worker::local::LocalWorker;
@@ -185,7 +186,9 @@ impl Node {
             Arc::clone(&activity),
             history.clone(),
         );
-        let routes = routes(&config, &instances, &cas, action_cache, &scheduler, &activity, &tasks);
+        let http_results = action_cache.clone();
+        let routes = routes(&config, &instances, &cas, action_cache, &scheduler, &activity, &tasks)
+            .add_service(health::server().await);
         let limits = settings::limits(&config, open_files.now);
         let peer_config = settings::peers(&config, activity.epoch(), doors.endpoints.peers);
         let peers = Peers::start(peer_config, trust.clone(), &tasks).await;
@@ -222,8 +225,17 @@ impl Node {
         };
         let join_settings = settings::joining(&source.config, doors.endpoints.peers);
         let parts = part::ways_in(&source.config, join_settings, trust, peers, &tasks);
+        let source = Arc::new(source);
+        let plain = HttpService::new(HttpParts {
+            cas: Arc::clone(&cas),
+            results: http_results,
+            instances: instances.clone(),
+            activity: Arc::clone(&activity),
+            source: source.clone(),
+            other_results: settled.http_results,
+        });
         let control = ControlService::new(ControlParts {
-            source: Arc::new(source),
+            source,
             activity,
             history: history.clone(),
             explainer,
@@ -237,7 +249,7 @@ impl Node {
             farm: parts,
         });
         let endpoints = doors.endpoints.clone();
-        let sockets = doors.serve(routes, limits, part.door, control, &tasks);
+        let sockets = doors.serve(Services::new(routes, plain), limits, part.door, control, &tasks);
         Ok(Self { endpoints, tasks, spawners, store, history, _sockets: sockets })
     }
 
@@ -297,7 +309,7 @@ impl Doors {
     /// Lets callers in. A control server that fails ends the node. The sockets stay while their files do.
     fn serve(
         self,
-        routes: Routes,
+        services: Services,
         limits: Limits,
         farm: FarmDoor,
         control: ControlService,
@@ -306,7 +318,7 @@ impl Doors {
         let listeners = vec![self.reapi.into(), self.reapi_socket.into()];
         let stop = tasks.token().clone();
         tasks.spawn("reapi", async move {
-            server::serve(listeners, routes, limits, stop).await;
+            server::serve(listeners, services, limits, stop).await;
         });
         let (listener, stop) = (Listener::Members(self.peers, farm.trust), tasks.token().clone());
         tasks.spawn("peer port", async move {

@@ -42,6 +42,7 @@ enum Tool {
     Pants,
     Recc,
     Justbuild,
+    Ccache,
 }
 
 /// Prints the settings.
@@ -70,6 +71,7 @@ fn settings(tool: Tool, address: &str, instance: &str) -> String {
         Tool::Pants => pants(address, instance),
         Tool::Recc => recc(address, instance),
         Tool::Justbuild => justbuild(address, instance),
+        Tool::Ccache => ccache(address, instance),
     }
 }
 
@@ -156,6 +158,15 @@ fn justbuild(address: &str, instance: &str) -> String {
     format!(
         "just build --compatible --remote-execution-address {address}{}\n",
         if_named(instance, " --remote-instance-name {}")
+    )
+}
+
+fn ccache(address: &str, instance: &str) -> String {
+    let storage = format!("http://{address}{}|layout=bazel", if_named(instance, "/{}"));
+    format!(
+        "# ~/.config/ccache/ccache.conf; before ccache 4.7 the key is secondary_storage
+remote_storage = {storage}
+"
     )
 }
 

@@ -92,6 +92,7 @@ impl Listed {
             scrub_interval,
             history,
             compressed_committed_size,
+            http_results,
             disk_reserve,
             ..
         } = config;
@@ -113,6 +114,7 @@ impl Listed {
             ("scrub-interval", span(*scrub_interval)),
             ("history", history.to_string()),
             ("compressed-committed-size", choice(compressed_committed_size)),
+            ("http-results", choice(http_results)),
             ("disk-reserve", size(*disk_reserve)),
         ]);
     }

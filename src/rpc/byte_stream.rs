@@ -36,14 +36,14 @@ mod drain;
 mod incoming;
 mod partial;
 mod read;
-mod upload;
+pub(super) mod upload;
 mod write;
 
 pub use read::ReadError;
 pub use write::WriteError;
 
 /// Bytes an open upload counts for: on the average it holds so much until a thread writes it, and a file.
-const OPEN_UPLOAD: u64 = 256 * 1024;
+pub(super) const OPEN_UPLOAD: u64 = 256 * 1024;
 
 /// How long and how much interrupted uploads are kept, and what uploads are told.
 #[derive(Clone, Debug)]

@@ -24,6 +24,7 @@ mod guests;
 mod history;
 mod hostile;
 mod hostile_actions;
+mod http;
 mod joining;
 mod layers;
 mod links;

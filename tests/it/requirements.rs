@@ -3,7 +3,7 @@
 //! The ids are those of the requirement groups this project works by: CAP capabilities, DIG digests
 //! and instance names, CAS, BS ByteStream, CMP compression, AC action cache, VAL validity of
 //! messages, STG staging, RUN running, OUT outputs, ERR errors, EX execution and operations, PRI
-//! priorities, META execution metadata, RMD request metadata. A row that cannot be met stays in the
+//! priorities, META execution metadata, RMD request metadata, HTTP the cache over plain HTTP. A row that cannot be met stays in the
 //! table as [`Open`](Coverage::Open), with the reason.
 //!
 //! [`every_row_is_covered`] fails when a row is missing, doubled, or names a test that does not exist.
@@ -31,6 +31,7 @@ const GROUPS: &[(&str, u32)] = &[
     ("PRI", 5),
     ("META", 8),
     ("RMD", 7),
+    ("HTTP", 12),
 ];
 
 /// How a row is held.
@@ -245,6 +246,18 @@ const ROWS: &[(&str, Coverage)] = &[
     ("RMD-05", Tests(&["request_metadata.rs: action_ids_may_be_words"])),
     ("RMD-06", Tests(&["request_metadata.rs: results_do_not_depend_on_it"])),
     ("RMD-07", Tests(&["request_metadata.rs: every_name_is_shown_with_target_and_mnemonic", "priorities.rs: one_action_of_another_build_is_not_starved"])),
+    ("HTTP-01", Tests(&["http.rs: the_matrix_of_methods_and_paths", "http.rs: the_unix_socket_and_http_2_serve_it_too"])),
+    ("HTTP-02", Tests(&["http.rs: what_is_put_is_what_its_name_says_or_not_there", "http.rs: a_body_that_breaks_off_leaves_nothing"])),
+    ("HTTP-03", Tests(&["http.rs: lengths_are_required_and_told_and_bodies_are_asked_for", "http.rs: curl_puts_and_gets"])),
+    ("HTTP-04", Tests(&["http.rs: a_miss_is_404_with_a_line_of_text"])),
+    ("HTTP-05", Tests(&["http.rs: zstd_goes_out_where_it_is_accepted"])),
+    ("HTTP-06", Tests(&["http.rs: zstd_comes_in_with_its_size"])),
+    ("HTTP-07", Tests(&["http.rs: results_are_checked_and_seen_only_while_they_are_complete", "http.rs: other_bytes_are_kept_as_they_are_unless_they_are_refused"])),
+    ("HTTP-08", Tests(&["http.rs: results_as_json"])),
+    ("HTTP-09", Tests(&["http.rs: grpc_and_http_have_the_same_store"])),
+    ("HTTP-10", Tests(&["http.rs: the_empty_blob_is_there_and_what_does_not_fit_is_told", "http.rs: large_bodies_pass_in_bounded_memory"])),
+    ("HTTP-11", Tests(&["http.rs: a_connection_goes_on_after_errors_and_pipelined_requests_are_answered_in_order"])),
+    ("HTTP-12", Tests(&["http.rs: status_metrics_and_health"])),
 ];
 
 #[test]

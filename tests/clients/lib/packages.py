@@ -17,6 +17,7 @@ NPM_BAZEL = CACHE / "npm/node_modules/@bazel/bazel-linux_x64/bazel-2.1.0-linux-x
 # A command that must be there, and the Debian package that brings it.
 DEBIAN = {
     "bazel": "bazel-bootstrap",
+    "ccache": "ccache",
     "dpkg-source": "dpkg-dev",
     "g++": "g++",
     "java": "default-jre-headless",
