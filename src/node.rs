@@ -31,6 +31,7 @@ use crate::rpc::cas::CasService;
 use crate::rpc::control::{ControlParts, ControlService, SocketFile, bind_private};
 use crate::rpc::execution::{ExecutionCapabilitiesProvider, ExecutionService};
 use crate::rpc::http::{HttpParts, HttpService};
+use crate::rpc::log_stream::{LogStreamService, LogStreams};
 use crate::rpc::operations::OperationsService;
 use crate::rpc::server::{Limits, Listener, Services};
 use crate::rpc::{Instances, health, server};
@@ -489,12 +490,15 @@ fn routes(
         Arc::clone(activity),
         tasks,
     );
+    let logs = LogStreams::new(config.data_dir.clone(), scheduler.clone(), Arc::clone(cas));
+    let byte_stream = byte_stream.with_logs(logs.clone());
     Routes::new(capabilities.into_server())
         .add_service(CasService::new(Arc::clone(cas), instances.clone(), Arc::clone(activity)))
         .add_service(byte_stream)
         .add_service(action_cache.into_server())
         .add_service(ExecutionService::new(scheduler.clone(), instances.clone()).into_server())
         .add_service(OperationsService::new(scheduler.clone()).into_server())
+        .add_service(LogStreamService::new(logs, instances.clone()).into_server())
 }
 
 /// What a person should know for as long as the node runs: text and remedy.

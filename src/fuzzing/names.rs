@@ -6,7 +6,7 @@ use super::input::Input;
 use crate::digest::DigestFunction;
 use crate::path::{Component, RootPath};
 use crate::rpc::http::path::Resource;
-use crate::rpc::resource_name::{ReadName, WriteName};
+use crate::rpc::resource_name::{LogName, ReadName, WriteName};
 
 /// A name that parses is written as a name that parses to the same; none is for reads and writes.
 ///
@@ -19,6 +19,11 @@ pub fn resource_name(data: &[u8]) {
     let read = ReadName::parse(text, |_| function);
     let write = WriteName::parse(text, |_| function);
     assert!(read.is_err() || write.is_err(), "{text:?} is a name for reads and for writes");
+    if let Ok(name) = LogName::parse(text) {
+        assert!(!name.id.contains('/') && read.is_err());
+        let again = LogName::parse(&name.to_string()).expect("a written name parses");
+        assert_eq!(again, name);
+    }
     // The text form names the function unless it is SHA256, so that is what an absent one must mean.
     let absent = |_: &_| DigestFunction::Sha256;
     if let Ok(name) = read {

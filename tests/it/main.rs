@@ -28,6 +28,7 @@ mod http;
 mod joining;
 mod layers;
 mod links;
+mod log_streams;
 mod metadata;
 mod node_log;
 mod outputs;

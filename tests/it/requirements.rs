@@ -3,7 +3,8 @@
 //! The ids are those of the requirement groups this project works by: CAP capabilities, DIG digests
 //! and instance names, CAS, BS ByteStream, CMP compression, AC action cache, VAL validity of
 //! messages, STG staging, RUN running, OUT outputs, ERR errors, EX execution and operations, PRI
-//! priorities, META execution metadata, RMD request metadata, HTTP the cache over plain HTTP. A row that cannot be met stays in the
+//! priorities, META execution metadata, RMD request metadata, LOG log streams, HTTP the cache over
+//! plain HTTP. A row that cannot be met stays in the
 //! table as [`Open`](Coverage::Open), with the reason.
 //!
 //! [`every_row_is_covered`] fails when a row is missing, doubled, or names a test that does not exist.
@@ -31,6 +32,7 @@ const GROUPS: &[(&str, u32)] = &[
     ("PRI", 5),
     ("META", 8),
     ("RMD", 7),
+    ("LOG", 9),
     ("HTTP", 12),
 ];
 
@@ -246,6 +248,15 @@ const ROWS: &[(&str, Coverage)] = &[
     ("RMD-05", Tests(&["request_metadata.rs: action_ids_may_be_words"])),
     ("RMD-06", Tests(&["request_metadata.rs: results_do_not_depend_on_it"])),
     ("RMD-07", Tests(&["request_metadata.rs: every_name_is_shown_with_target_and_mnemonic", "priorities.rs: one_action_of_another_build_is_not_starved"])),
+    ("LOG-01", Tests(&["log_streams.rs: a_stream_has_a_name_to_read_and_one_to_write"])),
+    ("LOG-02", Tests(&["log_streams.rs: a_stream_has_a_name_to_read_and_one_to_write"])),
+    ("LOG-03", Tests(&["log_streams.rs: a_stream_has_a_name_to_read_and_one_to_write"])),
+    ("LOG-04", Tests(&["log_streams.rs: three_readers_of_a_slow_writer", "src/rpc/log_stream/tests.rs: many_readers_see_the_same_bytes_wherever_they_join"])),
+    ("LOG-05", Tests(&["log_streams.rs: offsets_and_limits"])),
+    ("LOG-06", Tests(&["log_streams.rs: writes_are_resumed_and_end", "src/rpc/log_stream/tests.rs: committed_bytes_stand_and_a_finished_stream_takes_no_more"])),
+    ("LOG-07", Tests(&["log_streams.rs: an_action_is_read_while_it_prints", "log_streams.rs: an_action_on_another_machine_is_read_while_it_prints"])),
+    ("LOG-08", Tests(&["log_streams.rs: streams_of_actions_end_however_these_end", "log_streams.rs: a_lost_machine_ends_its_stream_and_the_next_run_has_another"])),
+    ("LOG-09", Tests(&["log_streams.rs: streams_of_actions_are_forgotten_with_their_operation", "log_streams.rs: a_lost_machine_ends_its_stream_and_the_next_run_has_another", "src/rpc/log_stream/tests.rs: streams_end_by_themselves_and_are_forgotten_later", "src/rpc/log_stream/tests.rs: streams_are_bounded_in_number_and_bytes"])),
     ("HTTP-01", Tests(&["http.rs: the_matrix_of_methods_and_paths", "http.rs: the_unix_socket_and_http_2_serve_it_too"])),
     ("HTTP-02", Tests(&["http.rs: what_is_put_is_what_its_name_says_or_not_there", "http.rs: a_body_that_breaks_off_leaves_nothing"])),
     ("HTTP-03", Tests(&["http.rs: lengths_are_required_and_told_and_bodies_are_asked_for", "http.rs: curl_puts_and_gets"])),
