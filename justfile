@@ -45,6 +45,11 @@ bench *ARGS:
 bench-all *ARGS:
     tests/bench/run {{ARGS}}
 
+# What a whole build costs more on a node of this machine than without one.
+builds *ARGS:
+    cargo build --release
+    tests/bench/builds {{ARGS}}
+
 # Half an hour of mixed load: nothing may grow, nothing may be left behind.
 soak *ARGS:
     tests/soak/run {{ARGS}}

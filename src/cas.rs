@@ -17,6 +17,8 @@ use futures_util::Stream;
 
 use crate::digest::{BlobHash, Digest};
 
+pub mod chunking;
+pub mod chunks;
 pub mod compression;
 #[cfg(test)]
 pub mod conformance;
@@ -172,6 +174,20 @@ pub trait BlobWriter: Send + Sync {
     /// Verifies hash and size and makes the blob visible. When this returns, it survives the death
     /// of the process.
     async fn commit(self: Box<Self>) -> Result<(), CasError>;
+}
+
+/// A store that gives out parts of a blob as blobs of their own, without a second copy of the bytes.
+#[async_trait]
+pub trait BlobParts: Send + Sync + 'static {
+    /// Has each of `parts` be a blob here: those that are not there are parts of `whole` from now on, which has
+    /// their bytes one after the other, in this order. The lives of all of them are extended. A part is there for
+    /// as long as the whole is, and using it uses the whole.
+    ///
+    /// The caller has computed the digests from the bytes of `whole`.
+    ///
+    /// # Errors
+    /// [`CasError::NotFound`] if `whole` is not in this store; [`CasError::NoSpace`].
+    async fn divide(&self, whole: &Digest, parts: &[Digest]) -> Result<(), CasError>;
 }
 
 /// What a worker needs from the store on its own disk. These calls block: they are for threads

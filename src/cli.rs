@@ -171,7 +171,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Action(args) => wait(action::run(args)),
         Command::Logs(args) => wait(logs::run(args)),
         Command::Settings(args) => wait(settings::run(args)),
-        Command::Client(args) => client::run(args),
+        Command::Client(args) => wait(client::run(args)),
         Command::Doctor(args) => wait(doctor::run(*args)),
         Command::Bench(args) => wait(bench::run(args)),
         Command::Demo(args) => demo::run(args),

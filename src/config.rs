@@ -32,7 +32,7 @@ pub use listed::Setting;
 pub use network::{InterfacePattern, PeerAddress};
 pub use paths::Host;
 pub use raw::RawConfig;
-pub use values::{DiskBudget, MemoryShare, SlotShare};
+pub use values::{ChunkSize, DiskBudget, MemoryShare, SlotShare};
 
 /// The settings of a node, all of them valid.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,6 +59,8 @@ pub struct Config {
     pub disk_budget: DiskBudget,
     /// Bytes of the largest blob taken.
     pub max_blob_size: u64,
+    /// Mean size of the chunks that blobs are split into.
+    pub chunk_size: ChunkSize,
     /// How long a blob that a client knows of is kept for sure.
     pub lease: Duration,
     /// When writes are acknowledged.
@@ -440,6 +442,7 @@ mod tests {
         assert_eq!(config.sandbox, SandboxMode::default());
         assert_eq!(config.unknown_properties, UnknownProperties::default());
         assert_eq!(config.compressed_committed_size, CommittedSize::default());
+        assert_eq!(config.chunk_size, ChunkSize::default());
         assert_eq!(config.log.format, LogFormat::default());
         assert_eq!(config.guests.running, RunningGuests::default());
         assert_eq!(config.guests.toolchain_rule, ToolchainRule::default());

@@ -5,6 +5,7 @@
 //! replay its corpus on any toolchain, so what was found once stays found. Parsers that are private to
 //! their module have a small `fuzzing` door there; the promises stand here.
 
+mod chunking;
 mod config;
 mod copies;
 mod history;
@@ -18,6 +19,7 @@ mod stored;
 mod trust;
 mod zstd;
 
+pub use chunking::chunking;
 pub use config::config;
 pub use copies::copies_messages;
 pub use history::history_record;
@@ -75,7 +77,7 @@ mod tests {
     }
 
     replay_each! {
-        config copies_messages directory farm_key history_record http_request index_record join_messages lease message
+        chunking config copies_messages directory farm_key history_record http_request index_record join_messages lease message
         pack_record path peers request_metadata resource_name sandbox_wire tree zstd
     }
 }

@@ -19,13 +19,14 @@
 //! - [`cli`]: the command line;
 //! - `fuzzing`: targets for fuzzers, in builds for them and for tests only.
 //!
-//! [`recent`], [`tasks`], [`telemetry`] and [`config`] are visible to all.
+//! [`recent`], [`dice`], [`tasks`], [`telemetry`] and [`config`] are visible to all.
 
 pub mod action_cache;
 pub mod activity;
 pub mod cas;
 pub mod cli;
 pub mod config;
+pub mod dice;
 pub mod digest;
 pub mod execution;
 #[cfg(any(test, fuzzing))]

@@ -16,7 +16,6 @@ use tonic::service::Routes;
 
 use crate::action_cache::ActionCache;
 use crate::activity::Activity;
-use crate::cas::ContentAddressableStorage;
 use crate::cas::disk::{DiskCas, OpenError, RebuildProgress};
 use crate::config::{Config, SandboxMode};
 use crate::execution::{Scheduler, Sequence};
@@ -188,7 +187,7 @@ impl Node {
             history.clone(),
         );
         let http_results = action_cache.clone();
-        let routes = routes(&config, &instances, &cas, action_cache, &scheduler, &activity, &tasks)
+        let routes = routes(&config, &instances, &whole, action_cache, &scheduler, &activity, &tasks)
             .add_service(health::server().await);
         let limits = settings::limits(&config, open_files.now);
         let peer_config = settings::peers(&config, activity.epoch(), doors.endpoints.peers);
@@ -470,30 +469,34 @@ fn open_worker(
 fn routes(
     config: &Config,
     instances: &Instances,
-    cas: &Arc<dyn ContentAddressableStorage>,
+    whole: &Whole,
     action_cache: ActionCacheService,
     scheduler: &Scheduler,
     activity: &Arc<Activity>,
     tasks: &Tasks,
 ) -> Routes {
+    let (cas, chunks) = (Arc::clone(&whole.cas), whole.chunks(config.chunk_size));
     let capabilities = CapabilitiesService::new(
         instances.clone(),
         vec![
-            Box::new(CacheCapabilitiesProvider { max_blob_size: config.max_blob_size }),
+            Box::new(CacheCapabilitiesProvider {
+                max_blob_size: config.max_blob_size,
+                chunk_size: config.chunk_size,
+            }),
             Box::new(ExecutionCapabilitiesProvider),
         ],
     );
     let byte_stream = ByteStreamService::new(
-        Arc::clone(cas),
+        Arc::clone(&cas),
         instances.clone(),
         settings::byte_stream(config),
         Arc::clone(activity),
         tasks,
     );
-    let logs = LogStreams::new(config.data_dir.clone(), scheduler.clone(), Arc::clone(cas));
+    let logs = LogStreams::new(config.data_dir.clone(), scheduler.clone(), Arc::clone(&cas));
     let byte_stream = byte_stream.with_logs(logs.clone());
     Routes::new(capabilities.into_server())
-        .add_service(CasService::new(Arc::clone(cas), instances.clone(), Arc::clone(activity)))
+        .add_service(CasService::new(cas, chunks, instances.clone(), Arc::clone(activity)))
         .add_service(byte_stream)
         .add_service(action_cache.into_server())
         .add_service(ExecutionService::new(scheduler.clone(), instances.clone()).into_server())

@@ -35,6 +35,7 @@ pub mod id;
 pub mod interfaces;
 mod keys;
 pub mod link;
+pub mod machine_file;
 pub mod members;
 pub mod trust;
 

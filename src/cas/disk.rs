@@ -22,6 +22,8 @@
 //! - The disk budget holds for everything together. What is leased or pinned never goes; of the rest first
 //!   what other machines have enough copies of, and of that the longest unused (`eviction`, `policy`).
 //!
+//! A blob may also be a stretch of a larger one, kept as a note of where it is (`parts`).
+//!
 //! What comes from other machines as a copy has a way in of its own (`others`, `copies`); an observer is told
 //! of what is written here, used here or damaged (`news`).
 //!
@@ -46,7 +48,7 @@ use self::large::{LargeWriter, SmallWriter};
 use self::map::Use;
 use self::news::Origin;
 use self::packs::{Appender, Wait};
-use self::record::{Key, record_len};
+use self::record::{Key, Kind, record_len};
 use self::scrub::Scrub;
 use self::space::Stop;
 use self::store::{Lookup, Store, lock};
@@ -55,6 +57,7 @@ use super::{BlobStream, BlobWriter, ByteRange, CasError, ContentAddressableStora
 use crate::config::{DiskBudget, SyncMode};
 use crate::digest::{BlobHash, Digest};
 
+mod absent;
 mod actions;
 mod catalog;
 mod clock;
@@ -74,6 +77,7 @@ mod map;
 mod news;
 mod others;
 mod packs;
+mod parts;
 mod policy;
 mod record;
 mod recovery;
@@ -91,12 +95,6 @@ pub(crate) use self::copies::StoredEntry;
 pub(crate) use self::kept::KeepError;
 pub use self::news::StoreNews;
 pub use self::vanished::Departure;
-
-/// Digests looked up before other tasks get a turn.
-const TURN: usize = 8192;
-
-/// Missing digests up to which duplicates are found by looking through them.
-const FEW: usize = 16;
 
 /// How a store is set up.
 #[derive(Clone, Debug)]
@@ -435,6 +433,8 @@ impl DiskCas {
         let horizon = store.lease_horizon();
         store.map.for_each(|key, found| {
             let bytes = match key.digest() {
+                // Its bytes are those of another blob.
+                Some(_) if found.kind == Kind::Part => return,
                 Some(digest) => {
                     stats.blobs += 1;
                     stats.blob_bytes += digest.size();
@@ -500,13 +500,11 @@ impl Drop for Handle {
 #[async_trait]
 impl ContentAddressableStorage for DiskCas {
     async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, CasError> {
-        let (map, now) = (&self.inner().map, self.inner().now());
-        Ok(absent(digests, |key| map.touch(key, now).is_some()).await)
+        self.absent(digests, Use::Here).await
     }
 
     async fn peek_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, CasError> {
-        let map = &self.inner().map;
-        Ok(absent(digests, |key| map.peek(key).is_some()).await)
+        self.absent(digests, Use::Nobody).await
     }
 
     async fn find(&self, hash: &BlobHash) -> Result<Option<Digest>, CasError> {
@@ -562,6 +560,12 @@ impl DiskCas {
                 Ok(Box::pin(futures_util::stream::iter(piece)))
             }
             Lookup::Large(found) => self.read_large(digest, found, range.offset, end).await,
+            Lookup::Part(found) => {
+                let data = self.blocking(move |store| store.load_part(&digest, &found, using)).await?;
+                let mut rest = data.slice(range.offset as usize..end as usize);
+                let next = move || (!rest.is_empty()).then(|| Ok(rest.split_to(sums::PIECE.min(rest.len()))));
+                Ok(Box::pin(futures_util::stream::iter(std::iter::from_fn(next))))
+            }
             Lookup::WouldWait => Err(CasError::NotFound(digest)),
         }
     }
@@ -630,35 +634,5 @@ impl DiskCas {
         let path = store.config.directory.clone();
         let done = tokio::task::spawn_blocking(move || work(&store)).await;
         done.map_err(|error| CasError::Io { path, source: error.into() })?
-    }
-}
-
-/// Those of `digests` that are not there, each once.
-async fn absent(digests: &[Digest], is_there: impl Fn(&Key) -> bool) -> Vec<Digest> {
-    let mut missing = Vec::new();
-    for (turn, digests) in digests.chunks(TURN).enumerate() {
-        if turn > 0 {
-            tokio::task::yield_now().await;
-        }
-        let absent = |digest: &&Digest| !is_there(&Key::from(*digest)) && !digest.is_empty_blob();
-        missing.extend(digests.iter().filter(absent));
-    }
-    remove_duplicates(&mut missing);
-    missing
-}
-
-/// Keeps the first of equal digests.
-fn remove_duplicates(digests: &mut Vec<Digest>) {
-    if digests.len() <= FEW {
-        let mut kept: Vec<Digest> = Vec::with_capacity(digests.len());
-        for digest in digests.drain(..) {
-            if !kept.contains(&digest) {
-                kept.push(digest);
-            }
-        }
-        *digests = kept;
-    } else {
-        let mut seen = std::collections::HashSet::with_capacity(digests.len());
-        digests.retain(|digest| seen.insert(*digest));
     }
 }

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 
-use super::{BlobStream, BlobWriter, ByteRange, CasError, ContentAddressableStorage, LocalBlobs, Pins};
+use super::{
+    BlobParts, BlobStream, BlobWriter, ByteRange, CasError, ContentAddressableStorage, LocalBlobs, Pins,
+};
 use crate::digest::{BlobHash, Digest, DigestFunction};
 
 /// Bytes in one piece of a read.
@@ -76,12 +78,7 @@ impl ContentAddressableStorage for MemoryCas {
     }
 
     async fn read(&self, digest: &Digest, range: ByteRange) -> Result<BlobStream, CasError> {
-        let data = self.lookup(digest)?;
-        let end = range.end(digest.size())?;
-        let mut rest = data.slice(range.offset as usize..end as usize);
-        let pieces =
-            std::iter::from_fn(move || (!rest.is_empty()).then(|| Ok(rest.split_to(PIECE.min(rest.len())))));
-        Ok(Box::pin(futures_util::stream::iter(pieces)))
+        pieces(&self.lookup(digest)?, range)
     }
 
     async fn put(&self, digest: &Digest, data: Bytes) -> Result<(), CasError> {
@@ -89,18 +86,40 @@ impl ContentAddressableStorage for MemoryCas {
     }
 
     async fn writer(&self, digest: &Digest) -> Result<Box<dyn BlobWriter>, CasError> {
-        Ok(Box::new(MemoryWriter { cas: self.clone(), digest: *digest, data: BytesMut::new() }))
+        Ok(Box::new(MemoryWriter::new(self.clone(), *digest)))
     }
 }
 
-struct MemoryWriter {
-    cas: MemoryCas,
+/// A range of a blob, as it is read from memory.
+///
+/// # Errors
+/// [`CasError::OutOfRange`].
+pub fn pieces(blob: &Bytes, range: ByteRange) -> Result<BlobStream, CasError> {
+    let end = range.end(blob.len() as u64)?;
+    let mut rest = blob.slice(range.offset as usize..end as usize);
+    let pieces =
+        std::iter::from_fn(move || (!rest.is_empty()).then(|| Ok(rest.split_to(PIECE.min(rest.len())))));
+    Ok(Box::pin(futures_util::stream::iter(pieces)))
+}
+
+/// A writer that collects a blob, and puts the whole of it into a store.
+pub struct MemoryWriter<C> {
+    store: C,
     digest: Digest,
     data: BytesMut,
 }
 
+// === impl MemoryWriter ===
+
+impl<C> MemoryWriter<C> {
+    /// Writes the blob with this digest into `store`.
+    pub fn new(store: C, digest: Digest) -> Self {
+        Self { store, digest, data: BytesMut::new() }
+    }
+}
+
 #[async_trait]
-impl BlobWriter for MemoryWriter {
+impl<C: ContentAddressableStorage> BlobWriter for MemoryWriter<C> {
     async fn write(&mut self, data: Bytes) -> Result<(), CasError> {
         if self.written() + data.len() as u64 > self.digest.size() {
             return Err(CasError::TooLong(self.digest));
@@ -114,7 +133,18 @@ impl BlobWriter for MemoryWriter {
     }
 
     async fn commit(self: Box<Self>) -> Result<(), CasError> {
-        self.cas.insert_verified(&self.digest, self.data.freeze())
+        self.store.put(&self.digest, self.data.freeze()).await
+    }
+}
+
+#[async_trait]
+impl BlobParts for MemoryCas {
+    async fn divide(&self, whole: &Digest, parts: &[Digest]) -> Result<(), CasError> {
+        let mut rest = self.lookup(whole)?;
+        for part in parts {
+            self.insert_verified(part, rest.split_to(part.size() as usize))?;
+        }
+        Ok(())
     }
 }
 

@@ -1,56 +1,109 @@
 //! `farmhand client`: the settings that point a build tool at this machine, ready to paste.
+//!
+//! This file finds the doors of the node; what each tool wants to read is in [`tools`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::ValueEnum;
+use farmhand_proto::control::{Endpoints, GetStatusRequest};
+use serde::Serialize;
 
 use super::error::CliError;
-use super::output::print;
+use super::output::{print, print_json};
 use super::serve;
+use super::target::TargetArgs;
 use crate::config::values::Listen;
 use crate::config::{Host, RawConfig};
 use crate::instance::InstanceName;
+use tools::{Door, Tool};
+
+mod tools;
 
 /// Print the settings of a build tool, ready to paste
+///
+/// They name the doors of the node that runs; if none does, those that its configuration file has. The first
+/// line says where they belong.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  farmhand client bazel >> .bazelrc && bazel build --config=farmhand //...\n  farmhand client buildstream --instance bst"
+    after_help = "Examples:\n  farmhand client bazel >> .bazelrc && bazel build --config=farmhand //...\n  farmhand client bazel --socket --instance team/nightly\n  farmhand client buildstream --instance bst >> ~/.config/buildstream.conf\n  eval \"$(farmhand client recc)\"\n  farmhand client pants --json | jq -r .settings"
 )]
 pub(super) struct ClientArgs {
     /// The build tool
     #[arg(value_name = "TOOL")]
     tool: Tool,
-    /// Address the node listens on; that of its configuration file, or else 127.0.0.1:8980
-    #[arg(long, env = "FARMHAND_LISTEN", value_name = "ADDR")]
-    listen: Option<Listen>,
-    /// Configuration file of the node
-    #[arg(long, env = "FARMHAND_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
     /// Instance name the tool should use; results of different names are kept apart
     #[arg(long, value_name = "NAME", default_value = "")]
     #[arg(value_parser = |name: &str| InstanceName::parse(name))]
     instance: InstanceName,
+    /// Use the Unix socket in place of the port: faster, for bazel and siso
+    #[arg(long)]
+    socket: bool,
+    /// Address of a node that is not this machine's, or does not run yet
+    #[arg(long, env = "FARMHAND_LISTEN", value_name = "ADDR")]
+    listen: Option<Listen>,
+    /// Print JSON: the settings, the file they belong in (null: none), and what they are made of
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: TargetArgs,
 }
 
-/// A build tool with settings of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Tool {
-    Bazel,
-    Buck2,
-    Buildstream,
-    Pants,
-    Recc,
-    Justbuild,
-    Ccache,
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct ClientJson<'a> {
+    tool: &'a str,
+    file: Option<&'a str>,
+    address: String,
+    /// Null when it is not used.
+    socket: Option<String>,
+    instance: &'a str,
+    settings: String,
 }
 
 /// Prints the settings.
-pub(super) fn run(args: ClientArgs) -> Result<(), CliError> {
+pub(super) async fn run(args: ClientArgs) -> Result<(), CliError> {
+    let (address, socket) = doors(&args).await?;
+    if args.socket && !args.tool.takes_a_socket() {
+        return Err(CliError::new(format!("{} cannot use the Unix socket", args.tool.name()))
+            .hint(format!("leave out --socket: it reaches the node at {address}")));
+    }
+    let door = Door { address, socket: args.socket.then_some(socket) };
+    let settings = args.tool.settings(&door, args.instance.as_str());
+    if !args.json {
+        return print(&settings);
+    }
+    print_json(&ClientJson {
+        tool: args.tool.name(),
+        file: args.tool.file(),
+        address: door.address.to_string(),
+        socket: door.socket.map(|socket| socket.display().to_string()),
+        instance: args.instance.as_str(),
+        settings,
+    })
+}
+
+/// The port and the Unix socket: those of the node that runs, unless an address was given.
+async fn doors(args: &ClientArgs) -> Result<(SocketAddr, PathBuf), CliError> {
+    let running = match args.listen {
+        None => running(&args.target).await,
+        Some(_) => None,
+    };
+    if let Some((address, socket)) = running {
+        return Ok((dialled(address), socket));
+    }
     let flags = RawConfig { listen: args.listen, ..RawConfig::default() };
-    let set = flags.over(serve::read(args.config, &Host::detect())?).over(RawConfig::defaults());
+    let file = serve::read(args.target.config(), &Host::detect())?;
+    let set = flags.over(file).over(RawConfig::defaults());
     let Listen(address) = set.listen.expect("invariant: the compiled-in defaults set this key");
-    print(&settings(args.tool, &dialled(address).to_string(), args.instance.as_str()))
+    Ok((dialled(address), args.target.socket()?.with_file_name("reapi.sock")))
+}
+
+/// What the node says of its doors; `None` when none answers.
+async fn running(target: &TargetArgs) -> Option<(SocketAddr, PathBuf)> {
+    let mut control = target.connect().await.ok()?;
+    let status = control.get_status(GetStatusRequest {}).await.ok()?.into_inner();
+    let Endpoints { reapi, reapi_socket, .. } = status.node?.endpoints?;
+    Some((reapi.parse().ok()?, reapi_socket.into()))
 }
 
 /// What a client on this machine dials to reach a node that listens on `address`.
@@ -63,126 +116,9 @@ fn dialled(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-fn settings(tool: Tool, address: &str, instance: &str) -> String {
-    match tool {
-        Tool::Bazel => bazel(address, instance),
-        Tool::Buck2 => buck2(address, instance),
-        Tool::Buildstream => buildstream(address, instance),
-        Tool::Pants => pants(address, instance),
-        Tool::Recc => recc(address, instance),
-        Tool::Justbuild => justbuild(address, instance),
-        Tool::Ccache => ccache(address, instance),
-    }
-}
-
-/// `line` with the instance in place of `{}`; nothing for the instance without a name.
-fn if_named(instance: &str, line: &str) -> String {
-    if instance.is_empty() { String::new() } else { line.replace("{}", instance) }
-}
-
-fn bazel(address: &str, instance: &str) -> String {
-    format!(
-        "# .bazelrc; then: bazel build --config=farmhand //...
-build:farmhand --remote_executor=grpc://{address}
-build:farmhand --remote_timeout=3600
-build:farmhand --incompatible_strict_action_env
-{}",
-        if_named(instance, "build:farmhand --remote_instance_name={}\n")
-    )
-}
-
-fn buck2(address: &str, instance: &str) -> String {
-    format!(
-        "# .buckconfig
-# The execution platform must allow remote execution: in its ExecutionPlatformInfo,
-# CommandExecutorConfig(remote_enabled = True, remote_execution_properties = {{}},
-# remote_execution_use_case = \"buck2-default\", remote_output_paths = \"output_paths\").
-[buck2]
-digest_algorithms = SHA256
-
-[buck2_re_client]
-engine_address = grpc://{address}
-action_cache_address = grpc://{address}
-cas_address = grpc://{address}
-tls = false
-{}",
-        if_named(instance, "instance_name = {}\n")
-    )
-}
-
-fn buildstream(address: &str, instance: &str) -> String {
-    let service = |name: &str| {
-        let named = if_named(instance, "    instance-name: {}\n");
-        format!("  {name}:\n    url: http://{address}\n{named}")
-    };
-    format!(
-        "# ~/.config/buildstream.conf
-# The input root of its actions is the whole file system. That is detected; to be sure, give it an
-# instance of its own (farmhand client buildstream --instance bst) and list all instances in the
-# configuration file of the node:
-#   [instances.bst]
-#   input-root = \"/\"
-#   [instances.\"\"]
-remote-execution:
-{}{}{}",
-        service("execution-service"),
-        service("storage-service"),
-        service("action-cache-service")
-    )
-}
-
-fn pants(address: &str, instance: &str) -> String {
-    format!(
-        "# pants.toml
-[GLOBAL]
-remote_execution = true
-remote_cache_read = true
-remote_cache_write = true
-remote_execution_address = \"grpc://{address}\"
-remote_store_address = \"grpc://{address}\"
-{}",
-        if_named(instance, "remote_instance_name = \"{}\"\n")
-    )
-}
-
-fn recc(address: &str, instance: &str) -> String {
-    format!(
-        "# for the shell that builds; then: recc cc -c hello.c -o hello.o
-export RECC_SERVER=http://{address}
-{}",
-        if_named(instance, "export RECC_INSTANCE={}\n")
-    )
-}
-
-fn justbuild(address: &str, instance: &str) -> String {
-    format!(
-        "just build --compatible --remote-execution-address {address}{}\n",
-        if_named(instance, " --remote-instance-name {}")
-    )
-}
-
-fn ccache(address: &str, instance: &str) -> String {
-    let storage = format!("http://{address}{}|layout=bazel", if_named(instance, "/{}"));
-    format!(
-        "# ~/.config/ccache/ccache.conf; before ccache 4.7 the key is secondary_storage
-remote_storage = {storage}
-"
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_tool_is_told_the_address_and_the_instance_only_if_there_is_one() {
-        for tool in Tool::value_variants() {
-            let plain = settings(*tool, "127.0.0.1:1", "");
-            assert!(plain.contains("127.0.0.1:1") && plain.ends_with('\n'), "{plain}");
-            assert!(!plain.contains("linux/x"), "{plain}");
-            assert!(settings(*tool, "127.0.0.1:1", "linux/x").contains("linux/x"), "{tool:?}");
-        }
-    }
 
     #[test]
     fn nobody_dials_all_interfaces() {
@@ -190,12 +126,5 @@ mod tests {
         assert_eq!(dialled("0.0.0.0:1"), "127.0.0.1:1");
         assert_eq!(dialled("[::]:1"), "[::1]:1");
         assert_eq!(dialled("192.0.2.7:1"), "192.0.2.7:1");
-    }
-
-    #[test]
-    fn bazel_is_three_lines() {
-        let lines: Vec<_> = bazel("127.0.0.1:8980", "").lines().map(str::to_owned).collect();
-        assert_eq!(lines[1], "build:farmhand --remote_executor=grpc://127.0.0.1:8980");
-        assert_eq!(lines.len(), 4);
     }
 }

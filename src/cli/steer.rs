@@ -112,6 +112,8 @@ pub(super) async fn slots(args: SlotsArgs) -> Result<(), CliError> {
 struct Changed {
     control: Client,
     machine: Machine,
+    /// Machines that keep copies, and that there is no link to.
+    away: Vec<String>,
     json: bool,
 }
 
@@ -128,7 +130,7 @@ impl WhichArgs {
         let request = SetMachineRequest { machine, ..request };
         let answer = control.set_machine(request).await.map_err(explain)?.into_inner();
         let machine = answer.machine.ok_or_else(|| CliError::new("the node does not tell the machine"))?;
-        Ok(Changed { control, machine, json: self.json })
+        Ok(Changed { control, machine, away: Vec::new(), json: self.json })
     }
 }
 
@@ -164,7 +166,7 @@ impl Changed {
     async fn drained(&mut self) -> Result<(), CliError> {
         let mut progress = Progress::default();
         let paint = Paint::for_stream(progress.is_terminal);
-        let is_alone = loop {
+        let left = loop {
             let replication = self.look().await?;
             if self.machine.state() != State::Draining {
                 let (name, state) = (&self.machine.name, standing(&self.machine));
@@ -172,16 +174,15 @@ impl Changed {
                     .hint("farmhand drain --wait begins anew"));
             }
             if self.machine.safe_to_leave || (self.machine.busy == 0 && replication.is_none()) {
-                break replication.is_none();
+                break left_behind(&self.machine, replication.as_ref());
             }
-            progress.show(&to_hand_over(&self.machine, replication.as_ref(), paint));
+            progress.show(&to_hand_over(&self.machine, replication.as_ref(), &self.away, paint));
             tokio::time::sleep(INTERVAL).await;
         };
         progress.end();
-        if is_alone && self.machine.sole_entries > 0 {
-            let sole = entries(self.machine.sole_entries, self.machine.sole_bytes);
+        if let Some(words) = left {
             // Nobody reads it: nothing is lost.
-            let _ = writeln!(io::stderr(), "there is no other machine to take over what it stores: {sole}");
+            let _ = writeln!(io::stderr(), "{words}");
         }
         Ok(())
     }
@@ -189,6 +190,8 @@ impl Changed {
     /// What the machine does now, and how far the copies of its farm are, if it is one of several.
     async fn look(&mut self) -> Result<Option<Replication>, CliError> {
         let status = self.control.get_status(GetStatusRequest {}).await?.into_inner();
+        let is_away = |machine: &&Machine| machine.keeps_copies && machine.state() == State::Lost;
+        self.away = status.machines.iter().filter(is_away).map(|machine| machine.name.clone()).collect();
         let machine = status.machines.into_iter().find(|machine| machine.name == self.machine.name);
         self.machine = machine.ok_or_else(|| {
             CliError::new(format!("{} is no machine of the farm any more", self.machine.name))
@@ -198,7 +201,12 @@ impl Changed {
 }
 
 /// What a machine that drains has left to do, as one line.
-fn to_hand_over(machine: &Machine, replication: Option<&Replication>, paint: Paint) -> String {
+fn to_hand_over(
+    machine: &Machine,
+    replication: Option<&Replication>,
+    away: &[String],
+    paint: Paint,
+) -> String {
     let mut left = Vec::new();
     if machine.busy > 0 {
         left.push(format!("{} left", plural(machine.busy.into(), "action")));
@@ -213,11 +221,29 @@ fn to_hand_over(machine: &Machine, replication: Option<&Replication>, paint: Pai
         if replication.keepers == 0 {
             left.push("no other machine keeps copies".to_owned());
         }
+        if left.is_empty() && !away.is_empty() {
+            left.push(format!("what it has is on {} too, which must come back first", away.join(" and ")));
+        }
     }
     if left.is_empty() {
         left.push("its builds, or what it stores, are not done yet".to_owned());
     }
     format!("{} is draining: {}", paint.bold(&machine.name), left.join(", "))
+}
+
+/// What people should know who let a machine leave that has nothing left to do: as one line.
+fn left_behind(machine: &Machine, replication: Option<&Replication>) -> Option<String> {
+    match replication {
+        None if machine.sole_entries > 0 => {
+            let sole = entries(machine.sole_entries, machine.sole_bytes);
+            Some(format!("there is no other machine to take over what it stores: {sole}"))
+        }
+        Some(Replication { copies, copies_wanted, .. }) if copies < copies_wanted => {
+            let there = if *copies == 1 { "is one copy".to_owned() } else { format!("are {copies} copies") };
+            Some(format!("without it there {there} of each blob, and {copies_wanted} are wanted"))
+        }
+        _ => None,
+    }
 }
 
 /// What a machine does now, as one line.
@@ -320,7 +346,7 @@ mod tests {
         let replication = Replication { keepers: 1, ..Default::default() };
         let told = |machine: &Machine, keepers| {
             let replication = Replication { keepers, ..replication };
-            to_hand_over(machine, Some(&replication), Paint::plain())
+            to_hand_over(machine, Some(&replication), &[], Paint::plain())
         };
         let left = "attic is draining: 1 action left, 2 blobs and results, 1.0 KiB to hand over";
         assert_eq!(told(&machine, 1), left);
@@ -328,6 +354,24 @@ mod tests {
         let left = "attic is draining: 3 blobs and results, 2.0 KiB to see to";
         assert_eq!(told(&idle, 1), left);
         assert_eq!(told(&idle, 0), format!("{left}, no other machine keeps copies"));
-        assert_eq!(to_hand_over(&machine, None, Paint::plain()), "attic is draining: 1 action left");
+        let done = Machine { owed_copies: 0, ..idle };
+        let away = to_hand_over(&done, Some(&replication), &["cellar".into()], Paint::plain());
+        assert_eq!(away, "attic is draining: what it has is on cellar too, which must come back first");
+        assert_eq!(to_hand_over(&machine, None, &[], Paint::plain()), "attic is draining: 1 action left");
+    }
+
+    #[test]
+    fn what_is_left_without_it_is_told_where_that_is_too_little() {
+        let machine = Machine { sole_entries: 2, sole_bytes: 1024, ..Default::default() };
+        let alone = "there is no other machine to take over what it stores: 2 blobs and results, 1.0 KiB";
+        assert_eq!(left_behind(&machine, None).as_deref(), Some(alone));
+        assert_eq!(left_behind(&Machine::default(), None), None);
+        let of = |copies| Replication { copies, copies_wanted: 3, ..Default::default() };
+        let told = |copies| left_behind(&Machine::default(), Some(&of(copies)));
+        let one = "without it there is one copy of each blob, and 3 are wanted";
+        assert_eq!(told(1).as_deref(), Some(one));
+        let two = "without it there are 2 copies of each blob, and 3 are wanted";
+        assert_eq!(told(2).as_deref(), Some(two));
+        assert_eq!(told(3), None);
     }
 }

@@ -44,6 +44,11 @@ impl TargetArgs {
         Ok(directory.join("control.sock"))
     }
 
+    /// The configuration file that was named.
+    pub(super) fn config(&self) -> Option<PathBuf> {
+        self.config.clone()
+    }
+
     /// Connects to the node.
     ///
     /// # Errors

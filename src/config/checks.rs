@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::values::ChunkSize;
 use super::{ConfigError, MOST_COPIES};
 
 /// Name of the longest socket in the runtime directory.
@@ -90,6 +91,17 @@ pub(super) fn check_update_interval(interval: Duration) -> Result<Duration, Conf
         return invalid("update-interval", format!("{interval:?} is too short"), "10ms is the least");
     }
     Ok(interval)
+}
+
+pub(super) fn check_chunk_size(bytes: u64) -> Result<ChunkSize, ConfigError> {
+    match ChunkSize::new(bytes) {
+        Some(size) => Ok(size),
+        None => invalid(
+            "chunk-size",
+            format!("{bytes} bytes are no size that clients cut by"),
+            "use a power of two from 64KiB to 1MiB",
+        ),
+    }
 }
 
 pub(super) fn check_copies(copies: usize) -> Result<usize, ConfigError> {

@@ -86,6 +86,7 @@ impl Listed {
             runtime_dir,
             disk_budget,
             max_blob_size,
+            chunk_size,
             lease,
             sync,
             epoch_interval,
@@ -108,6 +109,7 @@ impl Listed {
             ("runtime-dir", path(runtime_dir)),
             ("disk-budget", text(disk_budget)),
             ("max-blob-size", size(*max_blob_size)),
+            ("chunk-size", size(chunk_size.bytes())),
             ("lease", span(*lease)),
             ("sync", choice(sync)),
             ("epoch-interval", span(*epoch_interval)),
@@ -271,6 +273,7 @@ mod tests {
         name = "attic"
         disk-budget = "50GiB"
         max-blob-size = 65537
+        chunk-size = "256KiB"
         action-memory = "none"
         action-tmp = "33%"
         lease = "90m"

@@ -58,6 +58,9 @@ pub struct RawConfig {
     /// Largest blob taken
     #[arg(long, env = "FARMHAND_MAX_BLOB_SIZE", value_name = "BYTES", help_heading = "Store")]
     pub max_blob_size: Option<ByteSize>,
+    /// Mean size of the chunks large blobs are split into: a power of two from 64KiB to 1MiB
+    #[arg(long, env = "FARMHAND_CHUNK_SIZE", value_name = "BYTES", help_heading = "Store")]
+    pub chunk_size: Option<ByteSize>,
     /// How long a blob is kept for sure after a client was told of it
     #[arg(long, env = "FARMHAND_LEASE", value_name = "TIME", help_heading = "Store")]
     pub lease: Option<Span>,
@@ -273,7 +276,7 @@ impl RawConfig {
         layer! { self over lower:
             name listen insecure_lan data_dir runtime_dir
             max_connections max_connections_per_address handshake_timeout message_memory
-            disk_budget max_blob_size lease sync epoch_interval scrub_interval history compressed_committed_size http_results
+            disk_budget max_blob_size chunk_size lease sync epoch_interval scrub_interval history compressed_committed_size http_results
             slots sandbox action_memory action_tmp action_processes disk_reserve unknown_properties pools default_timeout max_timeout
             queue_limit keep_finished orphan_grace orphan_yield update_interval
             guest_slots reserve_for_me guests_on_battery guests_under_pressure guest_slots_while_used used_for running_guests toolchain_rule

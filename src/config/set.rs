@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::checks::{
-    absolute, at_least, check_before_ack, check_copies, check_epoch, check_handshake, check_listen,
-    check_name, check_person, check_repair_after, check_runtime_dir, check_timeouts, check_update_interval,
-    invalid,
+    absolute, at_least, check_before_ack, check_chunk_size, check_copies, check_epoch, check_handshake,
+    check_listen, check_name, check_person, check_repair_after, check_runtime_dir, check_timeouts,
+    check_update_interval, invalid,
 };
 use super::raw::{OneOrMany, RawInstance};
 use super::{
@@ -49,6 +49,7 @@ impl Set {
             runtime_dir: runtime_dir(raw.runtime_dir, host)?,
             disk_budget: required(raw.disk_budget),
             max_blob_size: at_least("max-blob-size", required(raw.max_blob_size).0, 1 << 16)?,
+            chunk_size: check_chunk_size(required(raw.chunk_size).0)?,
             lease: required(raw.lease).0,
             sync: required(raw.sync),
             epoch_interval: check_epoch(required(raw.epoch_interval).0)?,

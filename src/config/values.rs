@@ -35,6 +35,10 @@ pub enum DiskBudget {
     Percent(u8),
 }
 
+/// The mean size of the chunks that blobs are split into: what all clients that cut blobs take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkSize(u32);
+
 /// A part of the machine's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Scalar")]
@@ -126,6 +130,33 @@ impl fmt::Display for ByteSize {
             Some((unit, bytes)) => write!(f, "{}{unit}", self.0 / bytes),
             None => write!(f, "{}", self.0),
         }
+    }
+}
+
+// === impl ChunkSize ===
+
+impl ChunkSize {
+    /// The least: lists of smaller chunks outgrow the messages they travel in.
+    const LEAST: u32 = 64 << 10;
+    /// The largest that clients of every version take (`FastCdc2020Params` before API 2.13).
+    const MOST: u32 = 1 << 20;
+
+    /// So many bytes; `None` if that is no power of two, or out of range.
+    pub fn new(bytes: u64) -> Option<Self> {
+        let bytes = u32::try_from(bytes).ok()?;
+        (bytes.is_power_of_two() && (Self::LEAST..=Self::MOST).contains(&bytes)).then_some(Self(bytes))
+    }
+
+    /// The bytes.
+    pub fn bytes(self) -> u64 {
+        self.0.into()
+    }
+}
+
+/// What the specification advises.
+impl Default for ChunkSize {
+    fn default() -> Self {
+        Self(512 << 10)
     }
 }
 
@@ -414,6 +445,16 @@ mod tests {
         }
         for text in ["", "GB", "-1", "20XB", "1..5GB", "20 GB free", "99999999999TiB", "NaN"] {
             assert_eq!(text.parse::<ByteSize>(), Err(ValueError::Size(text.into())), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_of_chunks() {
+        for bytes in [64 << 10, 512 << 10, 1 << 20] {
+            assert_eq!(ChunkSize::new(bytes).map(ChunkSize::bytes), Some(bytes));
+        }
+        for bytes in [0, 1024, 65_535, 65_537, 3 << 17, 2 << 20, 1 << 32, u64::MAX] {
+            assert_eq!(ChunkSize::new(bytes), None, "{bytes}");
         }
     }
 

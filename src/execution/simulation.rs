@@ -26,8 +26,8 @@ use super::Settings;
 use super::grants::{self, Arrival, Owner, StayId};
 use super::operations::OperationId;
 use super::queue::{AttemptId, Effect, Event, Step, Submission};
+use crate::dice::Dice;
 
-mod dice;
 mod faults;
 mod figures;
 mod ledger;
@@ -36,7 +36,6 @@ mod machine;
 #[cfg(test)]
 mod tests;
 
-pub use dice::Dice;
 pub use faults::Fault;
 pub use figures::{Figures, measure};
 pub use ledger::{Ledger, Outcome};

@@ -14,6 +14,7 @@ use super::told::Teller;
 use super::whole::Whole;
 use super::{NodeError, settings, toolchain};
 use crate::activity::Activity;
+use crate::cas::chunks::Chunks;
 use crate::cas::fetch::Fetcher;
 use crate::config::Config;
 use crate::execution::lending::{HomeWorker, Lender};
@@ -140,6 +141,8 @@ impl Inside<'_> {
             Arc::clone(&theirs),
             self.tasks,
         );
+        let (size, parts) = (self.config.chunk_size, self.whole.store.clone());
+        let chunks = Chunks::new(size, Arc::clone(&cas), Arc::clone(&cas), Arc::new(parts));
         let replication = &self.whole.replication;
         let others = replication.others();
         let copies =
@@ -147,7 +150,7 @@ impl Inside<'_> {
                 .asking(replication.news());
         let routes = Routes::new(service.into_server())
             .add_service(copies.into_server())
-            .add_service(CasService::new(cas, instances, theirs))
+            .add_service(CasService::new(cas, chunks, instances, theirs))
             .add_service(byte_stream);
         let limits = settings::peer_limits(self.config, self.open_files);
         FarmDoor { trust: self.trust.clone(), routes, limits }

@@ -45,6 +45,8 @@ pub(super) struct Copies {
     pub(super) sole: Held,
     /// Whether all that is here was compared with what others have since this machine is what it is.
     pub(super) is_compared: bool,
+    /// Whether of each entry that has its copies one is on a machine there is a link to.
+    pub(super) is_reachable: bool,
 }
 
 // === impl Safety ===
@@ -90,11 +92,13 @@ impl Safety {
     pub(super) fn now(&self, sole: Held) -> Copies {
         let (status, roster) = (self.replication.status(), self.replication.others().roster());
         let (reason, known) = (*self.keeping.borrow(), roster.machine(roster.me()).map(|me| me.role));
+        let away = roster.machines().iter().filter(|machine| machine.counts() && !machine.is_linked).count();
         Copies {
             reason,
             owed: Held { entries: status.owed_copies, bytes: status.owed_bytes },
             sole,
             is_compared: known == Some(Reason::role(reason)) && status.compared >= 1.0,
+            is_reachable: away < status.copies,
         }
     }
 }
@@ -119,7 +123,8 @@ impl Copies {
         (machine.owed_copies, machine.owed_bytes) = (self.owed.entries, self.owed.bytes);
         (machine.sole_entries, machine.sole_bytes) = (self.sole.entries, self.sole.bytes);
         let is_leaving = self.reason == Some(Reason::Leaving) && self.is_compared;
-        machine.safe_to_leave = is_leaving && is_idle && self.owed.entries == 0 && self.sole.entries == 0;
+        machine.safe_to_leave =
+            is_leaving && self.is_reachable && is_idle && self.owed.entries == 0 && self.sole.entries == 0;
     }
 }
 
@@ -326,8 +331,13 @@ mod tests {
     fn who_leaves_is_safe_when_all_it_has_is_elsewhere() {
         let nothing = Held::default();
         let some = Held { entries: 1, bytes: 2 };
-        let leaving =
-            Copies { reason: Some(Reason::Leaving), owed: nothing, sole: nothing, is_compared: true };
+        let leaving = Copies {
+            reason: Some(Reason::Leaving),
+            owed: nothing,
+            sole: nothing,
+            is_compared: true,
+            is_reachable: true,
+        };
         let is_safe = |copies: Copies, is_idle| {
             let mut machine = control::Machine::default();
             copies.show(&mut machine, is_idle);
@@ -339,6 +349,7 @@ mod tests {
             Copies { owed: some, ..leaving },
             Copies { sole: some, ..leaving },
             Copies { is_compared: false, ..leaving },
+            Copies { is_reachable: false, ..leaving },
         ] {
             assert!(!is_safe(copies, true), "{copies:?}");
         }

@@ -17,8 +17,9 @@ use crate::action_cache::disk::DiskActionCache;
 use crate::action_cache::fate::Fates;
 use crate::action_cache::pinned::PinnedActionCache;
 use crate::cas::ContentAddressableStorage;
+use crate::cas::chunks::Chunks;
 use crate::cas::disk::DiskCas;
-use crate::config::Config;
+use crate::config::{ChunkSize, Config};
 use crate::peer::MachineId;
 use crate::replication::acknowledged::{AcknowledgedActionCache, Copied};
 use crate::replication::action_cache::{ReplicatedActionCache, generation};
@@ -89,6 +90,12 @@ impl Whole {
     pub(super) fn mend_pins(&self, tasks: &Tasks) {
         let results = Arc::clone(&self.results);
         tasks.spawn("mend pins", async move { results.mend().await });
+    }
+
+    /// Splits blobs into chunks of `size` in the mean, on this disk, and splices them.
+    pub(super) fn chunks(&self, size: ChunkSize) -> Chunks {
+        let (cas, brought) = (Arc::clone(&self.cas), Arc::clone(&self.brought));
+        Chunks::new(size, cas, brought, Arc::new(self.store.clone()))
     }
 
     /// For the worker of this machine.

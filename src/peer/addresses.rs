@@ -2,27 +2,19 @@
 //! announced.
 //!
 //! One line a machine: id, when it was last heard of (seconds of Unix time), its addresses parted by
-//! commas, its name. What the file says is a hint like any other, and hostile until parsed: lines that
-//! mean nothing are left out. It is written whole or not at all.
+//! commas, its name. What the file says is a hint like any other. [`machine_file`] reads and writes it.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::{self, Read, Write as _};
+use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::MachineId;
 use super::members::{MOST_ADDRESSES, MOST_MEMBERS};
+use super::{MachineId, machine_file};
 
 /// The first line.
 const HEAD: &str = "# farmhand peers 1";
-
-/// Bytes of the file that are read.
-const MOST_BYTES: u64 = 256 * 1024;
-
-/// Characters of a name.
-const LONGEST_NAME: usize = 253;
 
 /// Machines that were not heard of for so long are not remembered.
 const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -45,13 +37,7 @@ pub struct Remembered {
 /// # Errors
 /// When it cannot be read.
 pub fn read(path: &Path, now: SystemTime) -> io::Result<Vec<Remembered>> {
-    let mut text = Vec::new();
-    match File::open(path) {
-        Ok(file) => file.take(MOST_BYTES).read_to_end(&mut text)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let mut all = parse(&String::from_utf8_lossy(&text));
+    let mut all = parse(&machine_file::read(path)?);
     // One from the future was written under a clock that was wrong.
     all.retain(|peer| now.duration_since(peer.heard).is_ok_and(|age| age < REMEMBERED) || peer.heard > now);
     Ok(all)
@@ -62,49 +48,22 @@ pub fn read(path: &Path, now: SystemTime) -> io::Result<Vec<Remembered>> {
 /// # Errors
 /// When it cannot be written; it is as before then.
 pub fn write(path: &Path, peers: &[Remembered]) -> io::Result<()> {
-    let next = beside(path);
-    let written = || {
-        let mut file = File::create(&next)?;
-        file.write_all(to_text(peers).as_bytes())?;
-        file.sync_data()?;
-        fs::rename(&next, path)
-    };
-    written().inspect_err(|_| {
-        // What is left of it would be in the way of nobody.
-        let _ = fs::remove_file(&next);
-    })
-}
-
-fn beside(path: &Path) -> PathBuf {
-    path.with_extension("new")
+    machine_file::write(path, &to_text(peers))
 }
 
 /// The machines of the text of a file.
 pub fn parse(text: &str) -> Vec<Remembered> {
-    let mut lines = text.lines();
-    if lines.next() != Some(HEAD) {
-        return Vec::new();
-    }
-    let mut all: Vec<Remembered> = Vec::new();
-    for peer in lines.filter_map(parse_line).take(MOST_MEMBERS) {
-        if all.iter().all(|other| other.id != peer.id) {
-            all.push(peer);
-        }
-    }
-    all
+    machine_file::parse(text, HEAD, MOST_MEMBERS, parse_line)
 }
 
-fn parse_line(line: &str) -> Option<Remembered> {
-    let mut words = line.splitn(4, ' ');
-    let id = MachineId::read(&const_hex::decode(words.next()?).ok()?)?;
+fn parse_line(id: MachineId, line: &str) -> Option<Remembered> {
+    let mut words = line.splitn(3, ' ');
     let heard = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(words.next()?.parse().ok()?))?;
     let addresses = words.next()?.split(',').take(MOST_ADDRESSES).map(str::parse);
     let addresses = addresses.collect::<Result<Vec<SocketAddr>, _>>().ok()?;
-    let name = words.next()?;
-    let is_name = |c: char| !c.is_control() && !c.is_whitespace();
+    let name = words.next().filter(|name| machine_file::is_name(name))?;
     let is_usable = addresses.iter().all(|address| address.port() != 0 && !address.ip().is_unspecified());
-    (is_usable && !name.is_empty() && name.len() <= LONGEST_NAME && name.chars().all(is_name))
-        .then(|| Remembered { id, heard, addresses, name: name.to_owned() })
+    is_usable.then(|| Remembered { id, heard, addresses, name: name.to_owned() })
 }
 
 /// The text of a file of these.
@@ -121,6 +80,8 @@ pub fn to_text(peers: &[Remembered]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use proptest::prelude::*;
 
     use super::*;

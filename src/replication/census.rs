@@ -25,6 +25,10 @@ mod tests;
 /// Nothing is told for so long after the start.
 const SETTLING: Duration = Duration::from_secs(3);
 
+/// A machine that counts is expected back for so long after its link was lost: most links are made again after the
+/// network failed for a moment.
+const RETURN: Duration = Duration::from_secs(5);
+
 /// A change is told so long after it happened.
 const JOINING: Duration = Duration::from_secs(1);
 
@@ -205,7 +209,9 @@ impl Census {
             is_linked: known.lost.is_none(),
             boot_epoch: known.boot_epoch,
         });
-        Roster::new(*me, std::iter::once(own).chain(others).collect(), *copies)
+        let roster = Roster::new(*me, std::iter::once(own).chain(others).collect(), *copies);
+        let counting = self.machines.values().filter(|known| known.offer.counts());
+        roster.expecting(counting.filter_map(|known| known.lost).max().map(|lost| lost + RETURN))
     }
 
     /// The other machines that count, to be known in the next run of the node.

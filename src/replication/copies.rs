@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use super::roster::Roster;
 use crate::cas::entry::{EntryKey, Standing};
@@ -151,8 +152,13 @@ pub struct Other {
 
 /// The other machines, now. Nothing here waits.
 pub trait Others: Send + Sync + 'static {
+    /// Who there is, whenever that changes.
+    fn follow(&self) -> watch::Receiver<Arc<Roster>>;
+
     /// Who there is.
-    fn roster(&self) -> Arc<Roster>;
+    fn roster(&self) -> Arc<Roster> {
+        Arc::clone(&self.follow().borrow())
+    }
 
     /// That machine, while there is a link to it.
     fn other(&self, id: MachineId) -> Option<Other>;

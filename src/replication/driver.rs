@@ -153,7 +153,7 @@ struct Shared {
     happened: Mutex<Option<mpsc::Receiver<Happened>>>,
     role: watch::Sender<Role>,
     told: watch::Sender<Told>,
-    roster: RwLock<Arc<Roster>>,
+    roster: watch::Sender<Arc<Roster>>,
     links: RwLock<HashMap<MachineId, Reach>>,
     shown: Mutex<Shown>,
     /// Whether more is written than copies can be made of.
@@ -170,8 +170,6 @@ struct Shared {
 struct Shown {
     at: Instant,
     figures: Figures,
-    /// The farm of which they are: see [`Roster::fingerprint`].
-    farm: u64,
 }
 
 /// A machine there is a link to.
@@ -220,9 +218,9 @@ impl Replication {
             happened: Mutex::new(Some(happened)),
             role: watch::Sender::new(Role::Counts),
             told: watch::Sender::new(told),
-            roster: RwLock::new(roster),
+            roster: watch::Sender::new(roster),
             links: RwLock::default(),
-            shown: Mutex::new(Shown { at: now, figures: Figures::default(), farm: 0 }),
+            shown: Mutex::new(Shown { at: now, figures: Figures::default() }),
             is_crowded: watch::Sender::new(false),
             pace: Mutex::new(Pace::new(now)),
             sent_copies: AtomicU64::new(0),
@@ -265,8 +263,10 @@ impl Replication {
     /// How far copies are.
     pub fn status(&self) -> Status {
         let (shared, now) = (&self.0, Instant::now());
-        let Shown { at, figures, farm, .. } = *lock(&shared.shown);
-        let (roster, healed) = (shared.roster(), shared.healed.load(Ordering::Relaxed));
+        // In this order: figures of a farm that has changed since are shown before the farm that it became.
+        let roster = shared.roster();
+        let Shown { at, figures } = *lock(&shared.shown);
+        let healed = shared.healed.load(Ordering::Relaxed);
         let bytes_per_second = lock(&shared.pace).per_second(now);
         let owed_bytes = figures.writes.bytes + figures.repairs.bytes;
         let remaining = owed_bytes.checked_div(bytes_per_second).filter(|_| owed_bytes > 0);
@@ -281,8 +281,7 @@ impl Replication {
             lag: figures.lag.map(|lag| lag + now.saturating_duration_since(at)),
             bytes_per_second,
             remaining: remaining.map(Duration::from_secs),
-            // What is not looked into yet, because it may change again at once, is not compared either.
-            compared: if farm == roster.fingerprint() { figures.compared.into() } else { 0.0 },
+            compared: figures.compared.into(),
             sent_copies: shared.sent_copies.load(Ordering::Relaxed),
             sent_bytes: shared.sent_bytes.load(Ordering::Relaxed),
             fetched_entries: healed,
@@ -364,13 +363,17 @@ impl TooFew {
 
 impl Shared {
     fn roster(&self) -> Arc<Roster> {
-        Arc::clone(&self.roster.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.roster.borrow())
     }
 
     fn set_roster(&self, roster: Roster) {
-        if *self.roster() != roster {
-            *self.roster.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(roster);
-        }
+        self.roster.send_if_modified(|known| {
+            let is_new = **known != roster;
+            if is_new {
+                *known = Arc::new(roster);
+            }
+            is_new
+        });
     }
 
     fn links(&self) -> RwLockWriteGuard<'_, HashMap<MachineId, Reach>> {
@@ -405,8 +408,8 @@ impl Shared {
 }
 
 impl Others for Shared {
-    fn roster(&self) -> Arc<Roster> {
-        Self::roster(self)
+    fn follow(&self) -> watch::Receiver<Arc<Roster>> {
+        self.roster.subscribe()
     }
 
     fn other(&self, id: MachineId) -> Option<Other> {

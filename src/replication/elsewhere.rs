@@ -32,6 +32,7 @@ use change::Changes;
 use race::Race;
 use trail::Trail;
 
+mod again;
 mod bring;
 mod change;
 mod passing;
@@ -67,6 +68,8 @@ struct Shared {
     pace: Mutex<Pace>,
     lies: Mutex<Lies>,
     changes: Changes,
+    /// Calls that failed.
+    failures: AtomicU64,
     background: Arc<Semaphore>,
     blobs: AtomicU64,
     bytes: AtomicU64,
@@ -89,6 +92,7 @@ impl Elsewhere {
             pace: Mutex::default(),
             lies: Mutex::new(Recent::new(LIES)),
             changes: Changes::default(),
+            failures: AtomicU64::new(0),
             background: Arc::new(Semaphore::new(BACKGROUND)),
             blobs: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -113,9 +117,10 @@ impl Elsewhere {
         Fetched { blobs: get(&self.0.blobs), bytes: get(&self.0.bytes) }
     }
 
-    /// Whether there is no other machine to ask.
+    /// Whether there is no other machine to ask, and none is expected back.
     pub(super) fn is_nowhere(&self) -> bool {
-        self.0.others.roster().others().next().is_none()
+        let roster = self.0.others.roster();
+        roster.others().next().is_none() && roster.returning().is_none_or(|end| end <= Instant::now())
     }
 
     /// The whole of a blob that is not here. It is kept, if there is room.
@@ -163,14 +168,19 @@ impl Elsewhere {
                 Some((other.id, data))
             }
         };
-        let mut race = Race::new(self, self.candidates(digest), ask);
-        while let Some((machine, data)) = race.next().await {
-            match self.keep(digest, data).await {
-                Some(data) => return Some(data),
-                None => self.distrust(digest, &[machine]),
+        let mut tries = self.tries();
+        loop {
+            let mut race = Race::new(self, self.candidates(digest), ask);
+            while let Some((machine, data)) = race.next().await {
+                match self.keep(digest, data).await {
+                    Some(data) => return Some(data),
+                    None => self.distrust(digest, &[machine]),
+                }
+            }
+            if !tries.again(self).await {
+                return None;
             }
         }
-        None
     }
 
     async fn fetch_large(&self, digest: &Digest) -> Option<Bytes> {
@@ -211,6 +221,7 @@ impl Elsewhere {
         let watch = Watch { elsewhere: self, machine, began: Instant::now(), is_over: false };
         let said = in_time(said).await;
         watch.stop(said.is_ok());
+        self.failed(said.is_err());
         said
     }
 
@@ -255,6 +266,11 @@ impl Elsewhere {
     /// That machine, while there is a link to it.
     pub(super) fn other(&self, id: MachineId) -> Option<Other> {
         self.0.others.other(id)
+    }
+
+    /// Notes whether a call failed.
+    fn failed(&self, has_failed: bool) {
+        self.0.failures.fetch_add(u64::from(has_failed), Ordering::Relaxed);
     }
 
     fn count(&self, fetched: Fetched) {

@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::placement::{Placement, Places, mix};
 use crate::cas::entry::EntryKey;
 use crate::peer::MachineId;
@@ -45,6 +47,7 @@ pub struct Roster {
     machines: Vec<Machine>,
     placement: Placement,
     copies: usize,
+    returning: Option<Instant>,
 }
 
 // === impl Machine ===
@@ -66,7 +69,17 @@ impl Roster {
         machines.dedup_by_key(|machine| machine.id);
         let counting = machines.iter().filter(|machine| machine.counts());
         let placement = Placement::new(counting.map(|machine| (machine.id, machine.weight)));
-        Self { me, machines, placement, copies }
+        Self { me, machines, placement, copies, returning: None }
+    }
+
+    /// The same, some machines of which lost their links so lately that they are expected back until then.
+    pub fn expecting(self, returning: Option<Instant>) -> Self {
+        Self { returning, ..self }
+    }
+
+    /// Until when machines that lost their links lately are expected back, if there are any.
+    pub fn returning(&self) -> Option<Instant> {
+        self.returning
     }
 
     /// This machine.

@@ -20,10 +20,10 @@ use super::copies::Taken;
 use super::owed::{Effect, Event, Limits};
 use super::roster::Role;
 use crate::cas::entry::{EntryKey, Standing};
+use crate::dice::Dice;
 
 mod calls;
 mod checker;
-mod dice;
 mod faults;
 mod machine;
 mod store;
@@ -31,7 +31,6 @@ mod tests;
 
 use calls::Message;
 use checker::Checker;
-use dice::Dice;
 use machine::Machine;
 use store::Kept;
 

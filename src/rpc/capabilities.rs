@@ -12,15 +12,17 @@ use farmhand_proto::{reapi, semver};
 use tonic::{Request, Response, Status};
 
 use super::{Instance, Instances, MAX_BATCH};
+use crate::cas::chunking::ChunkingOffer;
 use crate::cas::compression::Compressor;
+use crate::config::ChunkSize;
 use crate::digest::DigestFunction;
 use crate::execution;
 
 /// The oldest API version served.
 const LOW: (i32, i32) = (2, 0);
 
-/// The newest version all of which is served: 2.13 would promise streamed chunk mappings.
-const HIGH: (i32, i32) = (2, 12);
+/// The newest version all of which is served.
+const HIGH: (i32, i32) = (2, 13);
 
 /// Fills in one part of the capabilities.
 pub trait CapabilitiesProvider: Send + Sync + 'static {
@@ -33,6 +35,8 @@ pub trait CapabilitiesProvider: Send + Sync + 'static {
 pub struct CacheCapabilitiesProvider {
     /// Bytes of the largest blob taken; 0 for no limit.
     pub max_blob_size: u64,
+    /// Mean size of the chunks that blobs are split into.
+    pub chunk_size: ChunkSize,
 }
 
 /// The service.
@@ -47,7 +51,7 @@ pub struct CapabilitiesService {
 impl CapabilitiesProvider for CacheCapabilitiesProvider {
     fn contribute(&self, instance: &Instance, capabilities: &mut reapi::ServerCapabilities) {
         let compressors: Vec<i32> = Compressor::ADVERTISED.iter().map(|value| *value as i32).collect();
-        capabilities.cache_capabilities = Some(reapi::CacheCapabilities {
+        let mut cache = reapi::CacheCapabilities {
             digest_functions: digest_functions(instance),
             action_cache_update_capabilities: Some(reapi::ActionCacheUpdateCapabilities {
                 update_enabled: instance.settings.action_cache_updates,
@@ -59,7 +63,9 @@ impl CapabilitiesProvider for CacheCapabilitiesProvider {
             supported_batch_update_compressors: compressors,
             max_cas_blob_size_bytes: i64::try_from(self.max_blob_size).unwrap_or(i64::MAX),
             ..Default::default()
-        });
+        };
+        ChunkingOffer::new(self.chunk_size).advertise(&mut cache);
+        capabilities.cache_capabilities = Some(cache);
     }
 }
 
@@ -125,7 +131,7 @@ mod tests {
             let all = capabilities(&server, instance).await.unwrap();
             let minor = |version: Option<semver::SemVer>| version.map(|v| (v.major, v.minor, v.prerelease));
             assert_eq!(minor(all.low_api_version), Some((2, 0, String::new())));
-            assert_eq!(minor(all.high_api_version), Some((2, 12, String::new())));
+            assert_eq!(minor(all.high_api_version), Some((2, 13, String::new())));
             assert!(all.deprecated_api_version.is_none());
             assert!(all.execution_capabilities.is_none(), "nobody contributes execution here");
             let cache = all.cache_capabilities.unwrap();
@@ -136,7 +142,8 @@ mod tests {
             assert!(cache.max_batch_total_size_bytes < 4 * 1024 * 1024);
             assert!(cache.action_cache_update_capabilities.unwrap().update_enabled);
             assert_ne!(cache.symlink_absolute_path_strategy, 0);
-            assert!(!cache.split_blob_support && !cache.splice_blob_support);
+            assert!(cache.split_blob_support && cache.splice_blob_support);
+            assert!(cache.fast_cdc_2020_params.is_some() && cache.rep_max_cdc_params.is_some());
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! An own service in place of the generated one: lists of digests and the bytes of blobs are decoded
 //! without a copy of each. `listing` has the messages of FindMissingBlobs, `batch` the batch calls,
-//! `tree` the directory walk. The calls about chunks are not offered.
+//! `tree` the directory walk, `chunks` what is split and spliced.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use farmhand_proto::{raw, reapi};
 use tonic::body::Body;
 use tonic::server::Grpc;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use tower::service_fn;
 
 use super::codec::{BlobCodec, EncodedCodec, undecodable};
@@ -19,15 +19,18 @@ use super::service::{GrpcService, Methods, RequestBody};
 use super::{Instances, MAX_RECEIVED_MESSAGE, metadata};
 use crate::activity::Activity;
 use crate::cas::ContentAddressableStorage;
+use crate::cas::chunks::Chunks;
 use listing::Listing;
 
 mod batch;
+mod chunks;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod listing;
 mod tree;
 
 pub use batch::BatchError;
+pub use chunks::ChunkError;
 pub use tree::TreeError;
 
 /// The service. Clones share their store.
@@ -36,18 +39,21 @@ pub type CasService = GrpcService<CasMethods>;
 /// The methods of [`CasService`].
 pub struct CasMethods {
     cas: Arc<dyn ContentAddressableStorage>,
+    chunks: Chunks,
     instances: Instances,
     activity: Arc<Activity>,
 }
 
 impl CasService {
-    /// Serves the blobs of `cas`. `activity` is told how many bytes are moved.
+    /// Serves the blobs of `cas`, which are split and spliced by `chunks`. `activity` is told how many bytes are
+    /// moved.
     pub fn new(
         cas: Arc<dyn ContentAddressableStorage>,
+        chunks: Chunks,
         instances: Instances,
         activity: Arc<Activity>,
     ) -> Self {
-        Self::of(CasMethods { cas, instances, activity })
+        Self::of(CasMethods { cas, chunks, instances, activity })
     }
 }
 
@@ -105,6 +111,24 @@ impl Methods for CasMethods {
                     async move { methods.get_tree(request.into_inner()).await.map(Response::new) }
                 });
                 Grpc::new(BlobCodec::default()).server_streaming(method, request).await
+            }
+            "SplitBlob" => unary!(split_blob, reapi::SplitBlobRequest, BlobCodec::default()),
+            "SpliceBlob" => unary!(splice_blob, reapi::SpliceBlobRequest, BlobCodec::default()),
+            "GetChunkMapping" => {
+                let method = service_fn(move |request: Request<reapi::GetChunkMappingRequest>| {
+                    let methods = Arc::clone(&self);
+                    async move { methods.get_chunk_mapping(request.into_inner()).await.map(Response::new) }
+                });
+                Grpc::new(BlobCodec::default()).server_streaming(method, request).await
+            }
+            "RegisterChunkMapping" => {
+                let method = service_fn(move |request: Request<Streaming<_>>| {
+                    let methods = Arc::clone(&self);
+                    async move { methods.register_chunk_mapping(request.into_inner()).await.map(Response::new) }
+                });
+                let mut grpc =
+                    Grpc::new(BlobCodec::default()).max_decoding_message_size(MAX_RECEIVED_MESSAGE);
+                grpc.client_streaming(method, request).await
             }
             _ => Status::unimplemented(format!("{method} is not served")).into_http(),
         }

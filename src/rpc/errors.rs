@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 
 use super::action_cache::UpdateError;
 use super::byte_stream::{ReadError, WriteError};
-use super::cas::{BatchError, TreeError};
+use super::cas::{BatchError, ChunkError, TreeError};
 use super::instances::InstanceError;
 use super::log_stream::LogError;
 use super::resource_name::ResourceNameError;
@@ -210,6 +210,15 @@ impl StatusOf for BatchError {
     }
 }
 
+impl StatusOf for ChunkError {
+    fn code(&self) -> Code {
+        match self {
+            Self::TooMany(_) => Code::FailedPrecondition,
+            Self::NoFunction | Self::NoMessage | Self::Empty => Code::InvalidArgument,
+        }
+    }
+}
+
 impl StatusOf for TreeError {
     fn code(&self) -> Code {
         Code::InvalidArgument
@@ -357,6 +366,7 @@ macro_rules! into_status {
 into_status!(
     ActionCacheError,
     BatchError,
+    ChunkError,
     HistoryError,
     CasError,
     CodeError,

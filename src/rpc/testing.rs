@@ -23,7 +23,9 @@ use super::{InstanceSettings, Instances, InstancesConfig, server};
 use crate::action_cache::complete::CompleteActionCache;
 use crate::action_cache::memory::MemoryActionCache;
 use crate::activity::Activity;
+use crate::cas::chunks::Chunks;
 use crate::cas::memory::MemoryCas;
+use crate::config::ChunkSize;
 use crate::digest::Digest;
 use crate::execution::Sequence;
 use crate::history::History;
@@ -75,7 +77,12 @@ impl TestServer {
         let activity = Arc::new(Activity::new(1, "test", Sequence::default()));
         let provider = Box::new(CacheCapabilitiesProvider::default());
         let routes = Routes::new(CapabilitiesService::new(instances.clone(), vec![provider]).into_server())
-            .add_service(CasService::new(shared.clone(), instances.clone(), Arc::clone(&activity)))
+            .add_service(CasService::new(
+                shared.clone(),
+                Chunks::new(ChunkSize::default(), shared.clone(), shared.clone(), shared.clone()),
+                instances.clone(),
+                Arc::clone(&activity),
+            ))
             .add_service(ByteStreamService::new(
                 shared.clone(),
                 instances.clone(),

@@ -1,8 +1,9 @@
 """Bazel's tests, run remotely: those that pass, those that fail, and one that hangs."""
 
-from lib import bazel, processes
+from lib import bazel, processes, table
 from lib.case import BazelTest
 from lib.node import fresh_marker
+from lib.table import TROUBLE, shows
 
 GONE_SECONDS = 30
 
@@ -42,6 +43,7 @@ class Tests:
         again = self.run_tests("//:shell_fails", "//:cc_fails", code=bazel.TESTS_FAILED)
         self.assertNotIn("(cached)", again.output)
 
+    @shows(TROUBLE)
     def test_hanging_test_times_out(self) -> None:
         run = self.run_tests("--test_timeout=2", "//:shell_hangs", code=bazel.TESTS_FAILED)
         self.assertRegex(run.output, "//:shell_hangs +TIMEOUT")
@@ -51,13 +53,15 @@ class Tests:
 
     def run_tests(self, *arguments: str, code: int = bazel.SUCCESS) -> bazel.Run:
         """`bazel test`, with the output of failing tests shown."""
-        return self.workspace.run("test", *bazel.remote(self.node.reapi),
+        return self.workspace.run("test", *bazel.REMOTE,
                                   "--test_output=errors", *arguments, code=code)
 
 
 class TestsWithBazel4(Tests, BazelTest):
+    CLIENT = table.BAZEL_4
     VERSION = bazel.BAZEL_4
 
 
 class TestsWithBazel2(Tests, BazelTest):
+    CLIENT = table.BAZEL_2
     VERSION = bazel.BAZEL_2

@@ -374,8 +374,8 @@ class Bazel(DashboardTest):
         nap = f"600.{fresh_marker()}"
         (workspace.root / "seconds.txt").write_text(nap)
         self.addCleanup(lambda: processes.kill(processes.running_with(nap)))
-        reapi = self.node.status()["node"]["endpoints"]["reapi"]
-        build = workspace.start_build(reapi, "//:slow", "//:quick")
+        workspace.point_at(self.node.settings("bazel"))
+        build = workspace.start_build("//:slow", "//:quick")
         screen.wait_for("//:slow_0", "//:slow_1", "2/2 slots")
         for key, words in VIEWS.items():
             screen.press(key)

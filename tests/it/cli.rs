@@ -161,14 +161,44 @@ fn a_bad_setting_is_told_with_its_place() {
     assert_refused(&serve(&["--config", "/nowhere/f.toml"]), "cannot read /nowhere/f.toml", "--config");
 }
 
+/// What `farmhand client` knows.
+const CLIENTS: [&str; 13] = [
+    "bazel",
+    "buck2",
+    "buildstream",
+    "pants",
+    "recc",
+    "justbuild",
+    "ccache",
+    "please",
+    "reclient",
+    "siso",
+    "goma",
+    "bgd",
+    "buildbox-casd",
+];
+
 #[test]
 fn the_settings_of_every_client_name_the_address() {
     let home = tempfile::tempdir().unwrap();
-    for tool in ["bazel", "buck2", "buildstream", "pants", "recc", "justbuild"] {
+    for tool in CLIENTS {
         let output = farmhand(home.path(), &["client", tool, "--listen", "127.0.0.1:7"]);
         assert!(output.status.success(), "{}", stderr(&output));
         assert!(stdout(&output).contains("127.0.0.1:7"), "{}", stdout(&output));
+        let told = json(&farmhand(home.path(), &["client", tool, "--listen", "127.0.0.1:7", "--json"]));
+        assert_eq!(told["settings"], stdout(&output));
+        assert_eq!((&told["tool"], &told["address"]), (&tool.into(), &"127.0.0.1:7".into()));
     }
+}
+
+#[test]
+fn a_client_that_knows_no_unix_socket_is_not_given_one() {
+    let home = tempfile::tempdir().unwrap();
+    let output = farmhand(home.path(), &["client", "bazel", "--socket"]);
+    let socket = home.path().join("farmhand/reapi.sock");
+    assert!(stdout(&output).contains(&format!("--remote_proxy=unix:{}\n", socket.display())));
+    let refused = farmhand(home.path(), &["client", "recc", "--socket"]);
+    assert_refused(&refused, "recc cannot use the Unix socket", "127.0.0.1:8980");
 }
 
 #[test]
@@ -317,6 +347,20 @@ fn status_tells_the_node_in_text_and_in_json() {
     assert_eq!(status["machines"].as_array().map(Vec::len), Some(1));
     assert_eq!(status["machines"][0]["state"], "active");
     assert_eq!(status["machines"][0]["slots"], 3);
+}
+
+#[test]
+fn the_settings_of_a_client_name_the_doors_of_the_node_that_runs() {
+    let node = Node::start();
+    let bazel = stdout(&node.cli(&["client", "bazel", "--socket", "--instance", "a/b"]));
+    let socket = node.runtime_dir().join("reapi.sock");
+    for line in [
+        format!("--remote_executor=grpc://{}", node.address),
+        format!("--remote_proxy=unix:{}", socket.display()),
+        "--remote_instance_name=a/b".to_owned(),
+    ] {
+        assert!(bazel.contains(&format!("build:farmhand {line}\n")), "{line} is not in {bazel}");
+    }
 }
 
 #[tokio::test]

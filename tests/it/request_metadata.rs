@@ -8,7 +8,7 @@ use tonic::metadata::{BinaryMetadataKey, BinaryMetadataValue};
 use crate::support::{ActionBuilder, Client, Node};
 
 /// The name of today and the two older ones.
-const NAMES: [&str; 3] = [
+pub(crate) const NAMES: [&str; 3] = [
     "build.bazel.remote.execution.v2.requestmetadata-bin",
     "google.devtools.remoteexecution.v1test.requestmetadata-bin",
     "requestmetadata-bin",
@@ -19,7 +19,7 @@ pub(crate) fn attach<T>(request: &mut Request<T>, metadata: &RequestMetadata) {
     insert(request, NAMES[0], &metadata.encode_to_vec());
 }
 
-fn insert<T>(request: &mut Request<T>, name: &str, bytes: &[u8]) {
+pub(crate) fn insert<T>(request: &mut Request<T>, name: &str, bytes: &[u8]) {
     let key = BinaryMetadataKey::from_bytes(name.as_bytes()).unwrap();
     request.metadata_mut().append_bin(key, BinaryMetadataValue::from_bytes(bytes));
 }

@@ -3,9 +3,9 @@
 //! The ids are those of the requirement groups this project works by: CAP capabilities, DIG digests
 //! and instance names, CAS, BS ByteStream, CMP compression, AC action cache, VAL validity of
 //! messages, STG staging, RUN running, OUT outputs, ERR errors, EX execution and operations, PRI
-//! priorities, META execution metadata, RMD request metadata, LOG log streams, HTTP the cache over
-//! plain HTTP. A row that cannot be met stays in the
-//! table as [`Open`](Coverage::Open), with the reason.
+//! priorities, META execution metadata, RMD request metadata, NEW newer parts: chunks, inlined output,
+//! LOG log streams, HTTP the cache over plain HTTP. A row that cannot be met stays in the table as
+//! [`Open`](Coverage::Open), with the reason.
 //!
 //! [`every_row_is_covered`] fails when a row is missing, doubled, or names a test that does not exist.
 
@@ -32,6 +32,7 @@ const GROUPS: &[(&str, u32)] = &[
     ("PRI", 5),
     ("META", 8),
     ("RMD", 7),
+    ("NEW", 13),
     ("LOG", 9),
     ("HTTP", 12),
 ];
@@ -248,6 +249,19 @@ const ROWS: &[(&str, Coverage)] = &[
     ("RMD-05", Tests(&["request_metadata.rs: action_ids_may_be_words"])),
     ("RMD-06", Tests(&["request_metadata.rs: results_do_not_depend_on_it"])),
     ("RMD-07", Tests(&["request_metadata.rs: every_name_is_shown_with_target_and_mnemonic", "priorities.rs: one_action_of_another_build_is_not_starved"])),
+    ("NEW-01", Tests(&["chunks.rs: a_blob_is_split_into_chunks_that_are_blobs", "src/cas/disk/tests/parts.rs: parts_are_blobs_at_next_to_no_cost_and_outlive_a_restart_and_a_kill"])),
+    ("NEW-02", Tests(&["chunks.rs: what_is_absent_is_not_found", "src/cas/disk/tests/parts.rs: a_full_store_says_so"])),
+    ("NEW-03", Tests(&["chunks.rs: a_split_extends_the_life_of_the_blob_and_of_its_chunks", "src/cas/disk/tests/parts.rs: a_part_goes_with_its_whole_and_a_use_of_it_keeps_both"])),
+    ("NEW-04", Tests(&["chunks.rs: a_splice_is_verified_before_the_blob_exists", "chunks.rs: what_is_absent_is_not_found"])),
+    ("NEW-05", Tests(&["chunks.rs: a_registration_listens_to_its_first_message_and_ends_with_the_stream"])),
+    ("NEW-06", Tests(&["src/rpc/cas/chunks.rs: a_long_list_comes_in_messages_that_everybody_takes", "chunks.rs: a_blob_is_split_into_chunks_that_are_blobs"])),
+    ("NEW-07", Tests(&["chunks.rs: what_is_not_said_is_invalid_and_chunks_are_of_the_function_of_the_blob"])),
+    ("NEW-08", Tests(&["chunks.rs: a_spliced_blob_is_a_blob_like_any"])),
+    ("NEW-09", Tests(&["chunks.rs: any_chunking_function_may_be_named"])),
+    ("NEW-10", Tests(&["chunks.rs: what_is_advertised_goes_together_and_is_how_blobs_are_cut", "src/cas/chunking/tests.rs: fast_cdc_cuts_as_the_paper_does"])),
+    ("NEW-11", Tests(&["chunks.rs: what_is_advertised_goes_together_and_is_how_blobs_are_cut", "src/cas/chunking/tests.rs: rep_max_cdc_cuts_as_it_is_defined"])),
+    ("NEW-12", Tests(&["chunks.rs: what_is_advertised_goes_together_and_is_how_blobs_are_cut"])),
+    ("NEW-13", Tests(&["execution.rs: output_is_inlined_as_asked_for_runs_and_for_hits", "action_cache.rs: inlining_only_as_asked_and_only_what_fits"])),
     ("LOG-01", Tests(&["log_streams.rs: a_stream_has_a_name_to_read_and_one_to_write"])),
     ("LOG-02", Tests(&["log_streams.rs: a_stream_has_a_name_to_read_and_one_to_write"])),
     ("LOG-03", Tests(&["log_streams.rs: a_stream_has_a_name_to_read_and_one_to_write"])),

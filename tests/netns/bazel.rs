@@ -184,7 +184,7 @@ async fn a_build_goes_on_whichever_machine_is_killed() {
     bazel.build(dice.roll()).end().await.unwrap();
     let since = Instant::now();
     bazel.build(dice.roll()).end().await.unwrap();
-    let usual = since.elapsed();
+    let mut usual = since.elapsed();
     let runs = runs(RUNS);
     let mut failures = Vec::new();
     for number in 0..runs {
@@ -205,6 +205,10 @@ async fn a_build_goes_on_whichever_machine_is_killed() {
         let ended = build.end().await;
         println!("  {:.2?}, usual are {usual:.2?}; it was over before: {was_over}", since.elapsed());
         failures.extend(ended.err());
+        if was_over {
+            // Nothing was killed during it: builds have become faster.
+            usual = usual.mul_f64(0.8);
+        }
         // A part of it is built again, out of what only the farm has.
         bazel.edit(&format!("{number}"));
         failures.extend(bazel.build(salt).end().await.err());

@@ -204,3 +204,40 @@ async fn a_blob_that_is_damaged_is_replaced_before_anybody_reads_it() {
     assert!(stores.replication(1).await.healed >= 1);
     ledger.check(&stores).await;
 }
+
+/// Reads blobs again and again, for so long; those that were not found, with the time of it.
+async fn not_found(client: &Client, blobs: &[(Blob, Digest)], time: Duration) -> Vec<String> {
+    let (since, mut absent) = (Instant::now(), Vec::new());
+    for (blob, digest) in blobs.iter().cycle() {
+        if since.elapsed() > time {
+            break;
+        }
+        match client.read(digest).await {
+            Ok(bytes) => assert!(bytes == blob.bytes(), "wrong bytes for {digest:?}"),
+            Err(status) => absent.push(format!("{:.2?}: {digest:?}: {status}", since.elapsed())),
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    absent
+}
+
+#[tokio::test]
+async fn a_network_that_fails_for_a_moment_hides_no_blob() {
+    let Some(stores) = Stores::new(5, 2, &PATIENT).await else { return };
+    let ledger = Ledger::default();
+    // Links are found lost three seconds after the last word, and words that were lost come late: most of these
+    // moments are over when it happens.
+    for millis in [1500, 1900, 2300, 2700, 3500] {
+        ledger.put_some(&stores, 0, 300, SIZES).await;
+        ledger.settle(&stores).await;
+        // What is read is kept, so each may be read once.
+        let known: Vec<(Blob, Digest)> = ledger.blobs();
+        let fresh = &known[known.len() - 300..];
+        stores.lan.silence(2);
+        sleep(Duration::from_millis(millis)).await;
+        stores.lan.unsilence(2);
+        let absent = not_found(&stores.client(2), fresh, Duration::from_secs(5)).await;
+        assert!(absent.is_empty(), "after {millis} ms: {} not found: {:#?}", absent.len(), &absent[..1]);
+        stores.linked().await;
+    }
+}

@@ -25,9 +25,6 @@ pub(crate) const PATIENT: [&str; 2] = ["--repair-after", "10m"];
 /// How long anything may take that is waited for.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// After a change, links may still break off and are made again: silence is noticed after three seconds only.
-const RELINKING: Duration = Duration::from_secs(5);
-
 /// Time between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -48,9 +45,8 @@ pub(crate) struct Conditions(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// Changes of anything below, and the last one.
+    /// Changes of anything below.
     changes: u64,
-    changed: Option<Instant>,
     /// Of each machine.
     machines: Vec<Condition>,
     /// Pairs that do not hear each other.
@@ -101,10 +97,9 @@ impl Conditions {
             state.parted.iter().any(|pair| *pair == (machine, other) || *pair == (other, machine))
         };
         let Condition { is_out, life, is_weak, .. } = state.machines[machine];
-        let is_relinking = state.changed.is_some_and(|at| at.elapsed() < RELINKING);
         let is_unsure = |other: &usize| {
             let Condition { is_out, is_weak: is_weak_itself, .. } = state.machines[*other];
-            is_relinking || is_out || is_weak || is_weak_itself || is_parted(*other)
+            is_out || is_weak || is_weak_itself || is_parted(*other)
         };
         let others = (0..state.machines.len()).filter(|other| *other != machine);
         Outlook {
@@ -125,7 +120,6 @@ impl Conditions {
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.0.lock().unwrap();
         state.changes += 1;
-        state.changed = Some(Instant::now());
         change(&mut state);
     }
 

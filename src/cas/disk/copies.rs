@@ -1,5 +1,6 @@
 //! What replication needs of the store besides [`ContentAddressableStorage`](crate::cas): its entries with
-//! what is known of their copies, their bytes without a use, and a way in for copies that keep their age.
+//! what is known of their copies, their bytes without a use, and a way in for copies that keep their age. Parts
+//! of blobs are no entries here: who has the blob has them.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use bytes::Bytes;
 use super::DiskCas;
 use super::map::{Found, Use};
 use super::news::Origin;
-use super::record::{Key, record_len};
+use super::record::{Key, Kind, record_len};
 use crate::cas::entry::{EntryKey, Standing};
 use crate::cas::{BlobStream, ByteRange, CasError};
 use crate::digest::{BlobHash, Digest};
@@ -40,7 +41,7 @@ impl DiskCas {
     pub(crate) fn has_entry(&self, key: &EntryKey, extend: bool) -> bool {
         let using = if extend { Use::Others } else { Use::Nobody };
         let store = self.inner();
-        store.map.look(key, store.now(), using).is_some()
+        store.map.look(key, store.now(), using).is_some_and(|found| found.kind != Kind::Part)
             || key.digest().is_some_and(|digest| digest.is_empty_blob())
     }
 
@@ -51,7 +52,7 @@ impl DiskCas {
 
     /// The entry, left as it is.
     pub(crate) fn entry(&self, key: &EntryKey) -> Option<StoredEntry> {
-        let found = self.inner().map.peek(key)?;
+        let found = self.inner().map.peek(key).filter(|found| found.kind != Kind::Part)?;
         Some(StoredEntry::new(key, &found, self.inner().now()))
     }
 
@@ -59,7 +60,11 @@ impl DiskCas {
     pub(crate) fn entries_in(&self, range: u8) -> Vec<StoredEntry> {
         let (store, mut entries) = (self.inner(), Vec::new());
         let now = store.now();
-        let add = |key: &Key, found| entries.push(StoredEntry::new(key, &found, now));
+        let add = |key: &Key, found: Found| {
+            if found.kind != Kind::Part {
+                entries.push(StoredEntry::new(key, &found, now));
+            }
+        };
         store.map.for_each_in(range.into(), add);
         entries
     }

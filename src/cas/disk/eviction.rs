@@ -49,7 +49,9 @@ impl Store {
 
     fn evictable(&self) -> Option<Evictable> {
         let horizon = self.lease_horizon()?;
-        let pinned = lock(&self.pins).pinned.values().flat_map(|keys| keys.iter().copied()).collect();
+        let mut pinned: HashSet<Key> =
+            lock(&self.pins).pinned.values().flat_map(|keys| keys.iter().copied()).collect();
+        pinned.extend(self.wholes_of(&pinned));
         Some(Evictable { horizon, pinned })
     }
 

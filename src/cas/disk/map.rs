@@ -291,7 +291,9 @@ impl Map {
             (self.shards[shard].read().unwrap_or_else(PoisonError::into_inner), listener as u8);
         for (key, entry) in shard.iter() {
             let is_renewed = entry.renewed.load(Ordering::Relaxed) & bit != 0;
-            if is_renewed && entry.renewed.fetch_and(!bit, Ordering::Relaxed) & bit != 0 {
+            // Nobody else knows of parts; the blobs they are parts of are used with them.
+            let is_told = listener == Listener::Journal || entry.kind != Kind::Part;
+            if is_renewed && entry.renewed.fetch_and(!bit, Ordering::Relaxed) & bit != 0 && is_told {
                 uses.push((*key, entry.last_use.load(Ordering::Relaxed)));
             }
         }

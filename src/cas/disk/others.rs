@@ -5,9 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::DiskCas;
 use super::map::Use;
 use super::news::Origin;
-use super::{DiskCas, absent};
 use crate::cas::{BlobStream, BlobWriter, ByteRange, CasError, ContentAddressableStorage};
 use crate::digest::{BlobHash, Digest};
 
@@ -32,8 +32,7 @@ impl DiskCas {
 #[async_trait]
 impl ContentAddressableStorage for OthersCas {
     async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, CasError> {
-        let (map, now) = (&self.0.inner().map, self.0.inner().now());
-        Ok(absent(digests, |key| map.look(key, now, Use::Others).is_some()).await)
+        self.0.absent(digests, Use::Others).await
     }
 
     async fn peek_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, CasError> {

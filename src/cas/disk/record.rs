@@ -13,6 +13,9 @@ pub(super) use crate::cas::entry::EntryKey as Key;
 /// Bytes of a record in front of its data.
 pub(super) const HEADER: usize = 72;
 
+/// Bytes of data in the record of a part.
+pub(super) const PART_LEN: usize = Key::LEN + 8;
+
 /// Bytes checked or searched at a time.
 const WINDOW: usize = 1 << 20;
 
@@ -32,6 +35,8 @@ pub(super) enum Kind {
     Note = 2,
     /// An action result, in the encoding of the action cache.
     Action = 3,
+    /// Where the bytes of a blob are that is a part of a larger one.
+    Part = 4,
 }
 
 /// The fixed part of a record.
@@ -51,7 +56,7 @@ pub(super) struct Header {
 
 impl Kind {
     pub(super) fn from_tag(tag: u8) -> Option<Self> {
-        [Self::Blob, Self::Note, Self::Action].into_iter().find(|kind| *kind as u8 == tag)
+        [Self::Blob, Self::Note, Self::Action, Self::Part].into_iter().find(|kind| *kind as u8 == tag)
     }
 
     /// Whether a record of this kind can have this key and length.
@@ -60,6 +65,7 @@ impl Kind {
             (Self::Blob, Some(digest)) => digest.size() == u64::from(length),
             (Self::Note, Some(_)) => true,
             (Self::Action, None) => key.is_action(),
+            (Self::Part, Some(_)) => length as usize == PART_LEN,
             _ => false,
         }
     }
@@ -278,6 +284,12 @@ mod tests {
         assert_eq!(parse(&MAGIC, &[&header.encode(&MAGIC, data)[..], data].concat()), None);
         let header = Header { kind: Kind::Action, ..header };
         assert_eq!(parse(&MAGIC, &[&header.encode(&MAGIC, data)[..], data].concat()), Some(header));
+        for (len, is_part) in [(4, false), (PART_LEN, true)] {
+            let data = vec![1; len];
+            let header = Header { kind: Kind::Part, key, length: len as u32, ..header };
+            let record = [&header.encode(&MAGIC, &data)[..], &data].concat();
+            assert_eq!(parse(&MAGIC, &record), is_part.then_some(header));
+        }
     }
 
     #[test]

@@ -529,7 +529,10 @@ impl Store {
         let place = appender.append(Kind::Note, key, now, sums.encode())?;
         let length = sums.encode().len() as u32;
         let (kind, standing) = (Kind::Note, Standing::Sole);
-        self.map.insert(key, &Found { place, length, kind, twin: false, standing, last_use: now });
+        let found = Found { place, length, kind, twin: false, standing, last_use: now };
+        if let Some(part) = self.map.insert(key, &found) {
+            appender.bury(part.place, part.length);
+        }
         drop(appender);
         self.space.add(disk_bytes(digest.size()) + record_len(length));
         Ok(())

@@ -107,6 +107,8 @@ pub(super) enum Lookup {
     WouldWait,
     /// The blob has a file of its own.
     Large(Found),
+    /// The blob is a part of another one.
+    Part(Found),
 }
 
 /// The guard behind `Pins`.
@@ -275,7 +277,7 @@ impl Store {
     ) -> Result<u64, CasError> {
         let (key, last_use) = (Key::from(digest), origin.last_use(self.now()));
         self.check_open()?;
-        if self.map.look(&key, last_use, origin.using()).is_some() {
+        if self.is_whole(&key, last_use, origin) {
             let epoch = appender.last_written_epoch();
             drop(appender);
             self.claim(&key, digest.size(), origin);
@@ -283,7 +285,10 @@ impl Store {
         }
         let place =
             appender.append(Kind::Blob, key, last_use, data).map_err(|error| self.pack_error(error))?;
-        self.map.insert(key, &new_entry(place, data.len() as u32, Kind::Blob, last_use, origin));
+        let entry = new_entry(place, data.len() as u32, Kind::Blob, last_use, origin);
+        if let Some(part) = self.map.insert(key, &entry) {
+            appender.bury(part.place, part.length);
+        }
         let epoch = appender.epoch();
         drop(appender);
         reservation.keep();
@@ -330,6 +335,11 @@ impl Store {
         (stored == data).then_some(found.place)
     }
 
+    /// Whether a blob is there with bytes of its own; its life is renewed then.
+    fn is_whole(&self, key: &Key, last_use: u32, origin: Origin) -> bool {
+        self.map.look(key, last_use, origin.using()).is_some_and(|found| found.kind != Kind::Part)
+    }
+
     /// Gives a verified temporary file its name and notes it, unless the blob is there. Returns the
     /// epoch to settle.
     pub(super) fn install(
@@ -343,7 +353,7 @@ impl Store {
         let (key, last_use) = (Key::from(digest), origin.last_use(self.now()));
         let files = self.files.lock(digest);
         self.check_open()?;
-        if self.map.look(&key, last_use, origin.using()).is_some() {
+        if self.is_whole(&key, last_use, origin) {
             drop(files);
             self.claim(&key, digest.size(), origin);
             return Ok(self.packs.appender().last_written_epoch());
@@ -367,7 +377,9 @@ impl Store {
             }
         };
         let length = sums.encode().len() as u32;
-        self.map.insert(key, &new_entry(place, length, Kind::Note, last_use, origin));
+        if let Some(part) = self.map.insert(key, &new_entry(place, length, Kind::Note, last_use, origin)) {
+            appender.bury(part.place, part.length);
+        }
         self.map.set_right(&key, LargeFile::Plain);
         let epoch = appender.epoch();
         drop((appender, files));
@@ -435,8 +447,10 @@ impl Store {
         let key = Key::from(digest);
         for _ in 0..RETRIES {
             let found = self.map.look(&key, self.now(), using).ok_or(CasError::NotFound(*digest))?;
-            if found.kind == Kind::Note {
-                return Ok(Lookup::Large(found));
+            match found.kind {
+                Kind::Note => return Ok(Lookup::Large(found)),
+                Kind::Part => return Ok(Lookup::Part(found)),
+                Kind::Blob | Kind::Action => {}
             }
             match self.packs.read_data(found.place, found.length, wait) {
                 Ok(Some(data)) if Digest::of(digest.function(), &data) == *digest => {
@@ -493,6 +507,7 @@ impl Store {
         match self.read_small(digest, Wait::Yes, using)? {
             Lookup::Data(data) => Ok(data),
             Lookup::WouldWait => Err(CasError::NotFound(*digest)),
+            Lookup::Part(found) => self.load_part(digest, &found, using),
             Lookup::Large(found) => {
                 let mut data = Vec::with_capacity(digest.size() as usize);
                 self.each_piece(digest, &found, |piece| data.extend_from_slice(piece))?;
@@ -535,6 +550,11 @@ impl Store {
     pub(super) fn check(&self, key: &Key) -> u64 {
         let Some(found) = self.map.peek(key) else { return 0 };
         let checked = match (key.digest(), found.kind) {
+            // Its bytes are those of another blob.
+            (Some(digest), Kind::Part) => {
+                self.stretch(&digest, &found, Use::Nobody);
+                Ok(())
+            }
             (Some(digest), Kind::Note) => self.check_large(&digest, key, &found),
             (digest, _) => self.check_record(digest.as_ref(), key, &found),
         };
@@ -595,7 +615,7 @@ impl Store {
     }
 
     fn is_packed(&self, key: &Key, digest: &Digest) -> bool {
-        self.map.peek(key).map_or(self.is_small(digest.size()), |found| found.kind == Kind::Blob)
+        self.map.peek(key).map_or(self.is_small(digest.size()), |found| found.kind != Kind::Note)
     }
 
     /// Drops an entry whose bytes on the disk are not its own, unless it has been moved or replaced
@@ -640,7 +660,7 @@ impl Store {
 }
 
 /// An entry whose record was just written.
-fn new_entry(place: Place, length: u32, kind: Kind, last_use: u32, origin: Origin) -> Found {
+pub(super) fn new_entry(place: Place, length: u32, kind: Kind, last_use: u32, origin: Origin) -> Found {
     Found { place, length, kind, twin: false, standing: origin.standing(), last_use }
 }
 

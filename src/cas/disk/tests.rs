@@ -1,4 +1,4 @@
-//! Tests of the whole store, by what they break: nothing (`plain`, `copies`), the directory (`broken`), and the
+//! Tests of the whole store, by what they break: nothing (`plain`, `copies`, `parts`), the directory (`broken`), and the
 //! budget (`full`). A killed process is a copy of the directory taken while the store is open; a power
 //! loss is such a copy opened on another boot.
 
@@ -17,6 +17,7 @@ use crate::digest::{Digest, DigestFunction};
 mod broken;
 mod copies;
 mod full;
+mod parts;
 mod plain;
 
 const MIB: u64 = 1 << 20;

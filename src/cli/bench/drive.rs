@@ -17,7 +17,6 @@ use super::load::time_all;
 use super::parse_time;
 use crate::digest::{DigestFunction, Hasher};
 
-mod dice;
 mod mix;
 
 /// Bytes of a piece of a large blob.

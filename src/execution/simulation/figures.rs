@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::{Costs, Dice, Farm, Setup, Submission, Time, action};
+use super::{Costs, Farm, Setup, Submission, Time, action};
+use crate::dice::Dice;
 use crate::execution::Settings;
 use crate::execution::operations::OperationId;
 use crate::execution::queue::{Event, Now, Queue};

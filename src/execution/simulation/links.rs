@@ -7,7 +7,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use super::{Dice, Setup, Time};
+use super::{Setup, Time};
+use crate::dice::Dice;
 use crate::execution::grants::{Demand, Grant};
 use crate::execution::queue::{Assignment, AttemptId};
 

@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::{Dice, Setup, Time};
+use super::{Setup, Time};
 use crate::action_cache::ActionKey;
+use crate::dice::Dice;
 use crate::digest::{Digest, DigestFunction};
 use crate::execution::action::PreparedAction;
 use crate::execution::grants::{Grants, Limits, Owner, StayId};

@@ -4,39 +4,12 @@
 //! others than usual.
 
 use super::*;
+use crate::dice::for_each_seed;
 use crate::execution::queue::{Duty, MAX_LOSSES, Target};
 use crate::execution::run_times::Like;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
-
-/// Tells the seed if the test fails.
-struct Seed(u64);
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("the seed was {}: run again with FARMHAND_SIMULATION_SEED={}", self.0, self.0);
-        }
-    }
-}
-
-/// `usual` histories, unless something else is asked for.
-fn for_each_seed(usual: u64, test: impl Fn(u64)) {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seeds = match (number("FARMHAND_SIMULATION_SEED"), number("FARMHAND_SIMULATION_RUNS")) {
-        (Some(seed), _) => seed..seed + 1,
-        (None, Some(runs)) => {
-            let first = u64::from(std::process::id()) << 20;
-            first..first + runs
-        }
-        (None, None) => 0..usual,
-    };
-    for seed in seeds {
-        let _told = Seed(seed);
-        test(seed);
-    }
-}
 
 fn setup(seed: u64, slots: Vec<usize>) -> Setup {
     Setup {

@@ -158,6 +158,35 @@ async fn no_answer_is_a_no_and_is_not_waited_for() {
     assert_eq!(cas.find_missing(&[digest]).await.unwrap(), [digest]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_nobody_speaks_of_who_should_have_it_is_waited_for() {
+    let farm = TestFarm::new(4, 2);
+    let cas = here(&farm);
+    let (digest, data) = placed(&farm, &[1, 2]);
+    put(&farm, 1, &data);
+    // Both are slow.
+    farm.machine(1).set_fault(Fault::Slow(Duration::from_secs(1)));
+    farm.machine(2).set_fault(Fault::Silent);
+    assert!(cas.find_missing(&[digest]).await.unwrap().is_empty());
+    // Neither has a link at the moment.
+    farm.machine(1).set_fault(Fault::None);
+    [1, 2].iter().for_each(|machine| farm.lose(*machine, Duration::from_secs(5)));
+    let comes_back = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        farm.link(1, true);
+    };
+    let digests = [digest];
+    let (missing, ()) = tokio::join!(cas.find_missing(&digests), comes_back);
+    assert!(missing.unwrap().is_empty());
+    // What belongs here, and is not, is not waited for; nor is what another one would have.
+    let (mine, _) = placed(&farm, &[0, 1]);
+    let (anothers, _) = placed(&farm, &[1, 3]);
+    farm.lose(1, Duration::from_secs(5));
+    let began = Instant::now();
+    assert_eq!(cas.find_missing(&[mine, anothers]).await.unwrap(), [mine, anothers]);
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
 #[tokio::test]
 async fn ten_thousand_that_one_other_has_are_asked_for_in_one_question() {
     let farm = TestFarm::new(2, 2);

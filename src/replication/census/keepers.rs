@@ -1,25 +1,17 @@
 //! The file of machines that keep copies, so that a node that starts knows whom to wait for.
 //!
-//! One line a machine: id, share of the copies, start of its node, name. It is hostile until parsed: lines that mean nothing
-//! are left out. It is written whole or not at all.
+//! One line a machine: id, share of the copies, start of its node, name. [`machine_file`] reads and writes it.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::{self, Read, Write as _};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::{MOST_MACHINES, MOST_SHARES};
-use crate::peer::MachineId;
+use crate::peer::{MachineId, machine_file};
 
 /// The first line.
 const HEAD: &str = "# farmhand keepers 1";
-
-/// Bytes of the file that are read.
-const MOST_BYTES: u64 = 256 * 1024;
-
-/// Bytes of a name.
-const LONGEST_NAME: usize = 253;
 
 /// A machine that keeps copies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,13 +31,7 @@ pub struct Keeper {
 /// # Errors
 /// When it cannot be read.
 pub fn read(path: &Path) -> io::Result<Vec<Keeper>> {
-    let mut text = Vec::new();
-    match File::open(path) {
-        Ok(file) => file.take(MOST_BYTES).read_to_end(&mut text)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    Ok(parse(&String::from_utf8_lossy(&text)))
+    Ok(parse(&machine_file::read(path)?))
 }
 
 /// Writes `keepers` to the file at `path`, in place of what it has.
@@ -53,44 +39,21 @@ pub fn read(path: &Path) -> io::Result<Vec<Keeper>> {
 /// # Errors
 /// When it cannot be written; it is as before then.
 pub fn write(path: &Path, keepers: &[Keeper]) -> io::Result<()> {
-    let next = path.with_extension("new");
-    let written = || {
-        let mut file = File::create(&next)?;
-        file.write_all(to_text(keepers).as_bytes())?;
-        file.sync_data()?;
-        fs::rename(&next, path)
-    };
-    written().inspect_err(|_| {
-        // What is left of it would be in the way of nobody.
-        let _ = fs::remove_file(&next);
-    })
+    machine_file::write(path, &to_text(keepers))
 }
 
 /// The machines of the text of a file.
 pub fn parse(text: &str) -> Vec<Keeper> {
-    let mut lines = text.lines();
-    if lines.next() != Some(HEAD) {
-        return Vec::new();
-    }
-    let mut all: Vec<Keeper> = Vec::new();
-    for keeper in lines.filter_map(parse_line).take(MOST_MACHINES) {
-        if all.iter().all(|other| other.id != keeper.id) {
-            all.push(keeper);
-        }
-    }
-    all
+    machine_file::parse(text, HEAD, MOST_MACHINES, parse_line)
 }
 
-fn parse_line(line: &str) -> Option<Keeper> {
-    let mut words = line.splitn(4, ' ');
-    let id = MachineId::read(&const_hex::decode(words.next()?).ok()?)?;
+fn parse_line(id: MachineId, line: &str) -> Option<Keeper> {
+    let mut words = line.splitn(3, ' ');
     let weight: u32 = words.next()?.parse().ok()?;
     let boot_epoch = words.next()?.parse().ok()?;
-    let name = words.next()?;
-    let is_name = |c: char| !c.is_control() && !c.is_whitespace();
+    let name = words.next().filter(|name| machine_file::is_name(name))?;
     let is_usable = weight > 0 && u64::from(weight) <= MOST_SHARES;
-    (is_usable && !name.is_empty() && name.len() <= LONGEST_NAME && name.chars().all(is_name))
-        .then(|| Keeper { id, name: name.into(), boot_epoch, weight })
+    is_usable.then(|| Keeper { id, name: name.into(), boot_epoch, weight })
 }
 
 /// The text of a file of these.
@@ -104,6 +67,8 @@ pub fn to_text(keepers: &[Keeper]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use proptest::prelude::*;
 
     use super::*;

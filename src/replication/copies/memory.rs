@@ -5,9 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use farmhand_proto::reapi::ActionResult;
-use futures_util::stream;
 use prost::Message as _;
 use sha2::Digest as _;
 
@@ -15,11 +14,9 @@ use super::{Copy, CopyStore, Entry, Taken};
 use crate::action_cache::ActionKey;
 use crate::action_cache::disk::is_stored_under;
 use crate::cas::entry::{EntryKey, Standing};
+use crate::cas::memory::{MemoryWriter, pieces};
 use crate::cas::{BlobStream, BlobWriter, ByteRange, CasError, ContentAddressableStorage};
 use crate::digest::{BlobHash, Digest, DigestFunction, KEY_LEN};
-
-/// Bytes in one piece of a read.
-const PIECE: usize = 256 * 1024;
 
 /// A store that forgets everything with the process. Clones share their entries. As a CAS it keeps what is
 /// written as [`Standing::Sole`], or, where it is [`of_others`](Self::of_others), as [`Standing::Spare`].
@@ -227,12 +224,7 @@ impl ContentAddressableStorage for MemoryCopies {
     }
 
     async fn read(&self, digest: &Digest, range: ByteRange) -> Result<BlobStream, CasError> {
-        let data = self.blob_of(digest)?;
-        let end = range.end(digest.size())?;
-        let mut rest = data.slice(range.offset as usize..end as usize);
-        let pieces =
-            std::iter::from_fn(move || (!rest.is_empty()).then(|| Ok(rest.split_to(PIECE.min(rest.len())))));
-        Ok(Box::pin(stream::iter(pieces)))
+        pieces(&self.blob_of(digest)?, range)
     }
 
     async fn put(&self, digest: &Digest, data: Bytes) -> Result<(), CasError> {
@@ -240,32 +232,7 @@ impl ContentAddressableStorage for MemoryCopies {
     }
 
     async fn writer(&self, digest: &Digest) -> Result<Box<dyn BlobWriter>, CasError> {
-        Ok(Box::new(Writer { store: self.clone(), digest: *digest, data: BytesMut::new() }))
-    }
-}
-
-struct Writer {
-    store: MemoryCopies,
-    digest: Digest,
-    data: BytesMut,
-}
-
-#[async_trait]
-impl BlobWriter for Writer {
-    async fn write(&mut self, data: Bytes) -> Result<(), CasError> {
-        if self.written() + data.len() as u64 > self.digest.size() {
-            return Err(CasError::TooLong(self.digest));
-        }
-        self.data.extend_from_slice(&data);
-        Ok(())
-    }
-
-    fn written(&self) -> u64 {
-        self.data.len() as u64
-    }
-
-    async fn commit(self: Box<Self>) -> Result<(), CasError> {
-        self.store.put_verified(&self.digest, self.data.freeze())
+        Ok(Box::new(MemoryWriter::new(self.clone(), *digest)))
     }
 }
 

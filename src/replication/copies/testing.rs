@@ -7,6 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::memory::MemoryCopies;
 use super::{Copy, CopyPeer, CopyStore, Entry, Other, Others, Taken};
@@ -26,7 +28,7 @@ pub struct TestFarm {
 }
 
 /// The roster all machines of a farm know.
-type Shared = Arc<Mutex<Arc<Roster>>>;
+type Shared = watch::Sender<Arc<Roster>>;
 
 /// One of them.
 pub struct TestMachine {
@@ -102,7 +104,7 @@ impl TestFarm {
             boot_epoch: 1,
         };
         let roster = Roster::new(machine_id(0), (0..machines).map(machine).collect(), copies);
-        let roster: Shared = Arc::new(Mutex::new(Arc::new(roster)));
+        let roster: Shared = watch::Sender::new(Arc::new(roster));
         let machine = |number| {
             Arc::new(TestMachine {
                 id: machine_id(number),
@@ -110,7 +112,7 @@ impl TestFarm {
                 name: format!("machine-{number}"),
                 fault: Mutex::default(),
                 calls: Mutex::default(),
-                roster: Arc::clone(&roster),
+                roster: roster.clone(),
             })
         };
         let machines = (0..machines).map(machine).collect();
@@ -134,7 +136,7 @@ impl TestFarm {
 
     /// From now on everybody knows this roster.
     pub fn set_roster(&self, roster: Roster) {
-        *lock(&self.roster) = Arc::new(roster);
+        self.roster.send_replace(Arc::new(roster));
     }
 
     /// Changes what is known of one machine.
@@ -151,6 +153,13 @@ impl TestFarm {
         self.change(number, |machine| machine.is_linked = is_linked);
     }
 
+    /// Breaks the link to a machine, which is expected back for so long.
+    pub fn lose(&self, number: usize, returning: Duration) {
+        self.link(number, false);
+        let roster = self.roster().as_ref().clone();
+        self.set_roster(roster.expecting(Some(Instant::now() + returning)));
+    }
+
     /// Whether a machine may have what no holder has.
     pub fn set_may_have_more(&self, number: usize, may: bool) {
         let mut set = lock(&self.may_have_more);
@@ -163,8 +172,8 @@ impl TestFarm {
 }
 
 impl Others for TestFarm {
-    fn roster(&self) -> Arc<Roster> {
-        Arc::clone(&lock(&self.roster))
+    fn follow(&self) -> watch::Receiver<Arc<Roster>> {
+        self.roster.subscribe()
     }
 
     fn other(&self, id: MachineId) -> Option<Other> {
@@ -219,7 +228,7 @@ impl TestMachine {
     }
 
     fn standing(&self, key: &EntryKey) -> Standing {
-        if lock(&self.roster).is_holder(self.id, key) { Standing::Counted } else { Standing::Spare }
+        if self.roster.borrow().is_holder(self.id, key) { Standing::Counted } else { Standing::Spare }
     }
 }
 

@@ -210,9 +210,14 @@ impl Engine {
     // --- who there is ---
 
     fn poll(&mut self, now: Instant) {
-        let roster = self.census.poll(now);
+        if let Some(roster) = self.census.poll(now) {
+            self.look_into(roster);
+        }
         self.census_changed();
-        let Some(roster) = roster else { return };
+    }
+
+    /// Has copies made, and compared, for these machines from now on.
+    fn look_into(&mut self, roster: Arc<Roster>) {
         let keepers = roster.machines().iter().filter(|machine| machine.counts()).count();
         let linked = roster.others().count();
         tracing::info!(keepers, linked, copies = roster.copies(), "the farm keeps copies");
@@ -232,8 +237,10 @@ impl Engine {
         }
     }
 
-    /// Shows who there is to those who read, and writes it down.
+    /// Shows who there is to those who read, and writes it down. How far copies are is shown first: nobody may take
+    /// what was said of other machines for what is said of these.
     fn census_changed(&mut self) {
+        self.show();
         self.shared.set_roster(self.census.roster());
         let keepers = self.census.keepers();
         if self.is_writing || keepers == self.keepers {
@@ -461,7 +468,7 @@ impl Engine {
     fn show(&mut self) {
         let now = Instant::now();
         let figures = self.figures(now);
-        self.shared.show(Shown { at: now, figures, farm: self.farm });
+        self.shared.show(Shown { at: now, figures });
         let told = Told {
             role: *self.role.borrow(),
             owed_copies: figures.owed_copies(),

@@ -19,9 +19,19 @@ impl Elsewhere {
     /// # Errors
     /// When they cannot be stored here.
     pub(in crate::replication) async fn bring(&self, wanted: Vec<Digest>) -> Result<Vec<Digest>, CasError> {
+        let (mut rest, mut tries) = (wanted, self.tries());
+        loop {
+            rest = self.bring_once(rest).await?;
+            if rest.is_empty() || !tries.again(self).await {
+                return Ok(rest);
+            }
+        }
+    }
+
+    async fn bring_once(&self, mut rest: Vec<Digest>) -> Result<Vec<Digest>, CasError> {
         let roster = self.roster();
         let chart = self.chart(&roster);
-        let (mut rest, mut order) = (wanted, Vec::new());
+        let mut order = Vec::new();
         for round in 0..chart.len() {
             let mut groups: BTreeMap<MachineId, Vec<Digest>> = BTreeMap::new();
             for digest in &rest {
@@ -45,7 +55,11 @@ impl Elsewhere {
         match self.0.fetcher.fetch(wanted, &[other.blobs]).await {
             Ok(fetched) => self.count(fetched),
             Err(FetchError::Cas(error)) => return Err(error),
-            Err(error) => tracing::debug!(%error, "blobs did not come from where they should be"),
+            Err(FetchError::Missing(_)) => {}
+            Err(error @ FetchError::Source(_)) => {
+                self.failed(true);
+                tracing::debug!(%error, "blobs did not come from where they should be");
+            }
         }
         Ok(())
     }

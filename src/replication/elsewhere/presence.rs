@@ -1,4 +1,8 @@
 //! What the other machines have: one question to each, all at once, and one deadline.
+//!
+//! A machine on which something belongs, and which lacks it, has said that it is missing, and so has this one: what
+//! has its copies would be there. Only if none of them said anything, as all are slow, fail, or lost their links
+//! just now, is waited for longer. So one machine that is silent is never waited for.
 
 use std::time::Duration;
 
@@ -16,6 +20,19 @@ use crate::replication::copies::{MOST_KEYS, Other};
 const DEADLINE: Duration = Duration::from_millis(150);
 const PER_HUNDRED: Duration = Duration::from_millis(1);
 
+/// How long the first word of any machine on which something belongs is waited for: links to dead machines end sooner.
+const LATEST: Duration = Duration::from_secs(5);
+
+/// What is known of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    /// Nobody has said anything who would know.
+    None,
+    /// Somebody lacks it who should have it.
+    No,
+    Yes,
+}
+
 /// What a machine says of the keys in these places; `None` if it is no answer.
 struct Answer<'a> {
     machine: MachineId,
@@ -27,14 +44,28 @@ impl Elsewhere {
     /// Those of `absent` that no other machine said it has, in their order. `extend` renews the life there of
     /// those that are. No answer, or none in time, is a no; so is the word of one that gave wrong bytes.
     pub(in crate::replication) async fn lacking(&self, mut absent: Vec<Digest>, extend: bool) -> Vec<Digest> {
+        let mut tries = self.tries();
+        let mut words = self.ask(&absent, extend).await;
+        while words.contains(&Word::None) && tries.again(self).await {
+            let open: Vec<usize> = (0..words.len()).filter(|at| words[*at] == Word::None).collect();
+            let digests: Vec<Digest> = open.iter().map(|at| absent[*at]).collect();
+            let again = self.ask(&digests, extend).await;
+            open.into_iter().zip(again).for_each(|(at, word)| words[at] = word);
+        }
+        let mut words = words.into_iter();
+        absent.retain(|_| words.next() != Some(Word::Yes));
+        absent
+    }
+
+    /// What all machines there is a link to say of `digests`, none of which is here.
+    async fn ask(&self, digests: &[Digest], extend: bool) -> Vec<Word> {
         let roster = self.roster();
         let chart = self.chart(&roster);
-        if chart.is_empty() {
-            return absent;
-        }
-        let keys: Vec<EntryKey> = absent.iter().map(EntryKey::from).collect();
+        let keys: Vec<EntryKey> = digests.iter().map(EntryKey::from).collect();
+        let first = |key| if roster.is_holder(roster.me(), key) { Word::No } else { Word::None };
+        let mut words: Vec<Word> = keys.iter().map(first).collect();
         let questions = chart.questions(keys.iter());
-        let deadline = Instant::now() + deadline(keys.len());
+        let began = Instant::now();
         let mut answers = FuturesUnordered::new();
         for question in &questions {
             let Some(other) = self.other(question.machine) else { continue };
@@ -42,20 +73,21 @@ impl Elsewhere {
                 answers.push(ask(other.clone(), &keys, places, extend));
             }
         }
-        let (mut present, mut open) = (vec![false; keys.len()], keys.len());
-        while open > 0
-            && let Ok(Some(Answer { machine, places, present: answer })) =
-                timeout_at(deadline, answers.next()).await
-        {
-            let there = places.iter().zip(answer.unwrap_or_default()).filter(|(_, is_there)| *is_there);
-            for (place, _) in there.filter(|(place, _)| !self.is_liar(&absent[**place], machine)) {
-                open -= usize::from(!present[*place]);
-                present[*place] = true;
+        while words.iter().any(|word| *word != Word::Yes) {
+            let time = if words.contains(&Word::None) { LATEST } else { deadline(keys.len()) };
+            let Ok(Some(answer)) = timeout_at(began + time, answers.next()).await else { break };
+            let Answer { machine, places, present } = answer;
+            self.failed(present.is_none());
+            for (place, is_there) in places.iter().zip(present.unwrap_or_default()) {
+                let word = &mut words[*place];
+                if is_there && !self.is_liar(&digests[*place], machine) {
+                    *word = Word::Yes;
+                } else if *word == Word::None && roster.is_holder(machine, &keys[*place]) {
+                    *word = Word::No;
+                }
             }
         }
-        let mut present = present.into_iter();
-        absent.retain(|_| !present.next().unwrap_or_default());
-        absent
+        words
     }
 }
 

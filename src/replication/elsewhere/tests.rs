@@ -318,3 +318,81 @@ async fn the_generation_grows_when_a_machine_comes_goes_or_starts_again() {
     let fourth = here.elsewhere.generation();
     assert!(first < second && second + 1 < third && third < fourth);
 }
+
+/// Reads a blob in each of the ways there are, all at once; whether each of them found it.
+async fn read_in_every_way(here: &Here, digest: &Digest) -> [bool; 4] {
+    let part = ByteRange { offset: 1, limit: Some(5) };
+    let (got, whole, part, lacking) = tokio::join!(
+        here.elsewhere.get(digest),
+        async { collect(here.elsewhere.read(digest, ByteRange::default()).await?).await },
+        async { collect(here.elsewhere.read(digest, part).await?).await },
+        here.elsewhere.bring(vec![*digest]),
+    );
+    [got.is_ok(), whole.is_ok(), part.is_ok(), lacking.unwrap().is_empty()]
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_lost_its_link_a_moment_ago_is_waited_for() {
+    let returning = Duration::from_secs(5);
+    for len in [10, LARGE] {
+        let here = Here::with(2);
+        let (digest, _) = here.everywhere(&blob(17, len));
+        for other in [1, 2] {
+            here.farm.lose(other, returning);
+        }
+        let comes_back = async {
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            here.farm.link(2, true);
+        };
+        let (found, ()) = tokio::join!(read_in_every_way(&here, &digest), comes_back);
+        assert_eq!(found, [true; 4], "{len}");
+        here.tasks.idle().await;
+
+        here.store().lose(&EntryKey::from(&digest));
+        here.farm.lose(2, returning);
+        let began = Instant::now();
+        assert_eq!(read_in_every_way(&here, &digest).await, [false; 4]);
+        assert!(began.elapsed() >= returning && began.elapsed() < 2 * returning, "not for ever");
+        let began = Instant::now();
+        assert_eq!(read_in_every_way(&here, &digest).await, [false; 4]);
+        assert_eq!(began.elapsed(), Duration::ZERO, "nobody is expected back any more");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_fails_because_its_link_is_lost_is_asked_over_the_next_one() {
+    for len in [10, LARGE] {
+        let here = Here::with(1);
+        let (digest, _) = here.everywhere(&blob(18, len));
+        here.farm.machine(1).set_fault(Fault::Error);
+        let is_made_again = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            here.farm.lose(1, Duration::from_secs(5));
+            tokio::time::sleep(Duration::from_millis(900)).await;
+            here.farm.machine(1).set_fault(Fault::None);
+            here.farm.link(1, true);
+        };
+        let (found, ()) = tokio::join!(read_in_every_way(&here, &digest), is_made_again);
+        assert_eq!(found, [true; 4], "{len}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_looked_for_again_is_not_for_ever() {
+    let here = Here::with(2);
+    let absent = Digest::of(Default::default(), b"absent");
+    let flaps = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            here.farm.lose(1, Duration::from_secs(5));
+            here.farm.link(1, true);
+        }
+    };
+    let found = timeout(Duration::from_secs(12), async {
+        tokio::select! {
+            found = here.elsewhere.get(&absent) => found,
+            () = flaps => unreachable!(),
+        }
+    });
+    assert!(matches!(found.await.unwrap(), Err(CasError::NotFound(_))));
+}

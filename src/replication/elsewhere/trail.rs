@@ -152,14 +152,22 @@ impl Trail {
             let elsewhere = elsewhere.clone();
             async move { elsewhere.heard(other.id, begun(&other, &digest, range)).await.ok().flatten() }
         };
-        let mut race = Race::new(elsewhere, std::mem::take(&mut self.candidates), ask);
-        let begun = race.next().await;
-        self.candidates = race.left();
-        let Some(Begun { machine, first, rest }) = begun else { return Err(CasError::NotFound(digest)) };
-        self.machines.push(machine);
-        self.current = Some((machine, rest));
-        self.take(first);
-        Ok(())
+        let mut tries = elsewhere.tries();
+        loop {
+            let mut race = Race::new(elsewhere, std::mem::take(&mut self.candidates), ask);
+            let begun = race.next().await;
+            self.candidates = race.left();
+            if let Some(Begun { machine, first, rest }) = begun {
+                self.machines.push(machine);
+                self.current = Some((machine, rest));
+                self.take(first);
+                return Ok(());
+            }
+            if !tries.again(elsewhere).await {
+                return Err(CasError::NotFound(digest));
+            }
+            self.candidates = elsewhere.candidates(&digest);
+        }
     }
 }
 

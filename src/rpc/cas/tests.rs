@@ -244,13 +244,6 @@ async fn a_message_that_does_not_decode_is_the_clients_fault() {
     assert_eq!(code(result), Code::InvalidArgument);
 }
 
-#[tokio::test]
-async fn chunk_calls_are_not_offered() {
-    let server = TestServer::start().await;
-    let status = server.cas().split_blob(reapi::SplitBlobRequest::default()).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unimplemented);
-}
-
 fn directory(names: &[(&str, &reapi::Directory)]) -> reapi::Directory {
     let directories = names
         .iter()

@@ -19,6 +19,9 @@ STAND_INS = ("rules_cc", "rules_java", "rules_proto", "remote_coverage_tools")
 COMMAND_SECONDS = 180
 SHUTDOWN_SECONDS = 30
 
+# Every action goes to the node that the settings name, and none is done here instead.
+REMOTE = ("--config=farmhand", "--spawn_strategy=remote", "--noremote_local_fallback", "--jobs=16")
+
 # Exit codes of Bazel's command line.
 SUCCESS, BUILD_FAILED, TESTS_FAILED, INTERRUPTED = 0, 1, 3, 8
 
@@ -78,6 +81,8 @@ class Workspace:
         self._home = scratch / "home"
         self._user_root = scratch / "bazel"
         self._log = logs / "bazel.log"
+        self._settings = scratch / "farmhand.bazelrc"
+        self._settings.touch()
         shutil.copytree(HERE / name, self.root)
         self._home.mkdir(exist_ok=True)
         processes.claim(self._server_argument())
@@ -86,13 +91,17 @@ class Workspace:
         """Runs a command to its end and checks its exit code."""
         return Started(self, command, *arguments).finish(code)
 
-    def build(self, reapi: str, *arguments: str, code: int = SUCCESS) -> Run:
-        """Builds with every action executed remotely, or not at all."""
-        return self.run("build", *remote(reapi), *arguments, code=code)
+    def point_at(self, settings: str) -> None:
+        """Takes what `farmhand client bazel` printed."""
+        self._settings.write_text(settings)
 
-    def start_build(self, reapi: str, *arguments: str) -> "Started":
+    def build(self, *arguments: str, code: int = SUCCESS) -> Run:
+        """Builds with every action executed remotely, or not at all."""
+        return self.run("build", *REMOTE, *arguments, code=code)
+
+    def start_build(self, *arguments: str) -> "Started":
         """The same, in the background."""
-        return Started(self, "build", *remote(reapi), *arguments)
+        return Started(self, "build", *REMOTE, *arguments)
 
     def clean(self) -> None:
         """Forgets every output and what Bazel knows of them."""
@@ -114,7 +123,8 @@ class Workspace:
         """The whole command line."""
         options = () if command == "shutdown" else (*_common_options(), *self.version.options)
         return [str(self.version.program), *self.version.startup,
-                "--nohome_rc", "--noworkspace_rc", "--max_idle_secs=60", self._server_argument(),
+                "--nohome_rc", "--noworkspace_rc", f"--bazelrc={self._settings}",
+                "--max_idle_secs=60", self._server_argument(),
                 command, *options, *arguments]
 
     def environment(self) -> dict[str, str]:
@@ -161,12 +171,6 @@ class Started:
         else:
             assert ended == code, f"Bazel ended with {ended}, not with {code}:\n{output}"
         return Run(ended, output)
-
-
-def remote(reapi: str) -> tuple[str, ...]:
-    """The options that send every action to the node."""
-    return (f"--remote_executor=grpc://{reapi}", "--spawn_strategy=remote",
-            "--noremote_local_fallback", "--remote_retries=1", "--jobs=16")
 
 
 def cold(salt: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -15,7 +16,8 @@ STOP_SECONDS = 20
 class Node:
     """A node with its own directories below `home`, away from other machines and other nodes.
 
-    It may be started again after it ended: the directories stay, the ports change.
+    It may be started again after it ended: the directories stay, and so does the address of the
+    Remote Execution API, as clients go on with what they were told.
     """
 
     def __init__(self, home: Path, logs: Path, *options: str):
@@ -44,7 +46,7 @@ class Node:
         self._stdout.unlink(missing_ok=True)
         self._process = processes.start(
             [program(), "serve", "--name", "under-test",
-             "--listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0",
+             "--listen", self._doors.get("reapi", "127.0.0.1:0"), "--peer-listen", "127.0.0.1:0",
              "--data-dir", self.data, "--runtime-dir", self.runtime,
              "--no-discovery", *self._options],
             log=self.log, stdout=self._stdout, env=_environment(self.data.parent))
@@ -78,17 +80,29 @@ class Node:
         """Whether the process lives."""
         return self._process is not None and self._process.poll() is None
 
+    def forget(self) -> None:
+        """Takes all it has stored from a node that does not run."""
+        assert not self.running()
+        shutil.rmtree(self.data)
+
+    def settings(self, tool: str, *options: str) -> str:
+        """What `farmhand client` prints for a build tool."""
+        return self._said("client", tool, *options)
+
     def status(self) -> dict:
         """What `farmhand status --json` answers."""
-        answer = subprocess.run(
-            [program(), "status", "--json", "--runtime-dir", self.runtime],
-            stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=30,
-            env=_environment(self.data.parent))
-        return json.loads(answer.stdout)
+        return json.loads(self._said("status", "--json"))
 
     def executed(self) -> int:
         """How many actions it has run to their end since it started."""
         return self.status()["execution"]["executed"]
+
+    def _said(self, *arguments: str) -> str:
+        """What a command prints that asks this node."""
+        return subprocess.run(
+            [program(), *arguments, "--runtime-dir", self.runtime],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True, timeout=30,
+            env=_environment(self.data.parent)).stdout
 
     def _ready(self) -> dict[str, str] | None:
         assert self._process.poll() is None, (

@@ -3,6 +3,7 @@
 Only the registries' usual clients are used, with whatever sources this machine is set up for.
 """
 
+import importlib.util
 import os
 import re
 import shutil
@@ -17,8 +18,10 @@ NPM_BAZEL = CACHE / "npm/node_modules/@bazel/bazel-linux_x64/bazel-2.1.0-linux-x
 # A command that must be there, and the Debian package that brings it.
 DEBIAN = {
     "bazel": "bazel-bootstrap",
+    "bwrap": "bubblewrap",
     "ccache": "ccache",
     "dpkg-source": "dpkg-dev",
+    "fusermount3": "fuse3",
     "g++": "g++",
     "java": "default-jre-headless",
     "npm": "npm",
@@ -45,7 +48,7 @@ class Unavailable(Exception):
 
 
 def missing() -> list[str]:
-    """All that is needed and absent, in words."""
+    """What is needed and absent, in words; clients in virtual environments see to themselves."""
     return [*missing_debian(), *([] if NPM_BAZEL.exists() else [NPM_BAZEL_PACKAGE]),
             *(f"the source of {package}" for package in missing_sources())]
 
@@ -55,7 +58,12 @@ def missing_debian() -> list[str]:
     wanted = dict(DEBIAN)
     if NPM_BAZEL.exists():
         del wanted["npm"]
-    return absent(wanted)
+    return [*absent(wanted), *([] if can_make_environments() else ["python3-venv"])]
+
+
+def can_make_environments() -> bool:
+    """Whether the Python of this program can make virtual environments: Debian packs that apart."""
+    return importlib.util.find_spec("ensurepip") is not None
 
 
 def missing_tools() -> list[str]:

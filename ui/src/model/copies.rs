@@ -216,9 +216,15 @@ pub(crate) fn sole_words(farm: &Farm, told: &Replication) -> (String, Role) {
     let who = if name.is_empty() { "this machine" } else { name };
     // Until it was compared, an entry counts as the only one.
     let most = if compared(told).is_some() { "up to " } else { "" };
-    match told.sole_entries {
-        0 => (format!("nothing is lost if {who} leaves"), Role::Text),
-        number => {
+    let is_anybody_else_here =
+        farm.machines.iter().any(|other| !other.is_self && other.keeps_copies && is_up(other));
+    match (told.sole_entries, away_words(farm)) {
+        (0, _) if compared(told).is_some() => ("nothing known; still comparing".to_owned(), Role::Text),
+        (0, Some(away)) if !is_anybody_else_here => {
+            (format!("what {who} has is elsewhere too, but {away}"), Role::Warn)
+        }
+        (0, _) => (format!("nothing is lost if {who} leaves"), Role::Text),
+        (number, _) => {
             let what = entries(number, told.sole_bytes);
             (format!("if {who} leaves now you lose {most}{what}"), Role::Warn)
         }

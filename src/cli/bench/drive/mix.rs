@@ -18,8 +18,8 @@ use tonic::Code;
 use super::super::super::error::CliError;
 use super::super::super::remote::{Blob, CallError, Client};
 use super::super::blobs::Maker;
-use super::dice::Dice;
 use super::{action, print_line};
+use crate::dice::Dice;
 use crate::digest::{Digest, DigestFunction, Hasher};
 
 /// What goes on at once.

@@ -50,6 +50,23 @@ fn a_farm_that_is_well_is_told_in_few_words() {
 }
 
 #[test]
+fn what_only_machines_have_that_are_away_is_not_said_to_be_safe() {
+    let mut own = machine("attic", machine::State::Active);
+    own.is_self = true;
+    let other = |state| Machine { last_heard: length(5), ..machine("cellar", state) };
+    let words = |state, told| {
+        let farm = farm([message(0, vec![own.clone(), other(state)], told)]);
+        sole_words(&farm, &told).0
+    };
+    let two = Replication { keepers: 2, ..good() };
+    assert_eq!(words(machine::State::Active, two), "nothing is lost if attic leaves");
+    let away = "what attic has is elsewhere too, but cellar is away and waited for";
+    assert_eq!(words(machine::State::Lost, two), away);
+    let comparing = Replication { compared: 0.5, ..two };
+    assert_eq!(words(machine::State::Active, comparing), "nothing known; still comparing");
+}
+
+#[test]
 fn too_few_machines_are_told() {
     let words = |copies, keepers| count_words(&Replication { copies, keepers, ..good() }).0;
     assert_eq!(words(1, 1), "1 of 2: only one machine keeps copies");
