@@ -48,7 +48,7 @@ mod traffic;
 pub use entry::Remarks;
 pub use follow::{Follower, Full, Position, Update};
 pub use samples::Gauges;
-pub use traffic::Meter;
+pub use traffic::{Meter, Moved};
 
 /// Watchers at once.
 pub const WATCHERS: usize = 64;
@@ -140,6 +140,11 @@ impl Activity {
         Meter { node: Arc::clone(&self.traffic), build }
     }
 
+    /// The bytes of blobs that all clients moved since the start.
+    pub fn moved(&self) -> Moved {
+        self.traffic.moved()
+    }
+
     /// Changes what is known of the operation called `name`, which watchers are told; `false` if it is
     /// not here.
     pub fn annotate(&self, name: &str, edit: impl FnOnce(&mut Remarks)) -> bool {
@@ -156,7 +161,7 @@ impl Activity {
     /// Ends a second. To be called once in each, also while nothing happens: watchers take it for a sign
     /// of life.
     pub fn second(&self, gauges: Gauges) {
-        let moved = self.traffic.bytes();
+        let moved = self.traffic.moved();
         self.change(|book| book.second(SystemTime::now(), gauges, moved));
     }
 

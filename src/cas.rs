@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::Stream;
 
-use crate::digest::Digest;
+use crate::digest::{BlobHash, Digest};
 
 pub mod chunking;
 pub mod chunks;
@@ -144,6 +144,10 @@ pub trait ContentAddressableStorage: Send + Sync + 'static {
     async fn peek_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, CasError> {
         self.find_missing(digests).await
     }
+
+    /// The digest of the blob of that hash, if it is stored: for clients that tell no sizes. The life of
+    /// the blob is what it was.
+    async fn find(&self, hash: &BlobHash) -> Result<Option<Digest>, CasError>;
 
     /// The whole blob in memory. Callers bound the size before they ask.
     async fn get(&self, digest: &Digest) -> Result<Bytes, CasError>;

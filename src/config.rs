@@ -73,6 +73,8 @@ pub struct Config {
     pub history: u64,
     /// Committed size of compressed uploads.
     pub compressed_committed_size: CommittedSize,
+    /// What becomes of bodies at `/ac` that are no results.
+    pub http_results: HttpResults,
     /// Actions that run at once; 1 at least.
     pub slots: usize,
     /// What actions of other machines may do here.
@@ -218,6 +220,17 @@ pub enum CommittedSize {
     Compressed,
     /// The size of the blob.
     Uncompressed,
+}
+
+/// What becomes of bodies that HTTP clients store as results, and that are none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum HttpResults {
+    /// They are kept as they are, for clients of HTTP alone.
+    #[default]
+    Any,
+    /// They are refused.
+    Checked,
 }
 
 /// Whether actions get namespaces of their own.

@@ -37,6 +37,13 @@ pub struct Digest {
     function: DigestFunction,
 }
 
+/// What names a blob where no size is told: function and hash.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BlobHash {
+    function: DigestFunction,
+    hash: [u8; HASH_LEN],
+}
+
 /// Why a wire digest is not one of ours.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DigestError {
@@ -183,21 +190,9 @@ impl Digest {
     where
         T: AsRef<[u8]> + ?Sized,
     {
-        let hash = hash.as_ref();
-        let bad = || {
-            let hash = String::from_utf8_lossy(hash).chars().take(80).collect();
-            DigestError::Hash { hash, function }
-        };
-        let mut bytes = [0; HASH_LEN];
-        // Of all hex digits, only A to F lack this bit. Folding over all of them is quicker than
-        // stopping at the first.
-        let is_lower_case = hash.iter().fold(0xff, |all, byte| all & byte) & 0x20 != 0;
-        if hash.len() != HASH_LEN * 2 || !is_lower_case {
-            return Err(bad());
-        }
-        const_hex::decode_to_slice(hash, &mut bytes).map_err(|_| bad())?;
+        let BlobHash { hash, .. } = BlobHash::parse(function, hash)?;
         let size = u64::try_from(size_bytes).map_err(|_| DigestError::NegativeSize(size_bytes))?;
-        Ok(Self { hash: bytes, size, function })
+        Ok(Self { hash, size, function })
     }
 
     /// Parses a wire digest.
@@ -272,6 +267,81 @@ impl Digest {
             DigestFunction::Sha256 => format!("blobs/{}/{}", self.hash_hex(), self.size),
             DigestFunction::Blake3 => format!("blobs/blake3/{}/{}", self.hash_hex(), self.size),
         }
+    }
+}
+
+// === impl BlobHash ===
+
+impl BlobHash {
+    /// Parses the text form of a hash, which need not be UTF-8.
+    ///
+    /// # Errors
+    /// [`DigestError::Hash`].
+    pub fn parse<T>(function: DigestFunction, hash: &T) -> Result<Self, DigestError>
+    where
+        T: AsRef<[u8]> + ?Sized,
+    {
+        let hash = hash.as_ref();
+        let bad = || {
+            let hash = String::from_utf8_lossy(hash).chars().take(80).collect();
+            DigestError::Hash { hash, function }
+        };
+        let mut bytes = [0; HASH_LEN];
+        // Of all hex digits, only A to F lack this bit. Folding over all of them is quicker than
+        // stopping at the first.
+        let is_lower_case = hash.iter().fold(0xff, |all, byte| all & byte) & 0x20 != 0;
+        if hash.len() != HASH_LEN * 2 || !is_lower_case {
+            return Err(bad());
+        }
+        const_hex::decode_to_slice(hash, &mut bytes).map_err(|_| bad())?;
+        Ok(Self { function, hash: bytes })
+    }
+
+    /// The digest of that hash, for a blob of `size` bytes.
+    pub fn sized(&self, size: u64) -> Digest {
+        Digest::from_parts(self.function, self.hash, size)
+    }
+
+    /// The first bytes of [`Digest::to_key`]: function tag, hash.
+    pub fn to_bytes(&self) -> [u8; 1 + HASH_LEN] {
+        let mut bytes = [0; 1 + HASH_LEN];
+        bytes[0] = self.function.tag();
+        bytes[1..].copy_from_slice(&self.hash);
+        bytes
+    }
+
+    /// The one whose [`to_bytes`](Self::to_bytes) these are; `None` if they are none.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; 1 + HASH_LEN] = bytes.try_into().ok()?;
+        let hash = bytes[1..].try_into().ok()?;
+        Some(Self { function: DigestFunction::from_tag(bytes[0])?, hash })
+    }
+
+    /// The digest of the empty blob, if this is its hash.
+    pub fn of_nothing(&self) -> Option<Digest> {
+        Some(self.sized(0)).filter(Digest::is_empty_blob)
+    }
+}
+
+impl From<&Digest> for BlobHash {
+    fn from(digest: &Digest) -> Self {
+        Self { function: digest.function, hash: digest.hash }
+    }
+}
+
+/// The hash, with the function in front unless it is SHA256.
+impl fmt::Display for BlobHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.function != DigestFunction::Sha256 {
+            write!(f, "{}/", self.function)?;
+        }
+        f.write_str(&const_hex::encode(self.hash))
+    }
+}
+
+impl fmt::Debug for BlobHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

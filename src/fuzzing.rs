@@ -26,7 +26,7 @@ pub use history::history_record;
 pub use leases::lease;
 pub use merkle::{directory, tree};
 pub use message::{message, request_metadata, sandbox_wire};
-pub use names::{path, resource_name};
+pub use names::{http_request, path, resource_name};
 pub use peers::peers;
 pub use stored::{index_record, pack_record};
 pub use trust::{farm_key, join_messages};
@@ -77,7 +77,7 @@ mod tests {
     }
 
     replay_each! {
-        chunking config copies_messages directory farm_key history_record index_record join_messages lease message
+        chunking config copies_messages directory farm_key history_record http_request index_record join_messages lease message
         pack_record path peers request_metadata resource_name sandbox_wire tree zstd
     }
 }

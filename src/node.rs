@@ -29,9 +29,11 @@ use crate::rpc::capabilities::{CacheCapabilitiesProvider, CapabilitiesService};
 use crate::rpc::cas::CasService;
 use crate::rpc::control::{ControlParts, ControlService, SocketFile, bind_private};
 use crate::rpc::execution::{ExecutionCapabilitiesProvider, ExecutionService};
+use crate::rpc::http::{HttpParts, HttpService};
+use crate::rpc::log_stream::{LogStreamService, LogStreams};
 use crate::rpc::operations::OperationsService;
-use crate::rpc::server::{Limits, Listener};
-use crate::rpc::{Instances, server};
+use crate::rpc::server::{Limits, Listener, Services};
+use crate::rpc::{Instances, health, server};
 use crate::tasks::Tasks;
 use crate::telemetry;
 use crate::worker::local::LocalWorker;
@@ -184,7 +186,9 @@ impl Node {
             Arc::clone(&activity),
             history.clone(),
         );
-        let routes = routes(&config, &instances, &whole, action_cache, &scheduler, &activity, &tasks);
+        let http_results = action_cache.clone();
+        let routes = routes(&config, &instances, &whole, action_cache, &scheduler, &activity, &tasks)
+            .add_service(health::server().await);
         let limits = settings::limits(&config, open_files.now);
         let peer_config = settings::peers(&config, activity.epoch(), doors.endpoints.peers);
         let peers = Peers::start(peer_config, trust.clone(), &tasks).await;
@@ -221,8 +225,17 @@ impl Node {
         };
         let join_settings = settings::joining(&source.config, doors.endpoints.peers);
         let parts = part::ways_in(&source.config, join_settings, trust, peers, &tasks);
+        let source = Arc::new(source);
+        let plain = HttpService::new(HttpParts {
+            cas: Arc::clone(&cas),
+            results: http_results,
+            instances: instances.clone(),
+            activity: Arc::clone(&activity),
+            source: source.clone(),
+            other_results: settled.http_results,
+        });
         let control = ControlService::new(ControlParts {
-            source: Arc::new(source),
+            source,
             activity,
             history: history.clone(),
             explainer,
@@ -236,7 +249,7 @@ impl Node {
             farm: parts,
         });
         let endpoints = doors.endpoints.clone();
-        let sockets = doors.serve(routes, limits, part.door, control, &tasks);
+        let sockets = doors.serve(Services::new(routes, plain), limits, part.door, control, &tasks);
         Ok(Self { endpoints, tasks, spawners, store, history, _sockets: sockets })
     }
 
@@ -296,7 +309,7 @@ impl Doors {
     /// Lets callers in. A control server that fails ends the node. The sockets stay while their files do.
     fn serve(
         self,
-        routes: Routes,
+        services: Services,
         limits: Limits,
         farm: FarmDoor,
         control: ControlService,
@@ -305,7 +318,7 @@ impl Doors {
         let listeners = vec![self.reapi.into(), self.reapi_socket.into()];
         let stop = tasks.token().clone();
         tasks.spawn("reapi", async move {
-            server::serve(listeners, routes, limits, stop).await;
+            server::serve(listeners, services, limits, stop).await;
         });
         let (listener, stop) = (Listener::Members(self.peers, farm.trust), tasks.token().clone());
         tasks.spawn("peer port", async move {
@@ -480,12 +493,15 @@ fn routes(
         Arc::clone(activity),
         tasks,
     );
+    let logs = LogStreams::new(config.data_dir.clone(), scheduler.clone(), Arc::clone(&cas));
+    let byte_stream = byte_stream.with_logs(logs.clone());
     Routes::new(capabilities.into_server())
         .add_service(CasService::new(cas, chunks, instances.clone(), Arc::clone(activity)))
         .add_service(byte_stream)
         .add_service(action_cache.into_server())
         .add_service(ExecutionService::new(scheduler.clone(), instances.clone()).into_server())
         .add_service(OperationsService::new(scheduler.clone()).into_server())
+        .add_service(LogStreamService::new(logs, instances.clone()).into_server())
 }
 
 /// What a person should know for as long as the node runs: text and remedy.

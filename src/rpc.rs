@@ -1,4 +1,5 @@
-//! The gRPC front: one file for each service, and the only mapping of errors to statuses.
+//! What clients speak to: gRPC, one file for each service, and the cache over plain HTTP (`http`).
+//! `errors` is the only mapping of errors to statuses.
 //!
 //! Each service is a value that takes what it serves (`Arc<dyn ContentAddressableStorage>` and the
 //! like) and knows no other service. `server` binds a set of them to listeners. What all of them
@@ -17,9 +18,13 @@ pub mod control;
 pub mod copies;
 pub mod errors;
 pub mod execution;
+pub mod health;
+pub mod http;
 mod instances;
+pub mod log_stream;
 pub mod metadata;
 pub mod operations;
+mod output;
 pub mod peer;
 pub mod resource_name;
 pub mod server;

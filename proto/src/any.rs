@@ -31,7 +31,7 @@ impl Named for raw::RetryInfo {
 
 /// Packs `message` with its type URL.
 pub fn pack<M: Named>(message: &M) -> Any {
-    Any { type_url: format!("{PREFIX}{}", M::NAME), value: message.encode_to_vec() }
+    Any { type_url: format!("{PREFIX}{}", M::NAME), value: message.encode_to_vec().into() }
 }
 
 /// Unpacks `any` if it holds an `M`; `None` when it holds something else or does not decode.
@@ -40,7 +40,7 @@ pub fn unpack<M: Named>(any: &Any) -> Option<M> {
     if name != M::NAME {
         return None;
     }
-    M::decode(any.value.as_slice()).ok()
+    M::decode(any.value.as_ref()).ok()
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ pub mod peer {
 }
 
 pub use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
+pub use bazel_remote_apis::build::bazel::remote::logstream::v1 as logstream;
 pub use bazel_remote_apis::build::bazel::semver;
 pub use bazel_remote_apis::google::bytestream;
 pub use bazel_remote_apis::google::longrunning;

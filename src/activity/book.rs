@@ -25,7 +25,7 @@ use super::needs::Vocabulary;
 use super::pace::Pace;
 use super::runs::Runs;
 use super::samples::{Gauges, Sample, Samples};
-use super::traffic::{Bytes, Traffic};
+use super::traffic::{Moved, Traffic};
 use crate::action_cache::ActionKey;
 use crate::execution::action::PreparedAction;
 use crate::execution::operations::{Outcome, Timeline};
@@ -440,7 +440,7 @@ impl Book {
     }
 
     /// A second is over. `moved` are the bytes that all clients moved since the start.
-    pub(super) fn second(&mut self, now: SystemTime, gauges: Gauges, moved: Bytes) {
+    pub(super) fn second(&mut self, now: SystemTime, gauges: Gauges, moved: Moved) {
         let mut changes = self.changes;
         self.builds.collect_traffic(now, || {
             changes += 1;

@@ -11,7 +11,7 @@ use farmhand_proto::control;
 use farmhand_proto::time::timestamp;
 
 use super::entry::Caller;
-use super::traffic::{Bytes, Traffic};
+use super::traffic::{Moved, Traffic};
 use crate::execution::Stage;
 use crate::request_metadata::RequestMetadata;
 
@@ -33,7 +33,7 @@ pub(super) struct Build {
     last_seen: SystemTime,
     changed: u64,
     counts: Counts,
-    moved: Bytes,
+    moved: Moved,
     traffic: Arc<Traffic>,
 }
 
@@ -85,7 +85,7 @@ impl Builds {
     /// numbers of changes.
     pub(super) fn collect_traffic(&mut self, now: SystemTime, mut change: impl FnMut() -> u64) {
         for build in self.builds.values_mut() {
-            let moved = build.traffic.bytes();
+            let moved = build.traffic.moved();
             if moved != build.moved {
                 build.moved = moved;
                 build.last_seen = now.max(build.last_seen);
@@ -127,7 +127,7 @@ impl Build {
             last_seen: now,
             changed: 0,
             counts: Counts::default(),
-            moved: Bytes::default(),
+            moved: Moved::default(),
             traffic: Arc::default(),
         }
     }

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use farmhand_proto::control;
 use farmhand_proto::time::timestamp;
 
-use super::traffic::Bytes;
+use super::traffic::Moved;
 
 /// Samples that are the last minute.
 const MINUTE: usize = 60;
@@ -17,7 +17,7 @@ pub(super) struct Samples {
     ring: VecDeque<Sample>,
     kept: usize,
     present: Counts,
-    moved: Bytes,
+    moved: Moved,
     evicted: u64,
     forgotten: u64,
 }
@@ -31,7 +31,7 @@ pub(super) struct Sample {
     queued: u64,
     running: u64,
     gauges: Gauges,
-    moved: Bytes,
+    moved: Moved,
     evicted: u64,
 }
 
@@ -63,7 +63,7 @@ impl Samples {
             ring: VecDeque::new(),
             kept,
             present: Counts::default(),
-            moved: Bytes::default(),
+            moved: Moved::default(),
             evicted: 0,
             forgotten: 0,
         }
@@ -81,7 +81,7 @@ impl Samples {
         at: SystemTime,
         (queued, running): (u64, u64),
         gauges: Gauges,
-        moved: Bytes,
+        moved: Moved,
     ) {
         let sample = Sample {
             change,
@@ -155,7 +155,7 @@ mod tests {
 
     fn end(samples: &mut Samples, change: u64, moved: u64, evicted: u64) {
         let gauges = Gauges { slots: 4, used_bytes: 9, evicted };
-        let moved = Bytes { uploaded: moved, downloaded: 2 * moved };
+        let moved = Moved { uploaded: moved, downloaded: 2 * moved };
         samples.end(change, SystemTime::UNIX_EPOCH, (1, 2), gauges, moved);
     }
 

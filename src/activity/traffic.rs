@@ -15,9 +15,11 @@ pub(super) struct Traffic {
 
 /// Bytes as they travelled: compressed where they were.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Bytes {
-    pub(super) uploaded: u64,
-    pub(super) downloaded: u64,
+pub struct Moved {
+    /// Sent by clients.
+    pub uploaded: u64,
+    /// Taken by clients.
+    pub downloaded: u64,
 }
 
 /// Counts the bytes of one call, for its build and for the node.
@@ -31,17 +33,17 @@ pub struct Meter {
 
 impl Traffic {
     /// What was counted.
-    pub(super) fn bytes(&self) -> Bytes {
-        Bytes {
+    pub(super) fn moved(&self) -> Moved {
+        Moved {
             uploaded: self.uploaded.load(Ordering::Relaxed),
             downloaded: self.downloaded.load(Ordering::Relaxed),
         }
     }
 }
 
-// === impl Bytes ===
+// === impl Moved ===
 
-impl Bytes {
+impl Moved {
     /// What came since `earlier`.
     pub(super) fn since(self, earlier: Self) -> Self {
         Self {
@@ -74,11 +76,11 @@ mod tests {
     #[test]
     fn a_meter_counts_for_both() {
         let meter = Meter::default();
-        let before = meter.node.bytes();
+        let before = meter.node.moved();
         meter.uploaded(3);
         meter.downloaded(4);
         meter.uploaded(5);
-        let expected = Bytes { uploaded: 8, downloaded: 4 };
-        assert_eq!((meter.build.bytes(), meter.node.bytes().since(before)), (expected, expected));
+        let expected = Moved { uploaded: 8, downloaded: 4 };
+        assert_eq!((meter.build.moved(), meter.node.moved().since(before)), (expected, expected));
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::{ByteRange, CasError, ContentAddressableStorage};
-use crate::digest::{Digest, DigestFunction};
+use crate::digest::{BlobHash, Digest, DigestFunction};
 
 /// Runs the whole suite on a store that is empty and has room for 16 MiB.
 pub async fn suite(cas: &dyn ContentAddressableStorage) {
@@ -42,6 +42,7 @@ async fn collect(cas: &dyn ContentAddressableStorage, digest: &Digest, range: By
 async fn empty_blob_is_always_there(cas: &dyn ContentAddressableStorage, function: DigestFunction) {
     let empty = Digest::empty(function);
     assert_eq!(cas.find_missing(&[empty]).await.unwrap(), []);
+    assert_eq!(cas.find(&BlobHash::from(&empty)).await.unwrap(), Some(empty));
     assert!(cas.get(&empty).await.unwrap().is_empty());
     assert!(collect(cas, &empty, ByteRange::default()).await.is_empty());
     cas.put(&empty, Bytes::new()).await.unwrap();
@@ -54,8 +55,11 @@ async fn stores_and_reads(cas: &dyn ContentAddressableStorage, function: DigestF
         let digest = Digest::of(function, &data);
         assert_eq!(cas.find_missing(&[digest, digest]).await.unwrap(), [digest]);
         assert!(matches!(cas.get(&digest).await, Err(CasError::NotFound(d)) if d == digest));
+        let hash = BlobHash::from(&digest);
+        assert_eq!(cas.find(&hash).await.unwrap(), None);
         cas.put(&digest, data.clone()).await.unwrap();
         cas.put(&digest, data.clone()).await.unwrap();
+        assert_eq!(cas.find(&hash).await.unwrap(), Some(digest));
         assert_eq!(cas.find_missing(&[digest]).await.unwrap(), []);
         assert_eq!(cas.peek_missing(&[digest]).await.unwrap(), []);
         assert_eq!(cas.get(&digest).await.unwrap(), data);

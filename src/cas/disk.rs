@@ -55,7 +55,7 @@ use self::store::{Lookup, Store, lock};
 use super::entry::Standing;
 use super::{BlobStream, BlobWriter, ByteRange, CasError, ContentAddressableStorage};
 use crate::config::{DiskBudget, SyncMode};
-use crate::digest::Digest;
+use crate::digest::{BlobHash, Digest};
 
 mod absent;
 mod actions;
@@ -505,6 +505,10 @@ impl ContentAddressableStorage for DiskCas {
 
     async fn peek_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, CasError> {
         self.absent(digests, Use::Nobody).await
+    }
+
+    async fn find(&self, hash: &BlobHash) -> Result<Option<Digest>, CasError> {
+        Ok(self.find_entry(hash))
     }
 
     async fn get(&self, digest: &Digest) -> Result<Bytes, CasError> {

@@ -1,8 +1,9 @@
 //! [`EntryKey`]: what a store keeps, blobs and action results alike; [`Standing`]: who else has it.
 
+use std::borrow::Borrow;
 use std::hash::{Hash, Hasher};
 
-use crate::digest::{Digest, KEY_LEN};
+use crate::digest::{BlobHash, Digest, HASH_LEN, KEY_LEN};
 
 /// First byte of the key of an action result; never the tag of a digest function.
 const ACTION_TAG: u8 = 0xac;
@@ -29,6 +30,16 @@ pub enum Standing {
     /// There are as many as there should be without this one.
     Spare = 2,
 }
+
+/// What a table of keys is looked through by: a key without the size in it. A blob has one size, so that
+/// there are no two keys in a table that differ in nothing else.
+pub(super) trait Unsized {
+    /// Function tag and hash.
+    fn unsized_key(&self) -> &[u8; 1 + HASH_LEN];
+}
+
+/// The key of a blob, but for the size in it.
+pub(super) struct UnsizedKey([u8; 1 + HASH_LEN]);
 
 // === impl EntryKey ===
 
@@ -94,8 +105,50 @@ impl PartialEq for EntryKey {
 
 impl Hash for EntryKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // Without the range: keys of one range share tables.
-        state.write_u64(u64::from_le_bytes(self.0[2..10].try_into().expect(LONG_ENOUGH)));
+        hash_unsized(self.unsized_key(), state);
+    }
+}
+
+/// Without the range: keys of one range share tables.
+fn hash_unsized<H: Hasher>(key: &[u8; 1 + HASH_LEN], state: &mut H) {
+    state.write_u64(u64::from_le_bytes(key[2..10].try_into().expect(LONG_ENOUGH)));
+}
+
+impl Unsized for EntryKey {
+    fn unsized_key(&self) -> &[u8; 1 + HASH_LEN] {
+        self.0.first_chunk().expect(LONG_ENOUGH)
+    }
+}
+
+impl Unsized for UnsizedKey {
+    fn unsized_key(&self) -> &[u8; 1 + HASH_LEN] {
+        &self.0
+    }
+}
+
+impl From<&BlobHash> for UnsizedKey {
+    fn from(hash: &BlobHash) -> Self {
+        Self(hash.to_bytes())
+    }
+}
+
+impl<'a> Borrow<dyn Unsized + 'a> for EntryKey {
+    fn borrow(&self) -> &(dyn Unsized + 'a) {
+        self
+    }
+}
+
+impl PartialEq for dyn Unsized + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.unsized_key() == other.unsized_key()
+    }
+}
+
+impl Eq for dyn Unsized + '_ {}
+
+impl Hash for dyn Unsized + '_ {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        hash_unsized(self.unsized_key(), state);
     }
 }
 

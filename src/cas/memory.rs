@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use super::{
     BlobParts, BlobStream, BlobWriter, ByteRange, CasError, ContentAddressableStorage, LocalBlobs, Pins,
 };
-use crate::digest::{Digest, DigestFunction};
+use crate::digest::{BlobHash, Digest, DigestFunction};
 
 /// Bytes in one piece of a read.
 const PIECE: usize = 256 * 1024;
@@ -66,6 +66,11 @@ impl ContentAddressableStorage for MemoryCas {
             }
         }
         Ok(missing)
+    }
+
+    async fn find(&self, hash: &BlobHash) -> Result<Option<Digest>, CasError> {
+        let stored = self.blobs().keys().find(|digest| BlobHash::from(*digest) == *hash).copied();
+        Ok(stored.or_else(|| hash.of_nothing()))
     }
 
     async fn get(&self, digest: &Digest) -> Result<Bytes, CasError> {

@@ -93,6 +93,7 @@ impl Listed {
             scrub_interval,
             history,
             compressed_committed_size,
+            http_results,
             disk_reserve,
             ..
         } = config;
@@ -115,6 +116,7 @@ impl Listed {
             ("scrub-interval", span(*scrub_interval)),
             ("history", history.to_string()),
             ("compressed-committed-size", choice(compressed_committed_size)),
+            ("http-results", choice(http_results)),
             ("disk-reserve", size(*disk_reserve)),
         ]);
     }

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use super::network::{InterfacePattern, PeerAddress};
 use super::values::{ByteSize, DiskBudget, Listen, MemoryShare, SlotShare, Span};
 use super::{
-    CommittedSize, ConfigError, InputRootMode, KeepCopies, LogFormat, RunningGuests, SandboxMode, SyncMode,
-    ToolchainRule, UnknownProperties,
+    CommittedSize, ConfigError, HttpResults, InputRootMode, KeepCopies, LogFormat, RunningGuests,
+    SandboxMode, SyncMode, ToolchainRule, UnknownProperties,
 };
 use crate::digest::DigestFunction;
 
@@ -79,6 +79,9 @@ pub struct RawConfig {
     /// What a compressed upload answers as its committed size
     #[arg(long, env = "FARMHAND_COMPRESSED_COMMITTED_SIZE", value_name = "HOW", help_heading = "Store")]
     pub compressed_committed_size: Option<CommittedSize>,
+    /// What becomes of bodies that HTTP clients store as results and that are none
+    #[arg(long, env = "FARMHAND_HTTP_RESULTS", value_name = "HOW", help_heading = "Store")]
+    pub http_results: Option<HttpResults>,
 
     /// Actions that run at once; the number of cores if not set
     #[arg(long, env = "FARMHAND_SLOTS", value_name = "N", help_heading = "Running actions")]
@@ -273,7 +276,7 @@ impl RawConfig {
         layer! { self over lower:
             name listen insecure_lan data_dir runtime_dir
             max_connections max_connections_per_address handshake_timeout message_memory
-            disk_budget max_blob_size chunk_size lease sync epoch_interval scrub_interval history compressed_committed_size
+            disk_budget max_blob_size chunk_size lease sync epoch_interval scrub_interval history compressed_committed_size http_results
             slots sandbox action_memory action_tmp action_processes disk_reserve unknown_properties pools default_timeout max_timeout
             queue_limit keep_finished orphan_grace orphan_yield update_interval
             guest_slots reserve_for_me guests_on_battery guests_under_pressure guest_slots_while_used used_for running_guests toolchain_rule

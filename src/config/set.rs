@@ -56,6 +56,7 @@ impl Set {
             scrub_interval: required(raw.scrub_interval).0,
             history: at_least("history", required(raw.history), 1000)?,
             compressed_committed_size: required(raw.compressed_committed_size),
+            http_results: required(raw.http_results),
             slots: at_least("slots", raw.slots.unwrap_or(host.cores), 1)?,
             sandbox: required(raw.sandbox),
             action_memory: required(raw.action_memory),

@@ -5,7 +5,8 @@ use std::path::{Component as PathComponent, PathBuf};
 use super::input::Input;
 use crate::digest::DigestFunction;
 use crate::path::{Component, RootPath};
-use crate::rpc::resource_name::{ReadName, WriteName};
+use crate::rpc::http::path::Resource;
+use crate::rpc::resource_name::{LogName, ReadName, WriteName};
 
 /// A name that parses is written as a name that parses to the same; none is for reads and writes.
 ///
@@ -18,6 +19,11 @@ pub fn resource_name(data: &[u8]) {
     let read = ReadName::parse(text, |_| function);
     let write = WriteName::parse(text, |_| function);
     assert!(read.is_err() || write.is_err(), "{text:?} is a name for reads and for writes");
+    if let Ok(name) = LogName::parse(text) {
+        assert!(!name.id.contains('/') && read.is_err());
+        let again = LogName::parse(&name.to_string()).expect("a written name parses");
+        assert_eq!(again, name);
+    }
     // The text form names the function unless it is SHA256, so that is what an absent one must mean.
     let absent = |_: &_| DigestFunction::Sha256;
     if let Ok(name) = read {
@@ -30,6 +36,35 @@ pub fn resource_name(data: &[u8]) {
         let again = WriteName::parse(&name.to_string(), absent).expect("a written name parses");
         assert_eq!(again, name);
     }
+}
+
+/// A path of the HTTP cache that parses is written as one that parses to the same, in ASCII; headers are read
+/// without a panic, whatever they hold.
+///
+/// # Panics
+/// When that does not hold.
+pub fn http_request(data: &[u8]) {
+    let mut lines = data.split(|byte| *byte == b'\n');
+    let path = lines.next().unwrap_or_default();
+    if let Ok(path) = std::str::from_utf8(path)
+        && let Ok(resource) = Resource::parse(path, |_| DigestFunction::Sha256)
+    {
+        let written = resource.to_string();
+        assert!(written.is_ascii(), "{written:?}");
+        let again = Resource::parse(&written, |_| DigestFunction::Sha256).expect("a written path parses");
+        assert_eq!(again, resource);
+    }
+    let pairs = lines.filter_map(|line| {
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        let name = http::HeaderName::from_bytes(&line[..colon]).ok()?;
+        Some((name, http::HeaderValue::from_bytes(&line[colon + 1..]).ok()?))
+    });
+    let mut headers = http::HeaderMap::new();
+    // The server takes no more of one request.
+    for (name, value) in pairs.take(100) {
+        headers.append(name, value);
+    }
+    crate::rpc::http::fuzzing::headers(&headers);
 }
 
 /// A path inside an input root, joined to a working directory, never leaves it: it has only file names in

@@ -12,7 +12,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use farmhand_proto::bytestream::{QueryWriteStatusRequest, QueryWriteStatusResponse, WriteResponse};
 use farmhand_proto::peer::copies_client::CopiesClient;
-use farmhand_proto::peer::{Entry as WireEntry, GiveRequest, HaveRequest, ResultsRequest, SettleRequest};
+use farmhand_proto::peer::{
+    Entry as WireEntry, FindRequest, GiveRequest, HaveRequest, ResultsRequest, SettleRequest,
+};
 use farmhand_proto::raw::WriteRequest;
 use futures_util::{StreamExt, stream};
 use http::uri::PathAndQuery;
@@ -27,7 +29,7 @@ use crate::cas::BlobStream;
 use crate::cas::compression::{compress, compress_stream};
 use crate::cas::entry::EntryKey;
 use crate::cas::fetch::SourceError;
-use crate::digest::{Digest, Hasher};
+use crate::digest::{BlobHash, Digest, Hasher};
 use crate::peer::MachineId;
 use crate::peer::link::AnyChannel;
 use upload::{Course, Form, messages};
@@ -282,6 +284,12 @@ impl CopyPeer for RemoteCopies {
         let request = HaveRequest { keys: write_keys(keys), extend };
         let answer = self.within(ANSWER, self.client().have(request)).await?;
         read_bits(&answer.present, keys.len()).map_err(|error| self.odd(&error))
+    }
+
+    async fn find(&self, hash: &BlobHash) -> Result<Option<Digest>, SourceError> {
+        let request = FindRequest { hash: hash.to_bytes().to_vec() };
+        let answer = self.within(ANSWER, self.client().find(request)).await?;
+        Ok(answer.size.map(|size| hash.sized(size)))
     }
 
     async fn give(&self, copies: Vec<Copy>) -> Result<Vec<Taken>, SourceError> {

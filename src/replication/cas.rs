@@ -13,7 +13,7 @@ use futures_util::{StreamExt, stream};
 use super::elsewhere::Elsewhere;
 use crate::cas::entry::EntryKey;
 use crate::cas::{BlobStream, BlobWriter, ByteRange, CasError, ContentAddressableStorage};
-use crate::digest::Digest;
+use crate::digest::{BlobHash, Digest};
 
 mod brought;
 #[cfg(test)]
@@ -89,6 +89,13 @@ impl<C: ContentAddressableStorage> ContentAddressableStorage for ReplicatedCas<C
             return Ok(absent);
         }
         Ok(self.elsewhere.lacking(absent, false).await)
+    }
+
+    async fn find(&self, hash: &BlobHash) -> Result<Option<Digest>, CasError> {
+        match self.local.find(hash).await? {
+            None => Ok(self.elsewhere.find(hash).await),
+            found => Ok(found),
+        }
     }
 
     async fn get(&self, digest: &Digest) -> Result<Bytes, CasError> {

@@ -11,6 +11,7 @@ use super::roster::Roster;
 use crate::cas::entry::{EntryKey, Standing};
 use crate::cas::fetch::{BlobSource, SourceError};
 use crate::cas::{BlobStream, CasError};
+use crate::digest::{BlobHash, Digest};
 use crate::peer::MachineId;
 
 mod disk;
@@ -71,6 +72,9 @@ pub trait CopyStore: Send + Sync + 'static {
     /// Whether each of `keys` is here; `extend` renews the life of those that are.
     fn have(&self, keys: &[EntryKey], extend: bool) -> Vec<bool>;
 
+    /// The digest of the blob of that hash; its life is what it was.
+    fn find(&self, hash: &BlobHash) -> Option<Digest>;
+
     /// The entry of `key`; its life is what it was.
     fn look(&self, key: &EntryKey) -> Option<Entry>;
 
@@ -102,6 +106,12 @@ pub trait CopyPeer: Send + Sync + 'static {
     /// # Errors
     /// When it does not answer.
     async fn have(&self, keys: &[EntryKey], extend: bool) -> Result<Vec<bool>, SourceError>;
+
+    /// The digest of the blob of that hash, if it has one.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    async fn find(&self, hash: &BlobHash) -> Result<Option<Digest>, SourceError>;
 
     /// Gives it copies that fit into one batch; what became of each.
     ///

@@ -30,6 +30,9 @@ pub enum MessageError {
     /// Something that is no key of a blob or a result.
     #[error("entry {0} has no key that an entry of a store has")]
     NoKey(usize),
+    /// Not the hash of a blob.
+    #[error("these are not the tag of a digest function and a hash of it")]
+    NoHash,
     /// A blob where results are asked for.
     #[error("entry {0} is a blob, and results are asked for")]
     NoResult(usize),

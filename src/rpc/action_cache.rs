@@ -13,14 +13,15 @@ use farmhand_proto::reapi::action_cache_server::{ActionCache as ActionCacheApi, 
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::{Instances, MAX_RECEIVED_MESSAGE, MAX_SENT_MESSAGE, metadata};
-use crate::action_cache::{ActionCache, ActionKey};
+use super::{Instance, Instances, MAX_RECEIVED_MESSAGE, MAX_SENT_MESSAGE, metadata};
+use crate::action_cache::{ActionCache, ActionCacheError, ActionKey};
 use crate::activity::Activity;
 use crate::cas::ContentAddressableStorage;
 use crate::digest::{Digest, DigestFunction};
 use crate::execution::inline::{InlineHints, inline};
 use crate::history::{History, Record};
 use crate::instance::InstanceName;
+use crate::request_metadata::RequestMetadata;
 
 /// The service. Clones share their caches.
 #[derive(Clone)]
@@ -85,12 +86,9 @@ impl ActionCacheApi for ActionCacheService {
         let function = instance.function(request.digest_function)?;
         let action = Digest::from_field(function, request.action_digest.as_ref())?;
         let key = ActionKey { instance: instance.name, action };
-        let found = self.cache.get(&key).await?.filter(|result| result.exit_code == 0);
-        let told = self.activity.looked_up(&key, &metadata, found.as_ref());
+        let found = self.find(&key).await?;
+        self.told_lookup(&key, &metadata, found.as_ref());
         let result = found.ok_or(UpdateError::NotFound)?;
-        if let Some(told) = told.filter(|_| self.history.wants_hit()) {
-            self.history.remember(Record::passed(told.to_operation(), &result));
-        }
         let hints = InlineHints {
             stdout: request.inline_stdout,
             stderr: request.inline_stderr,
@@ -110,29 +108,87 @@ impl ActionCacheApi for ActionCacheService {
         let metadata = metadata::of(request.metadata());
         let request = request.into_inner();
         let instance = self.instances.find(&request.instance_name)?;
-        if !instance.settings.action_cache_updates {
-            return Err(UpdateError::NotAllowed(instance.name).into());
-        }
+        self.check_updates(&instance)?;
         let function = instance.function(request.digest_function)?;
         let action = Digest::from_field(function, request.action_digest.as_ref())?;
-        let mut result = request.action_result.ok_or(UpdateError::NoResult)?;
-        self.store_inlined(function, &mut result).await?;
+        let result = request.action_result.ok_or(UpdateError::NoResult)?;
+        let result = self.update(instance, action, result, &metadata).await?;
+        Ok(Response::new(result))
+    }
+}
+
+impl ActionCacheService {
+    /// The complete result of `key`, as it is stored.
+    pub(super) async fn find(
+        &self,
+        key: &ActionKey,
+    ) -> Result<Option<reapi::ActionResult>, ActionCacheError> {
+        Ok(self.cache.get(key).await?.filter(|result| result.exit_code == 0))
+    }
+
+    /// A client asked for the result of `key`, and `found` this.
+    pub(super) fn told_lookup(
+        &self,
+        key: &ActionKey,
+        metadata: &RequestMetadata,
+        found: Option<&reapi::ActionResult>,
+    ) {
+        let told = self.activity.looked_up(key, metadata, found);
+        if let (Some(told), Some(result)) = (told.filter(|_| self.history.wants_hit()), found) {
+            self.history.remember(Record::passed(told.to_operation(), result));
+        }
+    }
+
+    /// Whether clients may write results of that instance.
+    pub(super) fn check_updates(&self, instance: &Instance) -> Result<(), UpdateError> {
+        if instance.settings.action_cache_updates {
+            return Ok(());
+        }
+        Err(UpdateError::NotAllowed(instance.name.clone()))
+    }
+
+    /// Stores the result of an action that a client tells, if it is of a success; as it is stored then.
+    pub(super) async fn update(
+        &self,
+        instance: Instance,
+        action: Digest,
+        mut result: reapi::ActionResult,
+        metadata: &RequestMetadata,
+    ) -> Result<reapi::ActionResult, Status> {
+        self.store_inlined(action.function(), &mut result).await?;
         let size = result.encoded_len();
         if size > MAX_SENT_MESSAGE {
             return Err(UpdateError::TooLarge(size).into());
         }
         if result.exit_code == 0 {
             let key = ActionKey { instance: instance.name, action };
-            self.cache.put(&key, result.clone()).await?;
-            if let Some(told) = self.activity.stored(&key, &metadata, &result) {
-                self.history.remember(Record::passed(told.to_operation(), &result));
-            }
+            self.keep(&key, result.clone()).await?;
+            self.told_update(&key, metadata, &result);
         }
-        Ok(Response::new(result))
+        Ok(result)
     }
-}
 
-impl ActionCacheService {
+    /// Stores a complete result.
+    pub(super) async fn keep(
+        &self,
+        key: &ActionKey,
+        result: reapi::ActionResult,
+    ) -> Result<(), ActionCacheError> {
+        self.cache.put(key, result).await
+    }
+
+    /// A client told the result of `key`.
+    pub(super) fn told_update(
+        &self,
+        key: &ActionKey,
+        metadata: &RequestMetadata,
+        result: &reapi::ActionResult,
+    ) {
+        if let Some(told) = self.activity.stored(key, metadata, result) {
+            self.history.remember(Record::passed(told.to_operation(), result));
+        }
+    }
+
     /// Moves the bytes inside `result` to the CAS and leaves their digests.
     async fn store_inlined(
         &self,

@@ -19,7 +19,8 @@ use tonic::{Request, Response, Status, Streaming};
 use tower::service_fn;
 
 use super::codec::BlobCodec;
-use super::resource_name::WriteName;
+use super::log_stream::LogStreams;
+use super::resource_name::{LogName, WriteName};
 use super::server::Held;
 use super::service::{GrpcService, Methods, RequestBody};
 use super::{Instances, MAX_RECEIVED_MESSAGE, codec, metadata};
@@ -36,14 +37,14 @@ mod drain;
 mod incoming;
 mod partial;
 mod read;
-mod upload;
+pub(super) mod upload;
 mod write;
 
 pub use read::ReadError;
 pub use write::WriteError;
 
 /// Bytes an open upload counts for: on the average it holds so much until a thread writes it, and a file.
-const OPEN_UPLOAD: u64 = 256 * 1024;
+pub(super) const OPEN_UPLOAD: u64 = 256 * 1024;
 
 /// How long and how much interrupted uploads are kept, and what uploads are told.
 #[derive(Clone, Debug)]
@@ -67,6 +68,7 @@ pub struct ByteStreamMethods {
     activity: Arc<Activity>,
     partials: Arc<Partials>,
     drain: Drain,
+    logs: Option<LogStreams>,
 }
 
 // === impl ByteStreamSettings ===
@@ -112,7 +114,12 @@ impl ByteStreamService {
         let partials = Arc::new(Partials::new(settings.idle, settings.partial_uploads));
         tasks.spawn("expire uploads", partial::expire(Arc::clone(&partials), tasks.token().clone()));
         let drain = Drain::new(tasks.clone());
-        Self::of(ByteStreamMethods { cas, instances, settings, activity, partials, drain })
+        Self::of(ByteStreamMethods { cas, instances, settings, activity, partials, drain, logs: None })
+    }
+
+    /// The same with log streams beside the blobs.
+    pub fn with_logs(self, logs: LogStreams) -> Self {
+        self.change(|methods| ByteStreamMethods { logs: Some(logs), ..methods })
     }
 }
 
@@ -172,7 +179,17 @@ impl ByteStreamMethods {
     }
 
     async fn query_write_status(&self, name: &str) -> Result<bytestream::QueryWriteStatusResponse, Status> {
-        let name = self.parse_write_name(name)?;
+        let name = match self.parse_write_name(name) {
+            Ok(name) => name,
+            Err(status) => {
+                let (logs, name) = self.log_named(name).ok_or(status)?;
+                let (committed, complete) = logs.written(&name)?;
+                return Ok(bytestream::QueryWriteStatusResponse {
+                    committed_size: signed(committed),
+                    complete,
+                });
+            }
+        };
         if self.is_present(&name.digest).await? {
             let committed_size = signed(name.digest.size());
             return Ok(bytestream::QueryWriteStatusResponse { committed_size, complete: true });
@@ -186,6 +203,11 @@ impl ByteStreamMethods {
         let name = WriteName::parse(name, |instance| self.instances.default_function(instance))?;
         self.instances.get(name.instance.clone())?;
         Ok(name)
+    }
+
+    /// The log stream of what is no name of a blob, if it is that of a log stream and they are served here.
+    fn log_named(&self, name: &str) -> Option<(&LogStreams, LogName)> {
+        Some((self.logs.as_ref()?, LogName::parse(name).ok()?))
     }
 
     async fn is_present(&self, digest: &Digest) -> Result<bool, Status> {

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use farmhand_proto::peer::copies_server::{self, CopiesServer};
 use farmhand_proto::peer::{
-    Entry, GiveRequest, GiveResponse, HaveRequest, HaveResponse, ResultsRequest, ResultsResponse,
-    SettleRequest, SettleResponse,
+    Entry, FindRequest, FindResponse, GiveRequest, GiveResponse, HaveRequest, HaveResponse, ResultsRequest,
+    ResultsResponse, SettleRequest, SettleResponse,
 };
 use futures_util::stream::{self, StreamExt};
 use tonic::{Request, Response, Status};
@@ -21,6 +21,7 @@ use super::peer::caller;
 use crate::cas::compression::decompress;
 use crate::cas::disk::StoreNews;
 use crate::cas::entry::{EntryKey, Standing};
+use crate::digest::BlobHash;
 use crate::replication::copies::{Copy, CopyStore, MOST_KEYS, Taken};
 use crate::replication::messages::{
     GIVEN_BYTES, MOST_GIVEN, MessageError, read_keys, read_result_keys, write_bits, write_taken,
@@ -139,6 +140,12 @@ impl copies_server::Copies for CopiesService {
         let keys = read_keys(&keys, MOST_KEYS)?;
         let present = self.present(&keys, extend).await;
         Ok(Response::new(HaveResponse { present: write_bits(&present) }))
+    }
+
+    async fn find(&self, request: Request<FindRequest>) -> Result<Response<FindResponse>, Status> {
+        caller(&request)?;
+        let hash = BlobHash::from_bytes(&request.into_inner().hash).ok_or(MessageError::NoHash)?;
+        Ok(Response::new(FindResponse { size: self.store.find(&hash).map(|digest| digest.size()) }))
     }
 
     async fn give(&self, request: Request<GiveRequest>) -> Result<Response<GiveResponse>, Status> {

@@ -14,6 +14,7 @@ use super::action_cache::UpdateError;
 use super::byte_stream::{ReadError, WriteError};
 use super::cas::{BatchError, ChunkError, TreeError};
 use super::instances::InstanceError;
+use super::log_stream::LogError;
 use super::resource_name::ResourceNameError;
 use crate::action_cache::{ActionCacheError, PinError};
 use crate::activity::Full;
@@ -180,6 +181,19 @@ impl StatusOf for WriteError {
             }
             Self::StillOpen => Code::Aborted,
             Self::Idle => Code::DeadlineExceeded,
+        }
+    }
+}
+
+impl StatusOf for LogError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NotFound(_) => Code::NotFound,
+            Self::ForWriting | Self::ForReading | Self::Limit(_) | Self::Gap { .. } => Code::InvalidArgument,
+            Self::Offset(_) => Code::OutOfRange,
+            Self::Finished => Code::FailedPrecondition,
+            Self::TooLong | Self::TooMany => Code::ResourceExhausted,
+            Self::Io(_) => Code::Internal,
         }
     }
 }
@@ -365,6 +379,7 @@ into_status!(
     InviteError,
     JoinError,
     KillError,
+    LogError,
     MachineError,
     MessageError,
     NotWaiting,

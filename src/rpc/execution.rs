@@ -18,7 +18,7 @@ use futures_util::{Stream, stream};
 use tonic::{Request, Response, Status};
 
 use super::capabilities::digest_functions;
-use super::{CapabilitiesProvider, Instance, Instances, metadata};
+use super::{CapabilitiesProvider, Instance, Instances, log_stream, metadata};
 use crate::cas::ContentAddressableStorage;
 use crate::digest::Digest;
 use crate::execution::inline::{InlineHints, inline};
@@ -218,12 +218,14 @@ fn metadata(operation: &Operation, state: &OperationState) -> reapi::ExecuteOper
         Stage::Executing => execution_stage::Value::Executing,
         Stage::Completed => execution_stage::Value::Completed,
     };
+    let [stdout_stream_name, stderr_stream_name] = log_stream::names_of(operation, state);
     reapi::ExecuteOperationMetadata {
         stage: stage as i32,
+        stdout_stream_name,
+        stderr_stream_name,
         action_digest: Some(operation.action.to_wire()),
         digest_function: operation.action.function().to_wire(),
         partial_execution_metadata: Some(partial(&state.timeline)),
-        ..Default::default()
     }
 }
 

@@ -5,6 +5,7 @@
 //! [{instance}/]compressed-blobs/{compressor}/[{function}/]{hash}/{size}
 //! [{instance}/]uploads/{uuid}/blobs/[{function}/]{hash}/{size}[/{anything}]
 //! [{instance}/]uploads/{uuid}/compressed-blobs/{compressor}/[{function}/]{hash}/{size}[/{anything}]
+//! [{instance}/]logstreams/{id}[/{token}]
 //! ```
 //!
 //! The instance may have any number of segments; it ends at the first reserved word. The grammar is
@@ -19,9 +20,13 @@ use crate::instance::{InstanceName, InstanceNameError};
 const BLOBS: &str = "blobs";
 const COMPRESSED_BLOBS: &str = "compressed-blobs";
 const UPLOADS: &str = "uploads";
+const LOG_STREAMS: &str = "logstreams";
 
 /// Bytes the upload id may have. Clients send a UUID; nothing here depends on that.
 const MAX_UPLOAD_ID: usize = 256;
+
+/// Bytes the id and the token of a log stream may have.
+const MAX_LOG_ID: usize = 128;
 
 /// Name of a blob to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +50,17 @@ pub struct WriteName {
     pub digest: Digest,
     /// Form in which the bytes come.
     pub compressor: Compressor,
+}
+
+/// Name of a log stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogName {
+    /// The instance.
+    pub instance: InstanceName,
+    /// What the stream is called.
+    pub id: String,
+    /// What only its writer knows; names to read by have none.
+    pub token: Option<String>,
 }
 
 /// Why a text is no resource name.
@@ -143,6 +159,41 @@ impl fmt::Display for WriteName {
         write_instance(f, &self.instance)?;
         write!(f, "{UPLOADS}/{}/", self.upload)?;
         write_blob(f, self.compressor, &self.digest)
+    }
+}
+
+// === impl LogName ===
+
+impl LogName {
+    const EXPECTED: &'static str = "[{instance}/]logstreams/{id} or [{instance}/]logstreams/{id}/{token}";
+
+    /// Parses the name of a log stream. Clients of the Go SDK put the instance and `logstreams` in front of a
+    /// whole name, so the last `logstreams` counts.
+    ///
+    /// # Errors
+    /// [`ResourceNameError`].
+    pub fn parse(name: &str) -> Result<Self, ResourceNameError> {
+        let form = || form_error(name, Self::EXPECTED);
+        let (instance, _, mut segments) = split_instance(name, &[LOG_STREAMS]).ok_or_else(form)?;
+        let instance = InstanceName::parse(instance)?;
+        let rest = segments.rest.ok_or_else(form)?;
+        let last = rest.rfind("logstreams/").filter(|at| *at == 0 || rest.as_bytes()[at - 1] == b'/');
+        segments.rest = Some(last.map_or(rest, |at| &rest[at + LOG_STREAMS.len() + 1..]));
+        let mut next = || segments.next().map(str::to_owned);
+        let (id, token) = (next().ok_or_else(form)?, next());
+        let is_bounded = |text: &str| !text.is_empty() && text.len() <= MAX_LOG_ID;
+        if segments.rest.is_some() || !is_bounded(&id) || !token.as_deref().is_none_or(is_bounded) {
+            return Err(form());
+        }
+        Ok(Self { instance, id, token })
+    }
+}
+
+impl fmt::Display for LogName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_instance(f, &self.instance)?;
+        write!(f, "{LOG_STREAMS}/{}", self.id)?;
+        self.token.iter().try_for_each(|token| write!(f, "/{token}"))
     }
 }
 
@@ -328,6 +379,41 @@ mod tests {
         }
     }
 
+    #[test]
+    fn log_streams_by_every_name_that_clients_make() {
+        let parse =
+            |name: &str| LogName::parse(name).map(|name| (name.instance.to_string(), name.id, name.token));
+        let name = |instance: &str, token: Option<&str>| {
+            Ok((instance.to_owned(), "i-1".to_owned(), token.map(str::to_owned)))
+        };
+        for (text, expected) in [
+            ("logstreams/i-1", name("", None)),
+            ("a/b/logstreams/i-1", name("a/b", None)),
+            ("a/logstreams/i-1/t", name("a", Some("t"))),
+            ("a/logstreams/a/logstreams/i-1", name("a", None)),
+            ("logstreams/logstreams/i-1", name("", None)),
+            ("a/b/logstreams/a/b/logstreams/i-1", name("a/b", None)),
+        ] {
+            assert_eq!(parse(text).map_err(|error| error.to_string()), expected, "{text}");
+        }
+        let long = format!("logstreams/{}", "x".repeat(129));
+        for text in [
+            "",
+            "logstreams",
+            "logstreams/",
+            "/logstreams/i",
+            "a//logstreams/i",
+            "logstreams/i/",
+            "logstreams/i/t/u",
+            "logstreams/a/logstreams/",
+            "xlogstreams/i",
+            "blobs/logstreams/i",
+            &long,
+        ] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
     fn any_digest() -> impl Strategy<Value = Digest> {
         (any::<bool>(), any::<[u8; 32]>(), 0..i64::MAX as u64).prop_map(|(blake3, hash, size)| {
             let function = if blake3 { DigestFunction::Blake3 } else { SHA256 };
@@ -351,9 +437,10 @@ mod tests {
         }
 
         #[test]
-        fn nothing_panics(name in "(blobs|uploads|compressed-blobs|zstd|sha256|[0-9a-f]{64}|[^/]{0,4}|/){0,12}") {
+        fn nothing_panics(name in "(blobs|uploads|logstreams|compressed-blobs|zstd|sha256|[0-9a-f]{64}|[^/]{0,4}|/){0,12}") {
             let _ = read(&name);
             let _ = write(&name);
+            let _ = LogName::parse(&name);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Listeners and HTTP/2: serves a set of services on sockets that are already bound.
+//! Listeners, HTTP/2 and HTTP/1.1: serves a set of services on sockets that are already bound. Which of the two
+//! a client speaks shows in the first bytes it sends.
 //!
 //! The settings are those that move blobs fastest on loopback, and the bounds that keep one client from
 //! taking the node away from the others: on connections (here), on the time a client may take to begin
@@ -35,6 +36,7 @@ pub(super) use in_place::leave_connection;
 use ledger::{Account, Ledger};
 use tls::Gate;
 
+use super::http::HttpService;
 use crate::peer::link::incoming::Caller;
 use crate::peer::trust::Trust;
 
@@ -107,6 +109,12 @@ pub enum Listener {
     Unix(UnixListener),
     /// TCP for the members of a farm alone. Their calls have a [`Caller`] among their extensions.
     Members(TcpListener, Trust),
+}
+
+/// What is served on sockets.
+pub struct Services {
+    routes: Routes,
+    plain: Option<HttpService>,
 }
 
 /// A connection that was accepted.
@@ -291,10 +299,15 @@ impl Door {
     }
 }
 
-/// Serves `routes` on all `listeners` until `token` fires. Calls under way then get a few seconds
+/// Serves `services` on all `listeners` until `token` fires. Calls under way then get a few seconds
 /// to end; connections that stay open longer are left to their fate.
-pub async fn serve(listeners: Vec<Listener>, routes: Routes, limits: Limits, token: CancellationToken) {
-    let services = Counted::new(with_fallback(routes).prepare());
+pub async fn serve(
+    listeners: Vec<Listener>,
+    services: impl Into<Services>,
+    limits: Limits,
+    token: CancellationToken,
+) {
+    let services = Counted::new(services.into().with_fallback().prepare());
     let door = Door { limits, ledger: Ledger::new(limits.message_memory) };
     let all = listeners.into_iter().map(|listener| door.clone().serve(listener, &services, &token));
     let too_long = async {
@@ -346,16 +359,40 @@ fn http(executor: InPlace) -> auto::Builder<InPlace> {
     builder
 }
 
-/// Answers what no service has: gRPC calls with `UNIMPLEMENTED`, plain HTTP with 404.
-fn with_fallback(mut routes: Routes) -> Routes {
-    let router = std::mem::take(routes.axum_router_mut());
-    *routes.axum_router_mut() = router.fallback(unknown);
-    routes
+// === impl Services ===
+
+impl From<Routes> for Services {
+    fn from(routes: Routes) -> Self {
+        Self { routes, plain: None }
+    }
+}
+
+impl Services {
+    /// The same, with `plain` for what is no gRPC.
+    pub fn new(routes: Routes, plain: HttpService) -> Self {
+        Self { routes, plain: Some(plain) }
+    }
+
+    /// The services, and what answers the rest: gRPC calls get `UNIMPLEMENTED`, plain HTTP 404 where nothing
+    /// serves it.
+    fn with_fallback(self) -> Routes {
+        let Self { mut routes, plain } = self;
+        let router = std::mem::take(routes.axum_router_mut());
+        *routes.axum_router_mut() = match plain {
+            Some(plain) => router.fallback_service(plain),
+            None => router.fallback(unknown),
+        };
+        routes
+    }
+}
+
+/// Whether a request with these headers is a call of gRPC.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 async fn unknown(headers: HeaderMap, uri: Uri) -> Response<Body> {
-    let is_grpc = headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
-    if is_grpc {
+    if is_grpc(&headers) {
         return Status::unimplemented(format!("{} is not served", uri.path())).into_http();
     }
     let mut response = Response::new(Body::new("not found\n".to_owned()));

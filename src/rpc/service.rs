@@ -50,6 +50,13 @@ impl<M> GrpcService<M> {
     pub(super) fn of(methods: M) -> Self {
         Self { methods: Arc::new(methods) }
     }
+
+    /// The service with other methods, before it has clones.
+    pub(super) fn change(self, change: impl FnOnce(M) -> M) -> Self {
+        let methods =
+            Arc::into_inner(self.methods).expect("invariant: a service that is set up has no clones");
+        Self::of(change(methods))
+    }
 }
 
 impl<M> Clone for GrpcService<M> {

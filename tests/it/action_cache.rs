@@ -273,7 +273,7 @@ async fn failed_and_refused_results_are_never_hits() {
 async fn foreign_metadata_passes_unchanged() {
     let node = Node::start();
     let client = node.client().await;
-    let foreign = Any { type_url: "type.googleapis.com/example.Foreign".into(), value: vec![1, 2, 3] };
+    let foreign = Any { type_url: "type.googleapis.com/example.Foreign".into(), value: vec![1, 2, 3].into() };
     let metadata = reapi::ExecutedActionMetadata {
         worker: "elsewhere".into(),
         auxiliary_metadata: vec![foreign.clone()],

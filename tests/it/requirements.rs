@@ -3,8 +3,9 @@
 //! The ids are those of the requirement groups this project works by: CAP capabilities, DIG digests
 //! and instance names, CAS, BS ByteStream, CMP compression, AC action cache, VAL validity of
 //! messages, STG staging, RUN running, OUT outputs, ERR errors, EX execution and operations, PRI
-//! priorities, META execution metadata, RMD request metadata, NEW newer parts: chunks, inlined output. A row
-//! that cannot be met stays in the table as [`Open`](Coverage::Open), with the reason.
+//! priorities, META execution metadata, RMD request metadata, NEW newer parts: chunks, inlined output,
+//! LOG log streams, HTTP the cache over plain HTTP. A row that cannot be met stays in the table as
+//! [`Open`](Coverage::Open), with the reason.
 //!
 //! [`every_row_is_covered`] fails when a row is missing, doubled, or names a test that does not exist.
 
@@ -32,6 +33,8 @@ const GROUPS: &[(&str, u32)] = &[
     ("META", 8),
     ("RMD", 7),
     ("NEW", 13),
+    ("LOG", 9),
+    ("HTTP", 12),
 ];
 
 /// How a row is held.
@@ -259,6 +262,27 @@ const ROWS: &[(&str, Coverage)] = &[
     ("NEW-11", Tests(&["chunks.rs: what_is_advertised_goes_together_and_is_how_blobs_are_cut", "src/cas/chunking/tests.rs: rep_max_cdc_cuts_as_it_is_defined"])),
     ("NEW-12", Tests(&["chunks.rs: what_is_advertised_goes_together_and_is_how_blobs_are_cut"])),
     ("NEW-13", Tests(&["execution.rs: output_is_inlined_as_asked_for_runs_and_for_hits", "action_cache.rs: inlining_only_as_asked_and_only_what_fits"])),
+    ("LOG-01", Tests(&["log_streams.rs: a_stream_has_a_name_to_read_and_one_to_write"])),
+    ("LOG-02", Tests(&["log_streams.rs: a_stream_has_a_name_to_read_and_one_to_write"])),
+    ("LOG-03", Tests(&["log_streams.rs: a_stream_has_a_name_to_read_and_one_to_write"])),
+    ("LOG-04", Tests(&["log_streams.rs: three_readers_of_a_slow_writer", "src/rpc/log_stream/tests.rs: many_readers_see_the_same_bytes_wherever_they_join"])),
+    ("LOG-05", Tests(&["log_streams.rs: offsets_and_limits"])),
+    ("LOG-06", Tests(&["log_streams.rs: writes_are_resumed_and_end", "src/rpc/log_stream/tests.rs: committed_bytes_stand_and_a_finished_stream_takes_no_more"])),
+    ("LOG-07", Tests(&["log_streams.rs: an_action_is_read_while_it_prints", "log_streams.rs: an_action_on_another_machine_is_read_while_it_prints"])),
+    ("LOG-08", Tests(&["log_streams.rs: streams_of_actions_end_however_these_end", "log_streams.rs: a_lost_machine_ends_its_stream_and_the_next_run_has_another"])),
+    ("LOG-09", Tests(&["log_streams.rs: streams_of_actions_are_forgotten_with_their_operation", "log_streams.rs: a_lost_machine_ends_its_stream_and_the_next_run_has_another", "src/rpc/log_stream/tests.rs: streams_end_by_themselves_and_are_forgotten_later", "src/rpc/log_stream/tests.rs: streams_are_bounded_in_number_and_bytes"])),
+    ("HTTP-01", Tests(&["http.rs: the_matrix_of_methods_and_paths", "http.rs: the_unix_socket_and_http_2_serve_it_too"])),
+    ("HTTP-02", Tests(&["http.rs: what_is_put_is_what_its_name_says_or_not_there", "http.rs: a_body_that_breaks_off_leaves_nothing"])),
+    ("HTTP-03", Tests(&["http.rs: lengths_are_required_and_told_and_bodies_are_asked_for", "http.rs: curl_puts_and_gets"])),
+    ("HTTP-04", Tests(&["http.rs: a_miss_is_404_with_a_line_of_text"])),
+    ("HTTP-05", Tests(&["http.rs: zstd_goes_out_where_it_is_accepted"])),
+    ("HTTP-06", Tests(&["http.rs: zstd_comes_in_with_its_size"])),
+    ("HTTP-07", Tests(&["http.rs: results_are_checked_and_seen_only_while_they_are_complete", "http.rs: other_bytes_are_kept_as_they_are_unless_they_are_refused"])),
+    ("HTTP-08", Tests(&["http.rs: results_as_json"])),
+    ("HTTP-09", Tests(&["http.rs: grpc_and_http_have_the_same_store"])),
+    ("HTTP-10", Tests(&["http.rs: the_empty_blob_is_there_and_what_does_not_fit_is_told", "http.rs: large_bodies_pass_in_bounded_memory"])),
+    ("HTTP-11", Tests(&["http.rs: a_connection_goes_on_after_errors_and_pipelined_requests_are_answered_in_order"])),
+    ("HTTP-12", Tests(&["http.rs: status_metrics_and_health"])),
 ];
 
 #[test]

@@ -3,6 +3,7 @@
 pub(crate) mod action;
 pub(crate) mod client;
 pub(crate) mod control;
+pub(crate) mod http;
 pub(crate) mod node;
 pub(crate) mod wire;
 

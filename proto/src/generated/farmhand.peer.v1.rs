@@ -1236,6 +1236,20 @@ pub struct HaveResponse {
     #[prost(bytes = "vec", tag = "1")]
     pub present: ::prost::alloc::vec::Vec<u8>,
 }
+/// How large is it?
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FindRequest {
+    /// The first 33 bytes of its key: tag of the digest function, hash.
+    #[prost(bytes = "vec", tag = "1")]
+    pub hash: ::prost::alloc::vec::Vec<u8>,
+}
+/// So large, if it is there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FindResponse {
+    /// Bytes; unset if it is not there.
+    #[prost(uint64, optional, tag = "1")]
+    pub size: ::core::option::Option<u64>,
+}
 /// Take these.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GiveRequest {
@@ -1447,6 +1461,28 @@ pub mod copies_client {
                 .insert(GrpcMethod::new("farmhand.peer.v1.Copies", "Have"));
             self.inner.unary(req, path, codec).await
         }
+        /// The size of the blob of a hash, for clients that tell none. INVALID_ARGUMENT when it is no hash.
+        pub async fn find(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FindRequest>,
+        ) -> std::result::Result<tonic::Response<super::FindResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/farmhand.peer.v1.Copies/Find",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("farmhand.peer.v1.Copies", "Find"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Takes copies. Each is verified, and has its own answer.
         pub async fn give(
             &mut self,
@@ -1537,6 +1573,11 @@ pub mod copies_server {
             &self,
             request: tonic::Request<super::HaveRequest>,
         ) -> std::result::Result<tonic::Response<super::HaveResponse>, tonic::Status>;
+        /// The size of the blob of a hash, for clients that tell none. INVALID_ARGUMENT when it is no hash.
+        async fn find(
+            &self,
+            request: tonic::Request<super::FindRequest>,
+        ) -> std::result::Result<tonic::Response<super::FindResponse>, tonic::Status>;
         /// Takes copies. Each is verified, and has its own answer.
         async fn give(
             &self,
@@ -1659,6 +1700,49 @@ pub mod copies_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = HaveSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/farmhand.peer.v1.Copies/Find" => {
+                    #[allow(non_camel_case_types)]
+                    struct FindSvc<T: Copies>(pub Arc<T>);
+                    impl<T: Copies> tonic::server::UnaryService<super::FindRequest>
+                    for FindSvc<T> {
+                        type Response = super::FindResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FindRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Copies>::find(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FindSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -7,6 +7,7 @@ use super::*;
 use crate::action_cache::memory::MemoryActionCache;
 use crate::cas::memory::MemoryCas;
 use crate::cas::{BlobStream, BlobWriter, ByteRange};
+use crate::digest::BlobHash;
 use crate::instance::InstanceName;
 
 const SHA256: DigestFunction = DigestFunction::Sha256;
@@ -23,6 +24,10 @@ impl ContentAddressableStorage for CountingCas {
     async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, CasError> {
         self.walks.fetch_add(1, Ordering::Relaxed);
         self.inner.find_missing(digests).await
+    }
+
+    async fn find(&self, hash: &BlobHash) -> Result<Option<Digest>, CasError> {
+        self.inner.find(hash).await
     }
 
     async fn get(&self, digest: &Digest) -> Result<Bytes, CasError> {

@@ -254,7 +254,7 @@ async fn a_page_has_everything_up_to_its_end_and_nothing_after() {
     let mut bench = Bench::new();
     for number in 0..10 {
         bench.came(&operation(metadata(&format!("b{number}"), "//t", "M")));
-        bench.book.second(at(number), Gauges::default(), Bytes::default());
+        bench.book.second(at(number), Gauges::default(), Moved::default());
     }
     let (mut after, mut seen) = (0, (0, 0, 0));
     loop {

@@ -12,7 +12,7 @@ use super::news::Origin;
 use super::record::{Key, Kind, record_len};
 use crate::cas::entry::{EntryKey, Standing};
 use crate::cas::{BlobStream, ByteRange, CasError};
-use crate::digest::Digest;
+use crate::digest::{BlobHash, Digest};
 
 /// How often a result is looked for again that was moved while it was read.
 const RETRIES: usize = 3;
@@ -43,6 +43,11 @@ impl DiskCas {
         let store = self.inner();
         store.map.look(key, store.now(), using).is_some_and(|found| found.kind != Kind::Part)
             || key.digest().is_some_and(|digest| digest.is_empty_blob())
+    }
+
+    /// The digest of the blob of that hash, which is left as it is.
+    pub(crate) fn find_entry(&self, hash: &BlobHash) -> Option<Digest> {
+        self.inner().map.find(hash).and_then(|key| key.digest()).or_else(|| hash.of_nothing())
     }
 
     /// The entry, left as it is.

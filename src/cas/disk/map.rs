@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::record::{Key, Kind};
-use crate::cas::entry::{RANGES, Standing};
+use crate::cas::entry::{RANGES, Standing, Unsized, UnsizedKey};
+use crate::digest::BlobHash;
 
 /// Bit of an [`Entry`]'s files: an executable twin exists.
 const HAS_TWIN: u8 = 4;
@@ -204,6 +205,13 @@ impl Map {
     /// The entry of `key`, left as it is.
     pub(super) fn peek(&self, key: &Key) -> Option<Found> {
         self.read(key).get(key).map(Entry::found)
+    }
+
+    /// The key of the blob of that hash.
+    pub(super) fn find(&self, hash: &BlobHash) -> Option<Key> {
+        let shard = self.read(&Key::from(&hash.sized(0)));
+        let unsized_key = UnsizedKey::from(hash);
+        shard.get_key_value(&unsized_key as &dyn Unsized).map(|(key, _)| *key)
     }
 
     /// Puts an entry in place of an earlier one, which is returned.

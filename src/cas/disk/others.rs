@@ -9,7 +9,7 @@ use super::DiskCas;
 use super::map::Use;
 use super::news::Origin;
 use crate::cas::{BlobStream, BlobWriter, ByteRange, CasError, ContentAddressableStorage};
-use crate::digest::Digest;
+use crate::digest::{BlobHash, Digest};
 
 /// The same blobs, but what comes in here is a copy of what another machine has, and no news. Uses renew a
 /// life as ever, and are not told on.
@@ -37,6 +37,10 @@ impl ContentAddressableStorage for OthersCas {
 
     async fn peek_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, CasError> {
         self.0.peek_missing(digests).await
+    }
+
+    async fn find(&self, hash: &BlobHash) -> Result<Option<Digest>, CasError> {
+        self.0.find(hash).await
     }
 
     async fn get(&self, digest: &Digest) -> Result<Bytes, CasError> {

@@ -103,6 +103,10 @@ impl CopyStore for Frail {
         self.store.have(keys, extend)
     }
 
+    fn find(&self, hash: &BlobHash) -> Option<Digest> {
+        CopyStore::find(&self.store, hash)
+    }
+
     fn look(&self, key: &EntryKey) -> Option<Entry> {
         self.store.look(key)
     }

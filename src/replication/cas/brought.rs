@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::ReplicatedCas;
 use crate::cas::{BlobStream, BlobWriter, ByteRange, CasError, ContentAddressableStorage};
-use crate::digest::Digest;
+use crate::digest::{BlobHash, Digest};
 
 /// As [`ReplicatedCas`], but what [`find_missing`](ContentAddressableStorage::find_missing) does not list is
 /// on this disk: it fetches what is elsewhere only, many blobs at once and from several machines.
@@ -34,6 +34,10 @@ impl<C: ContentAddressableStorage> ContentAddressableStorage for BroughtCas<C> {
 
     async fn peek_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, CasError> {
         self.0.peek_missing(digests).await
+    }
+
+    async fn find(&self, hash: &BlobHash) -> Result<Option<Digest>, CasError> {
+        self.0.find(hash).await
     }
 
     async fn get(&self, digest: &Digest) -> Result<Bytes, CasError> {

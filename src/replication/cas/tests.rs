@@ -102,6 +102,22 @@ async fn what_anybody_has_is_there_and_the_rest_is_listed_once_in_order() {
 }
 
 #[tokio::test]
+async fn a_blob_is_found_by_its_hash_wherever_it_is() {
+    let farm = TestFarm::new(4, 2);
+    let cas = here(&farm);
+    let (digest, data) = placed(&farm, &[1, 2]);
+    let hash = BlobHash::from(&digest);
+    assert_eq!(cas.find(&hash).await.unwrap(), None);
+    put(&farm, 2, &data);
+    assert_eq!(cas.find(&hash).await.unwrap(), Some(digest));
+    assert!(farm.machine(3).calls().find.is_empty(), "no holder");
+    put(&farm, 0, &data);
+    let asked = farm.machine(1).calls().find.len();
+    assert_eq!(cas.find(&hash).await.unwrap(), Some(digest));
+    assert_eq!(farm.machine(1).calls().find.len(), asked, "it is here");
+}
+
+#[tokio::test]
 async fn nobody_is_asked_about_what_is_here_nor_about_what_belongs_elsewhere() {
     let farm = TestFarm::new(4, 2);
     let cas = here(&farm);
@@ -209,6 +225,10 @@ struct Damaged(MemoryCopies, usize);
 impl ContentAddressableStorage for Damaged {
     async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, CasError> {
         self.0.find_missing(digests).await
+    }
+
+    async fn find(&self, hash: &BlobHash) -> Result<Option<Digest>, CasError> {
+        self.0.find(hash).await
     }
 
     async fn get(&self, digest: &Digest) -> Result<Bytes, CasError> {

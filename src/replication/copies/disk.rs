@@ -8,6 +8,7 @@ use crate::action_cache::disk::is_stored_under;
 use crate::cas::disk::{DiskCas, StoredEntry};
 use crate::cas::entry::{EntryKey, Standing};
 use crate::cas::{BlobStream, CasError};
+use crate::digest::{BlobHash, Digest};
 
 impl From<StoredEntry> for Entry {
     fn from(StoredEntry { key, bytes, standing, age }: StoredEntry) -> Self {
@@ -19,6 +20,10 @@ impl From<StoredEntry> for Entry {
 impl CopyStore for DiskCas {
     fn have(&self, keys: &[EntryKey], extend: bool) -> Vec<bool> {
         keys.iter().map(|key| self.has_entry(key, extend)).collect()
+    }
+
+    fn find(&self, hash: &BlobHash) -> Option<Digest> {
+        self.find_entry(hash)
     }
 
     fn look(&self, key: &EntryKey) -> Option<Entry> {

@@ -16,7 +16,7 @@ use crate::action_cache::disk::is_stored_under;
 use crate::cas::entry::{EntryKey, Standing};
 use crate::cas::memory::{MemoryWriter, pieces};
 use crate::cas::{BlobStream, BlobWriter, ByteRange, CasError, ContentAddressableStorage};
-use crate::digest::{Digest, DigestFunction, KEY_LEN};
+use crate::digest::{BlobHash, Digest, DigestFunction, KEY_LEN};
 
 /// A store that forgets everything with the process. Clones share their entries. As a CAS it keeps what is
 /// written as [`Standing::Sole`], or, where it is [`of_others`](Self::of_others), as [`Standing::Spare`].
@@ -159,6 +159,11 @@ impl CopyStore for MemoryCopies {
         present
     }
 
+    fn find(&self, hash: &BlobHash) -> Option<Digest> {
+        let digests = |key: &EntryKey| key.digest().filter(|digest| BlobHash::from(digest) == *hash);
+        self.inner().entries.keys().find_map(digests).or_else(|| hash.of_nothing())
+    }
+
     fn look(&self, key: &EntryKey) -> Option<Entry> {
         self.inner().entries.get(key).map(|held| held.entry(key))
     }
@@ -208,6 +213,10 @@ impl ContentAddressableStorage for MemoryCopies {
             }
         }
         Ok(missing)
+    }
+
+    async fn find(&self, hash: &BlobHash) -> Result<Option<Digest>, CasError> {
+        Ok(CopyStore::find(self, hash))
     }
 
     async fn get(&self, digest: &Digest) -> Result<Bytes, CasError> {

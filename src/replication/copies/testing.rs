@@ -15,7 +15,7 @@ use super::{Copy, CopyPeer, CopyStore, Entry, Other, Others, Taken};
 use crate::cas::ByteRange;
 use crate::cas::entry::{EntryKey, Standing};
 use crate::cas::fetch::{BlobSource, SourceError, SourceStream};
-use crate::digest::Digest;
+use crate::digest::{BlobHash, Digest};
 use crate::peer::MachineId;
 use crate::replication::roster::{Machine, Role, Roster};
 
@@ -71,6 +71,8 @@ pub enum Fault {
 pub struct Calls {
     /// Keys of each `have`.
     pub have: Vec<Vec<EntryKey>>,
+    /// Hash of each `find`.
+    pub find: Vec<BlobHash>,
     /// Keys of each `give`.
     pub give: Vec<Vec<EntryKey>>,
     /// Key of each `send`.
@@ -242,6 +244,12 @@ impl CopyPeer for TestMachine {
             return Ok(vec![false; keys.len()]);
         }
         Ok(self.store.have(keys, extend))
+    }
+
+    async fn find(&self, hash: &BlobHash) -> Result<Option<Digest>, SourceError> {
+        let fault = self.called(|calls| calls.find.push(*hash)).await?;
+        let found = self.store.find(hash).filter(|_| fault != Fault::Lacks);
+        Ok(found.map(|digest| if fault == Fault::Wrong { hash.sized(digest.size() + 1) } else { digest }))
     }
 
     async fn give(&self, copies: Vec<Copy>) -> Result<Vec<Taken>, SourceError> {

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Elsewhere;
 use crate::cas::entry::EntryKey;
-use crate::digest::Digest;
+use crate::digest::{BlobHash, Digest};
 use crate::peer::MachineId;
 use crate::replication::copies::{MOST_KEYS, Other};
 
@@ -88,6 +88,36 @@ impl Elsewhere {
             }
         }
         words
+    }
+}
+
+impl Elsewhere {
+    /// The digest of the blob of that hash, if another machine says that it has one: those are asked on which
+    /// it belongs, and those that may have more, all at once. No answer, or none in time, is a no.
+    pub(in crate::replication) async fn find(&self, hash: &BlobHash) -> Option<Digest> {
+        let roster = self.roster();
+        // Where an entry belongs does not depend on its size.
+        let likely = self.chart(&roster).likely(&EntryKey::from(&hash.sized(0)));
+        let others = likely.into_iter().filter_map(|machine| self.other(machine));
+        let mut answers: FuturesUnordered<_> = others.map(|other| find(other, hash)).collect();
+        let deadline = Instant::now() + DEADLINE;
+        while let Ok(Some(answer)) = timeout_at(deadline, answers.next()).await {
+            let trusted = answer.filter(|(machine, digest)| !self.is_liar(digest, *machine));
+            if let Some((_, digest)) = trusted {
+                return Some(digest);
+            }
+        }
+        None
+    }
+}
+
+async fn find(other: Other, hash: &BlobHash) -> Option<(MachineId, Digest)> {
+    match other.copies.find(hash).await {
+        Ok(found) => found.map(|digest| (other.id, digest)),
+        Err(error) => {
+            tracing::debug!(%error, "a machine does not say whether it has a blob");
+            None
+        }
     }
 }
 

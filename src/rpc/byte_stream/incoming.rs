@@ -222,7 +222,7 @@ impl Pieces {
         }
     }
 
-    fn into_vec(mut self) -> Vec<u8> {
+    pub(super) fn into_vec(mut self) -> Vec<u8> {
         let mut all = Vec::with_capacity(self.len);
         while let Some(piece) = self.pop() {
             all.extend_from_slice(&piece);

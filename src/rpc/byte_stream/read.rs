@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use farmhand_proto::bytestream::ReadRequest;
+use futures_util::future::Either;
 use futures_util::{Stream, StreamExt};
 use tonic::Status;
 
@@ -38,7 +39,13 @@ impl ByteStreamMethods {
         meter: Meter,
     ) -> Result<impl Stream<Item = Result<Bytes, Status>> + Send + Unpin + use<>, Status> {
         let name =
-            ReadName::parse(&request.resource_name, |instance| self.instances.default_function(instance))?;
+            ReadName::parse(&request.resource_name, |instance| self.instances.default_function(instance));
+        if name.is_err()
+            && let Some((logs, name)) = self.log_named(&request.resource_name)
+        {
+            return Ok(Either::Left(logs.read(&name, request.read_offset, request.read_limit).await?));
+        }
+        let name = name?;
         self.instances.get(name.instance)?;
         let range = range_of(&request, name.digest.size(), name.compressor)?;
         let blob = self.cas.read(&name.digest, range).await?;
@@ -46,11 +53,11 @@ impl ByteStreamMethods {
             Compressor::Identity => blob,
             Compressor::Zstd => compress_stream(blob, name.digest.size() - range.offset)?,
         };
-        Ok(blob.map(move |piece| {
+        Ok(Either::Right(blob.map(move |piece| {
             let piece = piece?;
             meter.downloaded(piece.len() as u64);
             Ok(piece)
-        }))
+        })))
     }
 }
 

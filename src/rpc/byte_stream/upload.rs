@@ -11,7 +11,7 @@ use crate::digest::Digest;
 const COLLECTED: u64 = 64 * 1024;
 
 /// A blob of which some bytes may have come. Nothing is visible before [`commit`](Self::commit).
-pub(super) struct Upload {
+pub(in crate::rpc) struct Upload {
     cas: Arc<dyn ContentAddressableStorage>,
     digest: Digest,
     state: State,
@@ -26,12 +26,12 @@ enum State {
 }
 
 impl Upload {
-    pub(super) fn new(cas: Arc<dyn ContentAddressableStorage>, digest: Digest) -> Self {
+    pub(in crate::rpc) fn new(cas: Arc<dyn ContentAddressableStorage>, digest: Digest) -> Self {
         Self { cas, digest, state: State::Empty }
     }
 
     /// Bytes that have come.
-    pub(super) fn written(&self) -> u64 {
+    pub(in crate::rpc) fn written(&self) -> u64 {
         match &self.state {
             State::Empty => 0,
             State::Whole(data) => data.len() as u64,
@@ -41,7 +41,7 @@ impl Upload {
     }
 
     /// Begins a large blob in the store, which refuses one that it can never hold.
-    pub(super) async fn open(&mut self) -> Result<(), CasError> {
+    pub(in crate::rpc) async fn open(&mut self) -> Result<(), CasError> {
         if matches!(self.state, State::Empty) && self.digest.size() > COLLECTED {
             self.state = State::Stream(self.cas.writer(&self.digest).await?);
         }
@@ -50,7 +50,7 @@ impl Upload {
 
     /// Takes the next bytes. `is_last` promises that no more come: a blob that arrives in one message
     /// is then stored without another copy.
-    pub(super) async fn write(&mut self, data: Bytes, is_last: bool) -> Result<(), CasError> {
+    pub(in crate::rpc) async fn write(&mut self, data: Bytes, is_last: bool) -> Result<(), CasError> {
         if data.is_empty() {
             return Ok(());
         }
@@ -76,7 +76,7 @@ impl Upload {
     }
 
     /// Verifies the blob and makes it visible.
-    pub(super) async fn commit(self) -> Result<(), CasError> {
+    pub(in crate::rpc) async fn commit(self) -> Result<(), CasError> {
         match self.state {
             State::Empty => self.cas.put(&self.digest, Bytes::new()).await,
             State::Whole(data) => self.cas.put(&self.digest, data).await,

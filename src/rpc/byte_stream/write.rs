@@ -14,8 +14,9 @@ use super::upload::Upload;
 use super::{ByteStreamMethods, counts_uncompressed, signed};
 use crate::activity::Meter;
 use crate::cas::compression::{Compressor, Decoder};
+use crate::rpc::log_stream::LogStreams;
 use crate::rpc::metadata;
-use crate::rpc::resource_name::WriteName;
+use crate::rpc::resource_name::{LogName, WriteName};
 
 /// After so many bytes an upload looks whether somebody else has completed the blob.
 const LOOK_AGAIN: u64 = 16 * 1024 * 1024;
@@ -97,8 +98,14 @@ impl ByteStreamMethods {
         let name = match self.parse_write_name(&first.resource_name) {
             Ok(name) => name,
             Err(status) => {
-                self.drain.rest_of(stream, 0);
-                return Err(status);
+                let written = match self.log_named(&first.resource_name) {
+                    Some((logs, name)) => self.write_log(logs, &name, first, &mut stream).await,
+                    None => Err(status),
+                };
+                if written.is_err() {
+                    self.drain.rest_of(stream, 0);
+                }
+                return written;
             }
         };
         let size = name.digest.size();
@@ -108,6 +115,29 @@ impl ByteStreamMethods {
         }
         self.drain.rest_of(stream, size);
         answer.map(|answer| answer.committed)
+    }
+
+    /// Receives the next bytes of a log stream; gives how many it has.
+    async fn write_log(
+        &self,
+        logs: &LogStreams,
+        name: &LogName,
+        first: Message,
+        stream: &mut Incoming,
+    ) -> Result<i64, Status> {
+        let mut sequence = Sequence::new(&first)?;
+        let mut committed = 0;
+        let mut next = Some(first);
+        while let Some(message) = next {
+            sequence.accept(&message)?;
+            let (offset, is_last) = (sequence.next - message.data.remaining() as u64, message.finish_write);
+            committed = logs.append(name, offset, message.data.into_vec(), is_last).await?;
+            next = if is_last { None } else { next_message(stream, self.settings.idle).await? };
+        }
+        if sequence.finished {
+            expect_end(stream).await?;
+        }
+        Ok(signed(committed))
     }
 
     async fn receive(

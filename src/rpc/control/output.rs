@@ -2,63 +2,31 @@
 //!
 //! While the command runs, the file that it writes to is read as the caller takes the bytes; nobody
 //! else pays for that, and a caller costs one piece of memory. When the attempt is over, the reader
-//! goes on in the log that was kept (`reader`). For how an action is named see [`Subject`].
+//! goes on in the log that was kept (`rpc::output`). For how an action is named see [`Subject`].
 
 use std::sync::Arc;
 
 use farmhand_proto::control::read_output_request::Stream as WireStream;
 use farmhand_proto::control::{ReadOutputRequest, ReadOutputResponse};
-use farmhand_proto::reapi::ActionResult;
 use futures_util::stream::{self, StreamExt};
 use tonic::{Request, Response, Status};
 
 use super::query::Query;
 use super::{ControlService, Replies};
 use crate::action_cache::ActionKey;
-use crate::digest::{Digest, DigestFunction};
-use crate::execution::Operation;
-use crate::execution::live_logs::LogFiles;
+use crate::digest::Digest;
 use crate::history::Record;
 use crate::instance::InstanceName;
-use reader::Reader;
+use crate::rpc::output::{Reader, Subject, Which};
 
-mod reader;
 #[cfg(test)]
 mod tests;
 
-/// Which of the two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Which {
-    Stdout,
-    Stderr,
-}
-
-/// Whose output is read.
-enum Subject {
-    /// An operation the scheduler knows: by its name, or the newest one of an action that has, or
-    /// will have, something to read.
-    Operation(Arc<Operation>),
-    /// What is known of an operation that the scheduler has forgotten, or of an action that only
-    /// the action cache knows.
-    Result(Box<ActionResult>, DigestFunction),
-}
-
-// === impl Which ===
-
-impl Which {
-    fn parse(stream: WireStream) -> Result<Self, Status> {
-        match stream {
-            WireStream::Stdout => Ok(Self::Stdout),
-            WireStream::Stderr => Ok(Self::Stderr),
-            WireStream::Unspecified => Err(Status::invalid_argument("stream is not set: stdout or stderr")),
-        }
-    }
-
-    fn file(self, files: &LogFiles) -> Arc<std::path::Path> {
-        match self {
-            Self::Stdout => Arc::clone(&files.stdout),
-            Self::Stderr => Arc::clone(&files.stderr),
-        }
+fn which(stream: WireStream) -> Result<Which, Status> {
+    match stream {
+        WireStream::Stdout => Ok(Which::Stdout),
+        WireStream::Stderr => Ok(Which::Stderr),
+        WireStream::Unspecified => Err(Status::invalid_argument("stream is not set: stdout or stderr")),
     }
 }
 
@@ -73,7 +41,7 @@ impl ControlService {
         request: Request<ReadOutputRequest>,
     ) -> Result<Response<Replies<ReadOutputResponse>>, Status> {
         let request = request.into_inner();
-        let which = Which::parse(request.stream())?;
+        let which = which(request.stream())?;
         let subject = self.subject(&request.operation).await?;
         let mut reader = Reader::new(
             self.scheduler.clone(),

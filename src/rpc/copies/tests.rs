@@ -49,11 +49,30 @@ async fn nobody_but_members_gets_in() {
     let (service, ..) = service();
     let codes = [
         service.have(Request::new(HaveRequest::default())).await.unwrap_err().code(),
+        service.find(Request::new(FindRequest::default())).await.unwrap_err().code(),
         service.give(Request::new(GiveRequest::default())).await.unwrap_err().code(),
         service.settle(Request::new(SettleRequest::default())).await.unwrap_err().code(),
         service.results(Request::new(ResultsRequest::default())).await.unwrap_err().code(),
     ];
-    assert_eq!(codes, [Code::PermissionDenied; 4]);
+    assert_eq!(codes, [Code::PermissionDenied; 5]);
+}
+
+#[tokio::test]
+async fn blobs_are_found_by_their_hash() {
+    let (service, store, _) = service();
+    let here = store.blob(&b"here"[..]).digest().unwrap();
+    let absent = Digest::of(DigestFunction::Blake3, b"absent");
+    for (digest, size) in [(here, Some(4)), (absent, None), (Digest::empty(DigestFunction::Sha256), Some(0))]
+    {
+        let hash = BlobHash::from(&digest).to_bytes().to_vec();
+        let found = service.find(of_member(FindRequest { hash })).await.unwrap().into_inner();
+        assert_eq!(found.size, size, "{digest}");
+    }
+    assert!(store.extended().is_empty());
+    for hash in [vec![], vec![1; 32], vec![2; 33], vec![1; 34]] {
+        let refused = service.find(of_member(FindRequest { hash })).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+    }
 }
 
 #[tokio::test]

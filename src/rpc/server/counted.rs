@@ -1,4 +1,5 @@
 //! [`Counted`]: services whose calls are entered in the [`Ledger`](super::ledger::Ledger), with what they hold.
+//! A plain HTTP request has no messages: its service counts what it holds itself.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -12,6 +13,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
+use super::is_grpc;
 use super::ledger::{Account, Call, Holding};
 
 /// Bytes in front of each gRPC message: a compression flag and the length.
@@ -78,13 +80,16 @@ where
         };
         let (call, holding) = (account.call(), account.holding());
         let mut answer_holding = account.holding();
-        let answer = self.0.call(
-            request.map(|inner| Body::new(RequestBody { inner, framing: Framing::default(), holding })),
-        );
+        let is_grpc = is_grpc(request.headers());
+        let answer = self.0.call(if is_grpc {
+            request.map(|inner| Body::new(RequestBody { inner, framing: Framing::default(), holding }))
+        } else {
+            request
+        });
         Box::pin(async move {
             // Calls that came before the connection was closed would still be answered one by one.
             if account.is_condemned() {
-                return Ok(Status::resource_exhausted("this connection is being closed").into_http());
+                return Ok(condemned(is_grpc));
             }
             let (parts, mut inner) = answer.await?.into_parts();
             let first = poll_fn(|context| Pin::new(&mut inner).poll_frame(context)).await;
@@ -94,6 +99,16 @@ where
             Ok(http::Response::from_parts(parts, Body::new(body)))
         })
     }
+}
+
+/// What a call on a connection that is being closed is told.
+fn condemned(is_grpc: bool) -> http::Response<Body> {
+    if is_grpc {
+        return Status::resource_exhausted("this connection is being closed").into_http();
+    }
+    let mut response = http::Response::new(Body::empty());
+    *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+    response
 }
 
 fn size_of(frame: Option<&Result<Frame<Bytes>, Status>>) -> u64 {

@@ -94,6 +94,7 @@ mod tests {
     use super::*;
     use crate::cas::memory::MemoryCas;
     use crate::cas::{BlobStream, BlobWriter, ByteRange};
+    use crate::digest::BlobHash;
     use crate::digest::DigestFunction::Sha256;
 
     /// Notes what it is asked for.
@@ -105,6 +106,10 @@ mod tests {
         async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, CasError> {
             self.1.lock().unwrap().push(digests.to_vec());
             self.0.find_missing(digests).await
+        }
+
+        async fn find(&self, hash: &BlobHash) -> Result<Option<Digest>, CasError> {
+            self.0.find(hash).await
         }
 
         async fn get(&self, digest: &Digest) -> Result<Bytes, CasError> {

@@ -19,6 +19,7 @@ NPM_BAZEL = CACHE / "npm/node_modules/@bazel/bazel-linux_x64/bazel-2.1.0-linux-x
 DEBIAN = {
     "bazel": "bazel-bootstrap",
     "bwrap": "bubblewrap",
+    "ccache": "ccache",
     "dpkg-source": "dpkg-dev",
     "fusermount3": "fuse3",
     "g++": "g++",

@@ -15,7 +15,7 @@ use super::super::*;
 use crate::cas::ByteRange;
 use crate::cas::entry::Standing;
 use crate::cas::fetch::{BlobSource, SourceError, SourceStream};
-use crate::digest::Digest;
+use crate::digest::{BlobHash, Digest};
 use crate::replication::copies::memory::MemoryCopies;
 use crate::replication::copies::{Copy, CopyPeer, Entry, Taken};
 
@@ -275,6 +275,10 @@ impl CopyPeer for Far {
 
     async fn have(&self, keys: &[EntryKey], extend: bool) -> Result<Vec<bool>, SourceError> {
         Ok(self.called().await?.store.have(keys, extend))
+    }
+
+    async fn find(&self, hash: &BlobHash) -> Result<Option<Digest>, SourceError> {
+        Ok(CopyStore::find(&self.called().await?.store, hash))
     }
 
     async fn give(&self, copies: Vec<Copy>) -> Result<Vec<Taken>, SourceError> {

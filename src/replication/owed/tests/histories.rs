@@ -231,7 +231,7 @@ impl World {
             Effect::Give { machine, keys } => {
                 let taken = is_there(self, machine).then(|| self.take(machine, &carried));
                 let gone: Vec<EntryKey> =
-                    keys.iter().filter(|key| !carried.contains_key(key)).copied().collect();
+                    keys.iter().filter(|key| !carried.contains_key(*key)).copied().collect();
                 let gone: Vec<EntryKey> =
                     gone.into_iter().filter(|key| !self.store.contains_key(key)).collect();
                 self.apply(Event::Gone(gone));

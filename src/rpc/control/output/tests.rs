@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use farmhand_proto::control::operation::Stage;
 use farmhand_proto::control::{self, GetStatusResponse};
+use farmhand_proto::reapi::ActionResult;
 use farmhand_proto::{reapi, rpc};
 use futures_util::StreamExt;
 use prost::Message;

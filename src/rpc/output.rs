@@ -1,13 +1,15 @@
-//! [`Reader`]: one caller's way through the output of an action.
+//! [`Reader`]: one caller's way through the output of an action, for the control API and for log streams.
 //!
 //! It pulls: a piece is read when the caller has taken the one before. Bytes come first from the file
 //! that the command writes to, and from the kept log once the attempt is over. Both are the same
 //! bytes, so the reader goes on where it was. It begins anew, at offset 0, where that does not hold:
-//! when the command was started again, on this machine or another, or cut its own output short.
+//! when the command was started again, on this machine or another, or cut its own output short. A reader that
+//! is [bound](Reader::bound_to) to one attempt never does: the bytes it gave stand, or it fails.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,12 +20,28 @@ use futures_util::StreamExt;
 use tokio::sync::watch;
 use tonic::Status;
 
-use super::{Subject, Which};
 use crate::cas::{BlobStream, ByteRange, ContentAddressableStorage};
 use crate::digest::{Digest, DigestFunction};
 use crate::execution::live_logs::LogFiles;
 use crate::execution::queue::AttemptId;
 use crate::execution::{Operation, OperationState, Scheduler, Stage};
+
+/// Which of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    Stdout,
+    Stderr,
+}
+
+/// Whose output is read.
+pub(super) enum Subject {
+    /// An operation the scheduler knows: by its name, or the newest one of an action that has, or
+    /// will have, something to read.
+    Operation(Arc<Operation>),
+    /// What is known of an operation that the scheduler has forgotten, or of an action that only
+    /// the action cache knows.
+    Result(Box<ActionResult>, DigestFunction),
+}
 
 /// Bytes of a piece at most.
 const PIECE: usize = 64 << 10;
@@ -38,6 +56,8 @@ pub(super) struct Reader {
     subject: Followed,
     which: Which,
     follow: bool,
+    /// The only attempt whose output is given.
+    bound: Option<AttemptId>,
     at: Position,
     source: Source,
 }
@@ -97,6 +117,17 @@ struct Kept {
     rest: Bytes,
 }
 
+// === impl Which ===
+
+impl Which {
+    fn file(self, files: &LogFiles) -> Arc<Path> {
+        match self {
+            Self::Stdout => Arc::clone(&files.stdout),
+            Self::Stderr => Arc::clone(&files.stderr),
+        }
+    }
+}
+
 // === impl Reader ===
 
 impl Reader {
@@ -113,7 +144,13 @@ impl Reader {
             Subject::Result(result, function) => Followed::Result(result, function),
         };
         let (at, source) = (Position::Asked(offset), Source::None { before: None });
-        Self { scheduler, cas, subject, which, follow, at, source }
+        Self { scheduler, cas, subject, which, follow, bound: None, at, source }
+    }
+
+    /// The same for one attempt alone: what another one writes is neither given nor waited for, and what
+    /// takes back bytes that were given is `ABORTED`.
+    pub(super) fn bound_to(self, attempt: AttemptId) -> Self {
+        Self { bound: Some(attempt), ..self }
     }
 
     /// Whether nothing more will be written: what there is can be read at once.
@@ -139,6 +176,9 @@ impl Reader {
                 Source::Live(live) => match live.read(self.at.known()).await.map_err(unreadable)? {
                     LiveRead::Piece(piece) => piece,
                     LiveRead::Shrunk => {
+                        if self.bound.is_some() {
+                            return Err(taken_back());
+                        }
                         live.seen = 0;
                         self.at = Position::At(0);
                         continue;
@@ -175,6 +215,9 @@ impl Reader {
                 (Arc::clone(operation), now)
             }
         };
+        if self.is_beyond(&state) {
+            return Ok(false);
+        }
         if !has_log(&state)
             && let Some(files) = self.scheduler.live_logs(&state)
         {
@@ -182,6 +225,9 @@ impl Reader {
         }
         // What came of an attempt is told before its files are forgotten: this is the latest.
         let state = operation.state();
+        if self.is_beyond(&state) {
+            return Ok(false);
+        }
         if !state.is_done() {
             return Ok((self.follow || is_nearly_over(&state)) && self.wait_for_news().await);
         }
@@ -197,6 +243,13 @@ impl Reader {
             None => self.source = Source::Kept(Kept::empty()),
         }
         Ok(true)
+    }
+
+    /// Whether the attempt that is read is over, and another has taken its place or will.
+    fn is_beyond(&self, state: &OperationState) -> bool {
+        self.bound.is_some_and(|attempt| {
+            state.attempt() != Some(attempt) || (state.stage == Stage::Queued && !state.is_done())
+        })
     }
 
     /// Opens the file of a running command. One that cannot be opened is about to be forgotten.
@@ -228,6 +281,9 @@ impl Reader {
             }
         };
         if before.is_some_and(|before| before.start != start) {
+            if self.bound.is_some() {
+                return Err(taken_back());
+            }
             self.at = Position::At(0);
         }
         let at = self.at.resolve(length);
@@ -240,13 +296,16 @@ impl Reader {
     /// Opens a kept log where the reader is, or at its beginning if it is another one than was read.
     async fn open_kept(&mut self, log: Log, is_another: bool) -> Result<(), Status> {
         let size = log.size();
+        if self.bound.is_some() && (is_another || self.at.resolve(size) > size) {
+            return Err(if is_another { taken_back() } else { behind_the_end() });
+        }
         let mut at = if is_another { 0 } else { self.at.resolve(size) };
         if matches!(self.at, Position::At(known) if known > size) {
             at = 0;
         }
         let pieces = match log {
             Log::Blob(digest) => self.cas.read(&digest, ByteRange { offset: at, limit: None }).await?,
-            Log::Bytes(_) if at > size => return Err(Status::out_of_range("the offset is behind the end")),
+            Log::Bytes(_) if at > size => return Err(behind_the_end()),
             Log::Bytes(data) => Box::pin(futures_util::stream::iter([Ok(data.slice(at as usize..))])),
         };
         self.at = Position::At(at);
@@ -403,6 +462,14 @@ fn nothing_kept(state: &OperationState) -> Status {
     let reason = |response: &ExecuteResponse| response.status.as_ref().map(|status| status.message.clone());
     let reason = state.response.as_deref().and_then(reason).unwrap_or_default();
     Status::not_found(format!("the action wrote nothing that was kept: {reason}"))
+}
+
+fn taken_back() -> Status {
+    Status::aborted("the command was started again, or cut its output short: read it anew")
+}
+
+fn behind_the_end() -> Status {
+    Status::out_of_range("the offset is behind the end")
 }
 
 fn unreadable(error: io::Error) -> Status {
