@@ -23,17 +23,12 @@ use crate::history::{Explainer, History};
 use crate::peer::trust::TrustError;
 use crate::peer::{Peers, Trust};
 use crate::platform::MachineFacts;
-use crate::rpc::action_cache::ActionCacheService;
-use crate::rpc::byte_stream::ByteStreamService;
-use crate::rpc::capabilities::{CacheCapabilitiesProvider, CapabilitiesService};
-use crate::rpc::cas::CasService;
 use crate::rpc::control::{ControlParts, ControlService, SocketFile, bind_private};
-use crate::rpc::execution::{ExecutionCapabilitiesProvider, ExecutionService};
-use crate::rpc::operations::OperationsService;
 use crate::rpc::server::{Limits, Listener};
 use crate::rpc::{Instances, server};
 use crate::tasks::Tasks;
 use crate::telemetry;
+use crate::worker::container::Containers;
 use crate::worker::local::LocalWorker;
 use crate::worker::sandbox::{self, ActionGroup, Mode, SandboxSupport, SpawnerConfig, SpawnerPool};
 use crate::worker::{RunError, Runner};
@@ -47,6 +42,7 @@ mod meter;
 mod open_files;
 mod part;
 mod safety;
+mod services;
 mod settings;
 mod status;
 mod told;
@@ -57,6 +53,7 @@ mod wire;
 use meter::Meter;
 use part::{FarmDoor, Inside, Part};
 use safety::Safety;
+use services::Services;
 use status::StatusSource;
 use whole::Whole;
 
@@ -162,8 +159,15 @@ impl Node {
         let (cas, results): (_, Arc<dyn ActionCache>) = (Arc::clone(&whole.cas), whole.results.clone());
 
         let spawners = Arc::new(start_spawners(&config, open_files.inherited).await?);
-        let facts = settings::facts(&config, spawners.is_sandboxed());
-        let worker = Arc::new(open_worker(&config, facts.clone(), &whole, Arc::clone(&spawners), &tasks)?);
+        let containers = settings::containers(&config);
+        let facts = settings::facts(&config, spawners.is_sandboxed(), containers.as_ref());
+        let worker = Arc::new(open_worker(
+            &config,
+            (facts.clone(), containers),
+            &whole,
+            Arc::clone(&spawners),
+            &tasks,
+        )?);
         let history = history.await.map_err(|panic| lost(&config, &panic))?;
         let sequence = Sequence::after(history.last_sequence());
         let activity = start_activity(&config, &store, sequence.clone(), &tasks);
@@ -177,14 +181,22 @@ impl Node {
             &tasks,
         );
         let instances = Instances::new(settings::instances(&config));
-        let action_cache = ActionCacheService::new(
-            Arc::clone(&results),
-            Arc::clone(&cas),
-            instances.clone(),
-            Arc::clone(&activity),
-            history.clone(),
-        );
-        let routes = routes(&config, &instances, &whole, action_cache, &scheduler, &activity, &tasks);
+        let services = Services {
+            byte_stream: Services::byte_stream(&config, &cas, &instances, &activity, &tasks),
+            instances: instances.clone(),
+            cas: Arc::clone(&cas),
+            results: Arc::clone(&results),
+            scheduler: scheduler.clone(),
+            activity: Arc::clone(&activity),
+            history: history.clone(),
+            chunks: whole.chunks(config.chunk_size),
+            chunk_size: config.chunk_size,
+            max_blob_size: config.max_blob_size,
+            handshake: config.handshake_timeout,
+            tasks: tasks.clone(),
+        };
+        let routes = services.routes();
+        worker.offer(Arc::new(services));
         let limits = settings::limits(&config, open_files.now);
         let peer_config = settings::peers(&config, activity.epoch(), doors.endpoints.peers);
         let peers = Peers::start(peer_config, trust.clone(), &tasks).await;
@@ -442,50 +454,23 @@ fn scratch(config: &Config) -> PathBuf {
 
 fn open_worker(
     config: &Config,
-    facts: MachineFacts,
+    (facts, containers): (MachineFacts, Option<Containers>),
     whole: &Whole,
     spawners: Arc<SpawnerPool>,
     tasks: &Tasks,
 ) -> Result<LocalWorker, NodeError> {
-    let settings = settings::worker(config, scratch(config), whole.store.usage().budget_bytes);
+    if let Some(containers) = containers.clone() {
+        tasks.spawn("old containers", async move {
+            if let Err(error) = containers.clear().await {
+                tracing::info!(%error, "containers of an earlier start may be left");
+            }
+        });
+    }
+    let budget = whole.store.usage().budget_bytes;
+    let settings = settings::worker(config, scratch(config), budget, containers);
     let scratch = settings.scratch.clone();
     LocalWorker::open(settings, facts, whole.for_worker(), spawners, tasks)
         .map_err(|source| NodeError::Io { path: scratch, source })
-}
-
-fn routes(
-    config: &Config,
-    instances: &Instances,
-    whole: &Whole,
-    action_cache: ActionCacheService,
-    scheduler: &Scheduler,
-    activity: &Arc<Activity>,
-    tasks: &Tasks,
-) -> Routes {
-    let (cas, chunks) = (Arc::clone(&whole.cas), whole.chunks(config.chunk_size));
-    let capabilities = CapabilitiesService::new(
-        instances.clone(),
-        vec![
-            Box::new(CacheCapabilitiesProvider {
-                max_blob_size: config.max_blob_size,
-                chunk_size: config.chunk_size,
-            }),
-            Box::new(ExecutionCapabilitiesProvider),
-        ],
-    );
-    let byte_stream = ByteStreamService::new(
-        Arc::clone(&cas),
-        instances.clone(),
-        settings::byte_stream(config),
-        Arc::clone(activity),
-        tasks,
-    );
-    Routes::new(capabilities.into_server())
-        .add_service(CasService::new(cas, chunks, instances.clone(), Arc::clone(activity)))
-        .add_service(byte_stream)
-        .add_service(action_cache.into_server())
-        .add_service(ExecutionService::new(scheduler.clone(), instances.clone()).into_server())
-        .add_service(OperationsService::new(scheduler.clone()).into_server())
 }
 
 /// What a person should know for as long as the node runs: text and remedy.

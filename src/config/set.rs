@@ -58,6 +58,7 @@ impl Set {
             compressed_committed_size: required(raw.compressed_committed_size),
             slots: at_least("slots", raw.slots.unwrap_or(host.cores), 1)?,
             sandbox: required(raw.sandbox),
+            containers: required(raw.containers),
             action_memory: required(raw.action_memory),
             action_tmp: required(raw.action_tmp),
             action_processes: at_least("action-processes", required(raw.action_processes), LEAST_PROCESSES)?,
