@@ -83,6 +83,8 @@ pub struct Config {
     pub copies: CopiesConfig,
     /// Whether actions get namespaces.
     pub sandbox: SandboxMode,
+    /// What runs the container images that actions ask for.
+    pub containers: ContainerTool,
     /// Memory of all actions together.
     pub action_memory: MemoryShare,
     /// Bytes of an action's `/tmp`, and of its `/dev/shm`.
@@ -243,6 +245,21 @@ pub enum SandboxMode {
     /// Always; the node does not start where it cannot.
     Require,
     /// Never.
+    Off,
+}
+
+/// What runs the container images that actions ask for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ContainerTool {
+    /// Podman if it is installed, else docker if its daemon answers.
+    #[default]
+    Auto,
+    /// Podman.
+    Podman,
+    /// Docker.
+    Docker,
+    /// Nothing: such actions do not run here.
     Off,
 }
 
@@ -440,6 +457,7 @@ mod tests {
         assert_eq!(config.disk_budget, DiskBudget::Auto);
         assert_eq!(config.sync, SyncMode::default());
         assert_eq!(config.sandbox, SandboxMode::default());
+        assert_eq!(config.containers, ContainerTool::default());
         assert_eq!(config.unknown_properties, UnknownProperties::default());
         assert_eq!(config.compressed_committed_size, CommittedSize::default());
         assert_eq!(config.chunk_size, ChunkSize::default());

@@ -12,7 +12,6 @@ use std::time::{Duration, SystemTime};
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::{JoinError, JoinHandle};
-use tonic::service::Routes;
 
 use crate::action_cache::ActionCache;
 use crate::activity::Activity;
@@ -23,19 +22,14 @@ use crate::history::{Explainer, History};
 use crate::peer::trust::TrustError;
 use crate::peer::{Peers, Trust};
 use crate::platform::MachineFacts;
-use crate::rpc::action_cache::ActionCacheService;
-use crate::rpc::byte_stream::ByteStreamService;
-use crate::rpc::capabilities::{CacheCapabilitiesProvider, CapabilitiesService};
-use crate::rpc::cas::CasService;
 use crate::rpc::control::{ControlParts, ControlService, SocketFile, bind_private};
-use crate::rpc::execution::{ExecutionCapabilitiesProvider, ExecutionService};
 use crate::rpc::http::{HttpParts, HttpService};
-use crate::rpc::log_stream::{LogStreamService, LogStreams};
-use crate::rpc::operations::OperationsService;
-use crate::rpc::server::{Limits, Listener, Services};
+use crate::rpc::log_stream::LogStreams;
+use crate::rpc::server::{Limits, Listener};
 use crate::rpc::{Instances, health, server};
 use crate::tasks::Tasks;
 use crate::telemetry;
+use crate::worker::container::Containers;
 use crate::worker::local::LocalWorker;
 use crate::worker::sandbox::{self, ActionGroup, Mode, SandboxSupport, SpawnerConfig, SpawnerPool};
 use crate::worker::{RunError, Runner};
@@ -49,6 +43,7 @@ mod meter;
 mod open_files;
 mod part;
 mod safety;
+mod services;
 mod settings;
 mod status;
 mod told;
@@ -59,6 +54,7 @@ mod wire;
 use meter::Meter;
 use part::{FarmDoor, Inside, Part};
 use safety::Safety;
+use services::Apis;
 use status::StatusSource;
 use whole::Whole;
 
@@ -164,8 +160,15 @@ impl Node {
         let (cas, results): (_, Arc<dyn ActionCache>) = (Arc::clone(&whole.cas), whole.results.clone());
 
         let spawners = Arc::new(start_spawners(&config, open_files.inherited).await?);
-        let facts = settings::facts(&config, spawners.is_sandboxed());
-        let worker = Arc::new(open_worker(&config, facts.clone(), &whole, Arc::clone(&spawners), &tasks)?);
+        let containers = settings::containers(&config);
+        let facts = settings::facts(&config, spawners.is_sandboxed(), containers.as_ref());
+        let worker = Arc::new(open_worker(
+            &config,
+            (facts.clone(), containers),
+            &whole,
+            Arc::clone(&spawners),
+            &tasks,
+        )?);
         let history = history.await.map_err(|panic| lost(&config, &panic))?;
         let sequence = Sequence::after(history.last_sequence());
         let activity = start_activity(&config, &store, sequence.clone(), &tasks);
@@ -179,16 +182,24 @@ impl Node {
             &tasks,
         );
         let instances = Instances::new(settings::instances(&config));
-        let action_cache = ActionCacheService::new(
-            Arc::clone(&results),
-            Arc::clone(&cas),
-            instances.clone(),
-            Arc::clone(&activity),
-            history.clone(),
-        );
-        let http_results = action_cache.clone();
-        let routes = routes(&config, &instances, &whole, action_cache, &scheduler, &activity, &tasks)
-            .add_service(health::server().await);
+        let apis = Apis {
+            byte_stream: Apis::byte_stream(&config, &cas, &instances, &activity, &tasks),
+            logs: LogStreams::new(config.data_dir.clone(), scheduler.clone(), Arc::clone(&cas)),
+            instances: instances.clone(),
+            cas: Arc::clone(&cas),
+            results: Arc::clone(&results),
+            scheduler: scheduler.clone(),
+            activity: Arc::clone(&activity),
+            history: history.clone(),
+            chunks: whole.chunks(config.chunk_size),
+            chunk_size: config.chunk_size,
+            max_blob_size: config.max_blob_size,
+            handshake: config.handshake_timeout,
+            tasks: tasks.clone(),
+        };
+        let http_results = apis.action_cache(&instances);
+        let routes = apis.routes().add_service(health::server().await);
+        worker.offer(Arc::new(apis));
         let limits = settings::limits(&config, open_files.now);
         let peer_config = settings::peers(&config, activity.epoch(), doors.endpoints.peers);
         let peers = Peers::start(peer_config, trust.clone(), &tasks).await;
@@ -249,7 +260,7 @@ impl Node {
             farm: parts,
         });
         let endpoints = doors.endpoints.clone();
-        let sockets = doors.serve(Services::new(routes, plain), limits, part.door, control, &tasks);
+        let sockets = doors.serve(server::Services::new(routes, plain), limits, part.door, control, &tasks);
         Ok(Self { endpoints, tasks, spawners, store, history, _sockets: sockets })
     }
 
@@ -309,7 +320,7 @@ impl Doors {
     /// Lets callers in. A control server that fails ends the node. The sockets stay while their files do.
     fn serve(
         self,
-        services: Services,
+        services: server::Services,
         limits: Limits,
         farm: FarmDoor,
         control: ControlService,
@@ -455,53 +466,23 @@ fn scratch(config: &Config) -> PathBuf {
 
 fn open_worker(
     config: &Config,
-    facts: MachineFacts,
+    (facts, containers): (MachineFacts, Option<Containers>),
     whole: &Whole,
     spawners: Arc<SpawnerPool>,
     tasks: &Tasks,
 ) -> Result<LocalWorker, NodeError> {
-    let settings = settings::worker(config, scratch(config), whole.store.usage().budget_bytes);
+    if let Some(containers) = containers.clone() {
+        tasks.spawn("old containers", async move {
+            if let Err(error) = containers.clear().await {
+                tracing::info!(%error, "containers of an earlier start may be left");
+            }
+        });
+    }
+    let budget = whole.store.usage().budget_bytes;
+    let settings = settings::worker(config, scratch(config), budget, containers);
     let scratch = settings.scratch.clone();
     LocalWorker::open(settings, facts, whole.for_worker(), spawners, tasks)
         .map_err(|source| NodeError::Io { path: scratch, source })
-}
-
-fn routes(
-    config: &Config,
-    instances: &Instances,
-    whole: &Whole,
-    action_cache: ActionCacheService,
-    scheduler: &Scheduler,
-    activity: &Arc<Activity>,
-    tasks: &Tasks,
-) -> Routes {
-    let (cas, chunks) = (Arc::clone(&whole.cas), whole.chunks(config.chunk_size));
-    let capabilities = CapabilitiesService::new(
-        instances.clone(),
-        vec![
-            Box::new(CacheCapabilitiesProvider {
-                max_blob_size: config.max_blob_size,
-                chunk_size: config.chunk_size,
-            }),
-            Box::new(ExecutionCapabilitiesProvider),
-        ],
-    );
-    let byte_stream = ByteStreamService::new(
-        Arc::clone(&cas),
-        instances.clone(),
-        settings::byte_stream(config),
-        Arc::clone(activity),
-        tasks,
-    );
-    let logs = LogStreams::new(config.data_dir.clone(), scheduler.clone(), Arc::clone(&cas));
-    let byte_stream = byte_stream.with_logs(logs.clone());
-    Routes::new(capabilities.into_server())
-        .add_service(CasService::new(cas, chunks, instances.clone(), Arc::clone(activity)))
-        .add_service(byte_stream)
-        .add_service(action_cache.into_server())
-        .add_service(ExecutionService::new(scheduler.clone(), instances.clone()).into_server())
-        .add_service(OperationsService::new(scheduler.clone()).into_server())
-        .add_service(LogStreamService::new(logs, instances.clone()).into_server())
 }
 
 /// What a person should know for as long as the node runs: text and remedy.

@@ -4,7 +4,7 @@
 //! `local` is the worker of this machine: it stages the inputs (`inputs`), has a `runner` run the
 //! command, and collects what came of it (`outputs`). `sandbox` is the pre-started spawner that
 //! gives every action its own namespaces; `plain` runs it without them where the kernel forbids
-//! them. `remote` is another machine of the farm; `lease` is how an action travels there.
+//! them; `container` has podman or docker run it in an image. `remote` is another machine of the farm; `lease` is how an action travels there.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use farmhand_proto::reapi;
+use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +23,7 @@ use crate::digest::{Digest, DigestFunction};
 use crate::instance::InstanceName;
 use crate::request_metadata::RequestMetadata;
 
+pub mod container;
 pub mod guests;
 pub mod inputs;
 pub mod lease;
@@ -82,6 +84,8 @@ pub enum Progress {
         /// File that takes stderr.
         stderr: PathBuf,
     },
+    /// It has actions of its own run, and waits for them from now on: its slot is free.
+    Yielded,
     /// The command ended; outputs are being collected.
     Collecting,
 }
@@ -191,6 +195,8 @@ pub struct PreparedCommand {
     pub network: Network,
     /// User and group id the action sees itself as (sandbox only).
     pub ids: (u32, u32),
+    /// The socket that is to be in its input root.
+    pub door: Option<Door>,
     /// Set where it runs for another machine: then it has the least claim to processors and disks, and
     /// stands still while this says so.
     pub guest: Option<watch::Receiver<bool>>,
@@ -229,8 +235,28 @@ pub struct Overlay {
     pub upper: PathBuf,
     /// Scratch of the overlay itself, empty, on the file system of `upper`.
     pub work: PathBuf,
-    /// Paths below the root that are read-only for the action (`SubtreeReadOnly`).
+    /// Paths below the root that are read-only for the action, with all below them (`SubtreeReadOnly`).
     pub read_only: Vec<PathBuf>,
+    /// Paths below those that are writable again.
+    pub writable: Vec<PathBuf>,
+}
+
+/// A Unix socket of this machine that an action finds in its input root.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// The socket.
+    pub socket: PathBuf,
+    /// Where the action finds it, below the input root.
+    pub at: PathBuf,
+    /// Fires when the action has actions of its own run: its seat is somebody else's from then on.
+    pub asked: CancellationToken,
+}
+
+/// Serves the Remote Execution API to what runs in actions.
+pub trait NestedApis: Send + Sync + 'static {
+    /// Serves `listener` to the action of `lease` until `over` fires, and has `asked` fire when that has the
+    /// first action of its own run.
+    fn serve(&self, listener: UnixListener, lease: &Lease, asked: CancellationToken, over: CancellationToken);
 }
 
 /// Network of an action.
@@ -311,6 +337,14 @@ pub enum RunError {
     #[error("cannot enter the working directory: {source}")]
     WorkingDirectory {
         /// Not a directory, a symlink to nowhere …
+        source: io::Error,
+    },
+    /// The image is not to be had: the action's own fault most of the time.
+    #[error("cannot get the container image {image}: {source}")]
+    Image {
+        /// Its name.
+        image: String,
+        /// The tool's words.
         source: io::Error,
     },
     /// The machinery failed in `step`: the machine's fault, the action may run elsewhere.

@@ -126,6 +126,7 @@ impl Listed {
         let Config {
             slots,
             sandbox,
+            containers,
             action_memory,
             action_tmp,
             action_processes,
@@ -143,6 +144,7 @@ impl Listed {
         self.put_all([
             ("slots", slots.to_string()),
             ("sandbox", choice(sandbox)),
+            ("containers", choice(containers)),
             ("action-memory", text(action_memory)),
             ("action-tmp", text(action_tmp)),
             ("action-processes", action_processes.to_string()),

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use super::network::{InterfacePattern, PeerAddress};
 use super::values::{ByteSize, DiskBudget, Listen, MemoryShare, SlotShare, Span};
 use super::{
-    CommittedSize, ConfigError, HttpResults, InputRootMode, KeepCopies, LogFormat, RunningGuests,
-    SandboxMode, SyncMode, ToolchainRule, UnknownProperties,
+    CommittedSize, ConfigError, ContainerTool, HttpResults, InputRootMode, KeepCopies, LogFormat,
+    RunningGuests, SandboxMode, SyncMode, ToolchainRule, UnknownProperties,
 };
 use crate::digest::DigestFunction;
 
@@ -89,6 +89,9 @@ pub struct RawConfig {
     /// Whether every action gets namespaces of its own
     #[arg(long, env = "FARMHAND_SANDBOX", value_name = "HOW", help_heading = "Running actions")]
     pub sandbox: Option<SandboxMode>,
+    /// What runs the container images that actions ask for
+    #[arg(long, env = "FARMHAND_CONTAINERS", value_name = "HOW", help_heading = "Running actions")]
+    pub containers: Option<ContainerTool>,
     /// Memory that all actions together may use: a size, a share of all (85%), or none
     #[arg(long, env = "FARMHAND_ACTION_MEMORY", value_name = "BYTES", help_heading = "Running actions")]
     pub action_memory: Option<MemoryShare>,
@@ -277,7 +280,7 @@ impl RawConfig {
             name listen insecure_lan data_dir runtime_dir
             max_connections max_connections_per_address handshake_timeout message_memory
             disk_budget max_blob_size chunk_size lease sync epoch_interval scrub_interval history compressed_committed_size http_results
-            slots sandbox action_memory action_tmp action_processes disk_reserve unknown_properties pools default_timeout max_timeout
+            slots sandbox containers action_memory action_tmp action_processes disk_reserve unknown_properties pools default_timeout max_timeout
             queue_limit keep_finished orphan_grace orphan_yield update_interval
             guest_slots reserve_for_me guests_on_battery guests_under_pressure guest_slots_while_used used_for running_guests toolchain_rule
             copies copies_before_ack repair_after keep_copies

@@ -59,6 +59,7 @@ impl Set {
             http_results: required(raw.http_results),
             slots: at_least("slots", raw.slots.unwrap_or(host.cores), 1)?,
             sandbox: required(raw.sandbox),
+            containers: required(raw.containers),
             action_memory: required(raw.action_memory),
             action_tmp: required(raw.action_tmp),
             action_processes: at_least("action-processes", required(raw.action_processes), LEAST_PROCESSES)?,

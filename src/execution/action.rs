@@ -48,6 +48,8 @@ pub struct PlatformRules {
     pub root_as_slash: bool,
     /// What becomes of properties that mean nothing here.
     pub unknown: UnknownProperties,
+    /// Whether it may have a socket of the Remote Execution API no more: it comes by one that leads no further.
+    pub is_last: bool,
 }
 
 /// An action ready to be queued.
@@ -292,7 +294,10 @@ fn requirements(
     let of_command = command.platform.as_ref();
     let mut requirements = Requirements::parse(action.platform.as_ref(), of_command)?;
     requirements.unknown_policy = rules.unknown;
-    if rules.root_as_slash {
+    if rules.is_last {
+        requirements.refuse_socket();
+    }
+    if rules.root_as_slash && requirements.container.is_none() {
         requirements.input_root = InputRootPlace::Filesystem;
     }
     Ok(requirements)

@@ -182,6 +182,37 @@ impl HomeWorker {
     pub fn new(inner: Arc<dyn Worker>, lender: Lender) -> Self {
         Self { inner, lender }
     }
+
+    /// Runs what may wait for actions of its own: then its place is over before it is.
+    async fn execute_until_it_yields(
+        &self,
+        lease: Lease,
+        progress: mpsc::UnboundedSender<Progress>,
+        cancel: CancellationToken,
+        over: Over,
+    ) -> Result<reapi::ExecuteResponse, NoResponse> {
+        let (told, mut steps) = mpsc::unbounded_channel();
+        let mut execution = self.inner.execute(lease, told, cancel);
+        let mut over = Some(over);
+        let ended = loop {
+            tokio::select! {
+                biased;
+                Some(step) = steps.recv() => {
+                    if matches!(step, Progress::Yielded) {
+                        drop(over.take());
+                    }
+                    // Who does not listen does not care.
+                    let _ = progress.send(step);
+                }
+                ended = &mut execution => break ended,
+            }
+        };
+        while let Ok(step) = steps.try_recv() {
+            let _ = progress.send(step);
+        }
+        drop(over);
+        ended
+    }
 }
 
 #[async_trait]
@@ -217,10 +248,15 @@ impl Worker for HomeWorker {
     ) -> Result<reapi::ExecuteResponse, NoResponse> {
         let (person, build) = (lease.person.clone(), lease.invocation.share());
         let Some(place) = self.lender.arrive(Owner::Own, person, build) else { return Err(NoResponse::Busy) };
-        let Place { slot, over: _over } = place;
+        let Place { slot, over } = place;
         // Own runs are never sent ahead of their slots, so it has one.
         slot.await.map_err(|_| NoResponse::Busy)?;
-        self.inner.execute(lease, progress, cancel).await
+        if lease.platform.apis_socket.is_some() {
+            return self.execute_until_it_yields(lease, progress, cancel, over).await;
+        }
+        let ended = self.inner.execute(lease, progress, cancel).await;
+        drop(over);
+        ended
     }
 }
 

@@ -112,6 +112,7 @@ impl Scheduler {
             priority: *PRIORITIES.end(),
             hints: InlineHints::default(),
             invocation: Arc::new(invocation(earlier)),
+            person: None,
             platform,
         };
         let action = Arc::new(action);

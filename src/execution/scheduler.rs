@@ -61,6 +61,8 @@ pub struct Request {
     pub hints: InlineHints,
     /// Who asks.
     pub invocation: Arc<RequestMetadata>,
+    /// For whom it is to run; unset for the person of this machine.
+    pub person: Option<Arc<str>>,
     /// How its platform properties are read.
     pub platform: PlatformRules,
 }
@@ -377,7 +379,8 @@ impl Scheduler {
         action: Arc<PreparedAction>,
         looked_up_at: Option<Instant>,
     ) -> (OperationWatch, oneshot::Receiver<Result<(), Refusal>>) {
-        let (person, build) = (self.shared.settings.person.clone(), request.invocation.share());
+        let person = request.person.clone().unwrap_or_else(|| self.shared.settings.person.clone());
+        let build = request.invocation.share();
         let like = Like::new(&request.invocation.target_id, &request.invocation.action_mnemonic);
         let about = About::new(&action, request.skip_cache_lookup);
         let operation = new_operation(request, OperationState::queued(SystemTime::now())).with(about);

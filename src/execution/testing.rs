@@ -229,6 +229,7 @@ pub(crate) fn request(action: Digest) -> Request {
         priority: 0,
         hints: InlineHints::default(),
         invocation: Arc::default(),
+        person: None,
         platform: PlatformRules::default(),
     }
 }

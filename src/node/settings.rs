@@ -19,6 +19,7 @@ use crate::rpc::byte_stream::ByteStreamSettings;
 use crate::rpc::server::Limits;
 use crate::rpc::{InstanceSettings, InstancesConfig};
 use crate::worker;
+use crate::worker::container::Containers;
 use crate::worker::inputs::InputLimits;
 use crate::worker::local::WorkerConfig;
 use crate::worker::sandbox::{ActionGroup, GroupError, Mode, SpawnerConfig};
@@ -44,15 +45,29 @@ pub(super) fn disk(config: &Config) -> DiskConfig {
 }
 
 /// The worker of this machine, whose store has `budget` bytes.
-pub(super) fn worker(config: &Config, scratch: PathBuf, budget: u64) -> WorkerConfig {
+pub(super) fn worker(
+    config: &Config,
+    scratch: PathBuf,
+    budget: u64,
+    containers: Option<Containers>,
+) -> WorkerConfig {
     let limits = worker::Limits { processes: Some(config.action_processes), ..Default::default() };
+    let all_memory = platform::total_memory();
     WorkerConfig {
         slots: config.slots,
         limits,
+        memory: config.action_memory.resolve(all_memory).unwrap_or(all_memory),
+        containers,
         disk_reserve: config.disk_reserve,
         inputs: InputLimits::beside(budget),
         ..WorkerConfig::new(&config.name, scratch)
     }
+}
+
+/// What runs container images here.
+pub(super) fn containers(config: &Config) -> Option<Containers> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    Containers::find(config.containers, &path, &config.data_dir)
 }
 
 /// The spawners, which actions of `group` share.
@@ -68,13 +83,14 @@ pub(super) fn action_group(config: &Config) -> Option<Result<ActionGroup, GroupE
 }
 
 /// What actions may ask of this machine.
-pub(super) fn facts(config: &Config, sandboxed: bool) -> MachineFacts {
+pub(super) fn facts(config: &Config, sandboxed: bool, containers: Option<&Containers>) -> MachineFacts {
     let labels = config.labels.iter();
     MachineFacts {
         pools: config.pools.iter().cloned().collect(),
         labels: labels
             .map(|(name, values)| (name.clone(), values.iter().cloned().collect::<BTreeSet<_>>()))
             .collect::<BTreeMap<_, _>>(),
+        container_tool: containers.map_or("", Containers::tool).to_owned(),
         ..MachineFacts::detect(sandboxed)
     }
 }
@@ -110,7 +126,7 @@ pub(super) fn lending(config: &Config) -> grants::Limits {
 /// Which instances are served, and how. Tables in the configuration restrict them.
 pub(super) fn instances(config: &Config) -> InstancesConfig {
     let default = InstanceSettings {
-        platform: PlatformRules { root_as_slash: false, unknown: config.unknown_properties },
+        platform: PlatformRules { unknown: config.unknown_properties, ..Default::default() },
         ..Default::default()
     };
     let named = config.instances.iter().map(|(name, settings)| {
@@ -119,7 +135,11 @@ pub(super) fn instances(config: &Config) -> InstancesConfig {
             digest_function: settings.digest_function,
             action_cache_updates: settings.action_cache_updates,
             execution: settings.execution,
-            platform: PlatformRules { root_as_slash, unknown: settings.unknown_properties },
+            platform: PlatformRules {
+                root_as_slash,
+                unknown: settings.unknown_properties,
+                ..Default::default()
+            },
         };
         (name.clone(), settings)
     });

@@ -82,6 +82,7 @@ pub(super) fn facts_to_wire(facts: &MachineFacts) -> MachineState {
             .flat_map(|(name, values)| values.iter().map(move |value| format!("{name}={value}")))
             .collect(),
         sandboxed: facts.sandboxed,
+        container_tool: facts.container_tool.clone(),
         toolchain: facts.toolchain.clone(),
         ..Default::default()
     }
@@ -101,6 +102,7 @@ pub(super) fn facts(state: &MachineState) -> MachineFacts {
         pools: state.pools.iter().cloned().collect(),
         labels,
         sandboxed: state.sandboxed,
+        container_tool: state.container_tool.clone(),
         toolchain: state.toolchain.clone(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{InputRootPlace, NetworkAccess, Requirements};
+use super::{ImageName, InputRootPlace, NetworkAccess, Requirements};
 use crate::config::UnknownProperties;
 
 /// The pool every machine is in.
@@ -25,6 +25,8 @@ pub struct MachineFacts {
     pub labels: BTreeMap<String, BTreeSet<String>>,
     /// Whether actions get namespaces of their own.
     pub sandboxed: bool,
+    /// The program that runs container images here; empty where there is none.
+    pub container_tool: String,
     /// What its [`Toolchain`](super::toolchain::Toolchain) is recognised by; empty while that is not known.
     pub toolchain: String,
 }
@@ -40,6 +42,7 @@ impl MachineFacts {
             pools: BTreeSet::from([DEFAULT_POOL.to_owned()]),
             labels: BTreeMap::new(),
             sandboxed,
+            container_tool: String::new(),
             toolchain: String::new(),
         }
     }
@@ -52,19 +55,41 @@ impl MachineFacts {
                  to \"ignore\" or \"match\" to allow it",
                 values.join(",")
             )),
-            UnknownProperties::Match => {
-                let labels = self.labels.get(name);
-                let wanting: Vec<_> =
-                    values.iter().filter(|value| !labels.is_some_and(|l| l.contains(*value))).collect();
-                let value = wanting.first()?;
-                Some(match labels {
-                    None => format!("{name}={value}: this machine has no label {name}"),
-                    Some(labels) => {
-                        format!("{name}={value}: this machine has {name}={}", list(labels))
-                    }
-                })
-            }
+            UnknownProperties::Match => self.lacks_label(name, values.iter().map(String::as_str)),
         }
+    }
+
+    /// Why a label with one of these values is wanting; `None` if it has them all.
+    fn lacks_label<'a>(&self, name: &str, mut values: impl Iterator<Item = &'a str>) -> Option<String> {
+        let labels = self.labels.get(name);
+        let value = values.find(|value| !labels.is_some_and(|labels| labels.contains(*value)))?;
+        Some(match labels {
+            None => format!("{name}={value}: this machine has no label {name}"),
+            Some(labels) => format!("{name}={value}: this machine has {name}={}", list(labels)),
+        })
+    }
+
+    /// Why it has too few of something that labels count, in thousandths.
+    fn lacks_amount(&self, name: &str, wanted: u64) -> Option<String> {
+        let short = name.strip_prefix("resources:").unwrap_or(name);
+        let labels = || [name, short].into_iter().filter_map(|name| self.labels.get(name)).flatten();
+        let most = labels().filter_map(|value| value.parse::<f64>().ok()).fold(0.0, f64::max);
+        let asked = wanted as f64 / 1000.0;
+        (asked > most).then(|| {
+            format!(
+                "{name}={asked}: this machine has {most}; a label \"{short}\" would say how many there are"
+            )
+        })
+    }
+
+    fn lacks_container(&self, image: &ImageName) -> Option<String> {
+        self.container_tool.is_empty().then(|| {
+            format!(
+                "container-image={}: neither podman nor docker can be used here; install podman, or see the \
+                 setting `containers`",
+                image.as_str()
+            )
+        })
     }
 }
 
@@ -95,8 +120,16 @@ impl Requirements {
                 facts.memory
             ));
         }
-        if !facts.sandboxed {
-            reasons.extend(self.needs_of_sandbox());
+        reasons.extend(
+            self.labels
+                .iter()
+                .filter_map(|(name, value)| facts.lacks_label(name, [value.as_str()].into_iter())),
+        );
+        reasons.extend(self.amounts.iter().filter_map(|(name, wanted)| facts.lacks_amount(name, *wanted)));
+        match &self.container {
+            Some(image) => reasons.extend(facts.lacks_container(image)),
+            None if !facts.sandboxed => reasons.extend(self.needs_of_sandbox()),
+            None => {}
         }
         for property in &self.unserved {
             reasons.push(format!("{}={}: {}", property.name, property.value, property.reason));
@@ -111,7 +144,13 @@ impl Requirements {
 
     /// Whether an action sees compilers and libraries of the machine it runs on.
     pub fn uses_host(&self) -> bool {
-        self.input_root != InputRootPlace::Filesystem
+        self.input_root != InputRootPlace::Filesystem && self.container.is_none()
+    }
+
+    /// Slots it takes where it runs, of so many: one for each core it asks for, and never more than there are.
+    pub fn slots(&self, of: usize) -> usize {
+        let cores = self.millicores.map_or(1, |wanted| wanted.div_ceil(1000));
+        usize::try_from(cores).unwrap_or(usize::MAX).clamp(1, of.max(1))
     }
 
     fn needs_of_sandbox(&self) -> Vec<String> {
@@ -123,7 +162,8 @@ impl Requirements {
         let network = (self.network == Some(NetworkAccess::Loopback)).then(|| "network=off".to_owned());
         let uid = self.uid.map(|uid| format!("unixUID={uid}"));
         let gid = self.gid.map(|gid| format!("unixGID={gid}"));
-        [place, network, uid, gid]
+        let socket = self.apis_socket.as_ref().map(|path| format!("remoteApisSocketPath={path}"));
+        [place, network, uid, gid, socket]
             .into_iter()
             .flatten()
             .map(|property| format!("{property}: this machine runs actions without a sandbox"))
@@ -207,6 +247,7 @@ mod tests {
             pools: ["default", "big"].map(String::from).into(),
             labels: [("gpu".to_owned(), BTreeSet::from(["none".to_owned()]))].into(),
             sandboxed: true,
+            container_tool: String::new(),
             toolchain: String::new(),
         }
     }
@@ -242,12 +283,20 @@ mod tests {
             ("Pool", "gpu"),
             ("resources:cpu", "4.5"),
             ("resources:memory", "9G"),
+            ("resources:gpu", "1"),
+            ("label:large", "1"),
             ("container-image", "docker://gcc"),
             ("foo", "bar"),
         ];
         let reasons = mismatches(&unmet, &facts());
         let names = ["OSFamily=plan9", "ISA=x86-avx-512", "ISA=arm-a64", "Pool=gpu", "resources:cpu"];
-        let rest = ["resources:memory", "container-image=docker://gcc", "foo=bar"];
+        let rest = [
+            "resources:memory",
+            "label:large=1",
+            "resources:gpu=1",
+            "container-image=docker://gcc",
+            "foo=bar",
+        ];
         for (reason, name) in reasons.iter().zip(names.iter().chain(&rest)) {
             assert!(reason.starts_with(name), "{reason}");
         }
@@ -273,6 +322,37 @@ mod tests {
         let asked = [("input-root", "/"), ("network", "off"), ("unixUID", "0"), ("unixGID", "0")];
         assert_eq!(mismatches(&asked, &plain).len(), 4);
         assert!(mismatches(&[("network", "on")], &plain).is_empty());
+    }
+
+    #[test]
+    fn labels_say_what_a_machine_has_of_things() {
+        let mut facts = facts();
+        let asked = [("resources:gpu", "2"), ("label:large", "1"), ("gceMachineType", "n1")];
+        assert_eq!(mismatches(&asked, &facts).len(), 3);
+        for (name, value) in [("gpu", "2"), ("label:large", "1"), ("gceMachineType", "n1")] {
+            facts.labels.entry(name.into()).or_default().insert(value.into());
+        }
+        assert_eq!(mismatches(&asked, &facts), Vec::<String>::new());
+        assert_eq!(mismatches(&[("resources:gpu", "2.5")], &facts).len(), 1);
+    }
+
+    #[test]
+    fn an_image_needs_a_tool_and_no_sandbox() {
+        let image = format!("docker://gcc@sha256:{}", "0".repeat(64));
+        let asked = [("container-image", image.as_str()), ("network", "off")];
+        let plain = MachineFacts { sandboxed: false, ..facts() };
+        let reasons = mismatches(&asked, &plain);
+        assert!(reasons.len() == 1 && reasons[0].contains("podman"), "{reasons:?}");
+        let able = MachineFacts { container_tool: "podman".into(), ..plain };
+        assert_eq!(mismatches(&asked, &able), Vec::<String>::new());
+    }
+
+    #[test]
+    fn slots_are_as_many_as_cores_asked_for() {
+        for (cores, of, slots) in [("0.5", 4, 1), ("2", 4, 2), ("2.1", 4, 3), ("9", 4, 4), ("3", 0, 1)] {
+            assert_eq!(parse(&[("cpu_count", cores)]).unwrap().slots(of), slots, "{cores} of {of}");
+        }
+        assert_eq!(parse(&[]).unwrap().slots(8), 1);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use farmhand_proto::reapi::execution_server::{Execution, ExecutionServer};
 use farmhand_proto::reapi::execution_stage;
 use farmhand_proto::{any, longrunning, protobuf, reapi};
 use futures_util::{Stream, stream};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::capabilities::digest_functions;
@@ -32,6 +33,16 @@ use crate::execution::{
 pub struct ExecutionService {
     scheduler: Scheduler,
     instances: Instances,
+    outer: Option<Outer>,
+}
+
+/// An action that has others run.
+#[derive(Clone, Debug)]
+pub struct Outer {
+    /// For whom it runs, and they do.
+    pub person: Arc<str>,
+    /// Fires when it waits for another.
+    pub asked: CancellationToken,
 }
 
 /// What execution contributes to the capabilities: nothing where an instance is a cache only.
@@ -63,7 +74,19 @@ enum Next {
 impl ExecutionService {
     /// Serves `scheduler` to the instances that execute.
     pub fn new(scheduler: Scheduler, instances: Instances) -> Self {
-        Self { scheduler, instances }
+        Self { scheduler, instances, outer: None }
+    }
+
+    /// Serves an action only.
+    pub fn within(self, outer: Outer) -> Self {
+        Self { outer: Some(outer), ..self }
+    }
+
+    /// Whoever calls waits for an action from now on.
+    fn note_wait(&self) {
+        if let Some(outer) = &self.outer {
+            outer.asked.cancel();
+        }
     }
 
     /// The service for [`Routes`](tonic::service::Routes).
@@ -92,6 +115,7 @@ impl ExecutionService {
                 files: HashSet::from_iter(request.inline_output_files),
             },
             invocation,
+            person: self.outer.as_ref().map(|outer| outer.person.clone()),
             platform: instance.settings.platform,
         })
     }
@@ -106,7 +130,9 @@ impl Execution for ExecutionService {
         &self,
         request: Request<reapi::ExecuteRequest>,
     ) -> Result<Response<OperationStream>, Status> {
-        let watch = self.scheduler.execute(self.parse(request)?).await?;
+        let request = self.parse(request)?;
+        self.note_wait();
+        let watch = self.scheduler.execute(request).await?;
         Ok(Response::new(follow(self.scheduler.clone(), watch)))
     }
 
@@ -116,6 +142,7 @@ impl Execution for ExecutionService {
     ) -> Result<Response<OperationStream>, Status> {
         let name = request.into_inner().name;
         let watch = self.scheduler.attach(&name).ok_or_else(|| unknown_operation(&name))?;
+        self.note_wait();
         Ok(Response::new(follow(self.scheduler.clone(), watch)))
     }
 }

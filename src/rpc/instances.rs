@@ -78,6 +78,17 @@ impl Instances {
         Self { config: Arc::new(config) }
     }
 
+    /// The same for what runs in an action of another machine: results are read and not written, and the
+    /// actions it has run pass nothing on.
+    pub fn for_guests(&self) -> Self {
+        let mut config = (*self.config).clone();
+        for settings in config.named.values_mut().chain([&mut config.default]) {
+            settings.action_cache_updates = false;
+            settings.platform.is_last = true;
+        }
+        Self::new(config)
+    }
+
     /// The instance a request names.
     ///
     /// # Errors
@@ -136,5 +147,9 @@ mod tests {
         assert!(matches!(closed.find(""), Err(InstanceError::Unknown(_))));
         assert!(closed.find("zz").unwrap_err().to_string().contains("zz"));
         assert!(matches!(closed.find("a//b"), Err(InstanceError::Name(_))));
+        let guests = closed.for_guests();
+        for instance in [guests.find("a/b").unwrap(), open.for_guests().find("c").unwrap()] {
+            assert!(!instance.settings.action_cache_updates && instance.settings.platform.is_last);
+        }
     }
 }

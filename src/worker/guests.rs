@@ -76,7 +76,7 @@ pub trait Admission: Send + Sync + 'static {
 /// one. It is over when this is dropped.
 pub struct Stay {
     slot: oneshot::Receiver<()>,
-    _over: Box<dyn Send + Sync>,
+    over: Option<Box<dyn Send + Sync>>,
 }
 
 /// Machines that blobs can be fetched from.
@@ -116,7 +116,12 @@ struct Guest {
 impl Stay {
     /// It has a slot when `slot` says so, and none at all when that is dropped. `over` is dropped with it.
     pub fn new(slot: oneshot::Receiver<()>, over: impl Send + Sync + 'static) -> Self {
-        Self { slot, _over: Box::new(over) }
+        Self { slot, over: Some(Box::new(over)) }
+    }
+
+    /// Gives the slot back.
+    fn leave(&mut self) {
+        drop(self.over.take());
     }
 
     /// Waits for the slot; `false` if there will be none.
@@ -210,7 +215,7 @@ impl Guest {
                 let status = Some(missing_blobs(&missing));
                 Ok(reapi::ExecuteResponse { status, ..Default::default() })
             }
-            (None, ()) => self.execute().await.map_err(|none| match none {
+            (None, ()) => self.execute(stay).await.map_err(|none| match none {
                 NoResponse::Lost(lost) => Status::aborted(lost.reason),
                 NoResponse::Busy => Status::resource_exhausted("there is no slot for it after all"),
             }),
@@ -277,7 +282,7 @@ impl Guest {
         if bytes < WORTH_ASKING { &self.sources[owner..] } else { &self.sources }
     }
 
-    async fn execute(&self) -> Result<reapi::ExecuteResponse, NoResponse> {
+    async fn execute(&self, stay: &mut Stay) -> Result<reapi::ExecuteResponse, NoResponse> {
         let (progress, mut steps) = mpsc::unbounded_channel();
         let mut execution = self.host.execute(self.lease.clone(), progress, self.cancel.clone());
         let mut tail: Option<Tail> = None;
@@ -289,6 +294,8 @@ impl Guest {
                 end = &mut execution => return end,
                 Some(step) = steps.recv() => match step {
                     Progress::Staging => {}
+                    // Its owner goes on to count it, which costs the owner only.
+                    Progress::Yielded => stay.leave(),
                     Progress::Running { stdout, stderr } => {
                         tail = Tail::open([&stdout, &stderr]).ok();
                         self.tell(Answer::Running(peer::Running {})).await;

@@ -35,7 +35,7 @@ pub(crate) mod fuzzing;
 mod sketch;
 mod tree_cache;
 
-use builder::Builder;
+use builder::{Builder, Marks};
 use closure::Closure;
 use tree_cache::{Tree, TreeCache};
 
@@ -137,6 +137,8 @@ pub struct StagedInputs {
     /// Directories below the root that the action must not write in, relative to the root; an
     /// empty path is the root itself.
     pub read_only: Vec<PathBuf>,
+    /// Directories below those that it may write in all the same.
+    pub writable: Vec<PathBuf>,
     _tree: Arc<Tree>,
     _pins: Arc<Pins>,
 }
@@ -205,7 +207,9 @@ impl Inputs {
     /// [`InputError`].
     pub async fn stage(&self, root: Digest) -> Result<StagedInputs, InputError> {
         let (tree, pins) = self.cache.acquire(root, self.max_entries).await?;
-        Ok(StagedInputs { lower: tree.lower(), read_only: tree.read_only.clone(), _tree: tree, _pins: pins })
+        let Marks { read_only, writable } = &tree.marks;
+        let (read_only, writable) = (read_only.clone(), writable.clone());
+        Ok(StagedInputs { lower: tree.lower(), read_only, writable, _tree: tree, _pins: pins })
     }
 
     /// Blobs below `root` that are not on this disk, as far as can be told without those of them that are

@@ -17,31 +17,33 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use farmhand_proto::reapi;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::container::Containers;
 use super::guests::Host;
 use super::inputs::{InputError, InputLimits, Inputs, StagedInputs, Stores};
-use super::outputs::{self, Collected, Collection, LinkRoot, MergedRoot, OutputRequest};
+use super::outputs::{self, Collected, Collection, LinkRoot, MergedRoot, OutputRequest, Place};
 use super::scratch::Sweeper;
-use super::slots::Slots;
 use super::{
-    Exit, InputRoot, Lease, Limits, Network, NoResponse, Outcome, Overlay, PreparedCommand, Progress,
-    RunError, Runner, Seat, SlotsError, Worker, WorkerLost,
+    Door, Exit, InputRoot, Lease, Limits, NestedApis, Network, NoResponse, Outcome, Overlay, PreparedCommand,
+    Progress, RunError, Runner, Seat, SlotsError, Worker, WorkerLost,
 };
 use crate::cas::{ContentAddressableStorage, LocalBlobs, Pins};
 use crate::config::RunningGuests;
 use crate::digest::Digest;
-use crate::platform::{InputRootPlace, MachineFacts, NetworkAccess, Requirements};
+use crate::platform::{self, ImageName, InputRootPlace, MachineFacts, NetworkAccess, Requirements};
 use crate::tasks::Tasks;
 
 mod company;
 mod disk_guard;
 mod failure;
+mod nested;
+mod portion;
 mod response;
 mod run_directory;
 mod spills;
@@ -50,6 +52,8 @@ mod timeline;
 use company::{Company, Visit};
 use disk_guard::DiskGuard;
 use failure::{Code, Failure};
+use nested::{Nested, Socket};
+use portion::Portions;
 pub use response::ResourceUsage;
 use run_directory::{RunDirectories, RunDirectory};
 use spills::Spills;
@@ -76,6 +80,10 @@ pub struct WorkerConfig {
     pub input_root: PathBuf,
     /// Limits of each action; the lease gives the time limit.
     pub limits: Limits,
+    /// Bytes of memory that actions which say how much they need may have together.
+    pub memory: u64,
+    /// What runs container images; `None` where nothing does.
+    pub containers: Option<Containers>,
     /// Free bytes on the disk of `scratch` below which the action that wrote most is ended; 0: never.
     pub disk_reserve: u64,
     /// Limits of staging.
@@ -99,7 +107,8 @@ pub struct LocalWorker {
     runs: Arc<RunDirectories>,
     guard: DiskGuard,
     spills: Spills,
-    slots: Arc<Slots>,
+    portions: Portions,
+    apis: OnceLock<Arc<dyn NestedApis>>,
     company: Arc<Company>,
 }
 
@@ -120,6 +129,8 @@ struct Run<'a> {
     request: Arc<OutputRequest>,
     progress: &'a mpsc::UnboundedSender<Progress>,
     cancel: &'a CancellationToken,
+    /// Fires when it has actions of its own run.
+    asked: &'a CancellationToken,
 }
 
 /// One try to run it, in a directory of its own.
@@ -142,6 +153,8 @@ impl WorkerConfig {
             scratch: scratch.into(),
             input_root: PathBuf::from("/build"),
             limits: Limits::default(),
+            memory: platform::total_memory(),
+            containers: None,
             disk_reserve: 0,
             inputs: InputLimits::default(),
             output_entries: 1_000_000,
@@ -175,10 +188,17 @@ impl LocalWorker {
         )?;
         let runs = Arc::new(RunDirectories::new(config.scratch.join(run_directory::RUNS), sweeper));
         let guard = DiskGuard::start(&config.scratch, config.disk_reserve, tasks);
-        let slots = Slots::new(config.slots);
+        let portions = Portions::new(config.slots, config.memory);
         let (spills, company) = (Spills::default(), Company::new());
         let Stores { cas, blobs, .. } = stores;
-        Ok(Self { config, facts, cas, blobs, runner, inputs, runs, guard, spills, slots, company })
+        let apis = OnceLock::new();
+        Ok(Self { config, facts, cas, blobs, runner, inputs, runs, guard, spills, portions, apis, company })
+    }
+
+    /// Has `apis` serve what runs in actions, from the first time that this is called.
+    pub fn offer(&self, apis: Arc<dyn NestedApis>) {
+        // The first one stays.
+        let _ = self.apis.set(apis);
     }
 
     /// What this machine is and has.
@@ -221,14 +241,27 @@ impl LocalWorker {
         cancel: CancellationToken,
     ) -> Result<reapi::ExecuteResponse, NoResponse> {
         let mut timeline = Timeline::start(&self.config.name, lease.queued_at);
-        let slot = tokio::select! {
+        let portion = tokio::select! {
             biased;
             () = cancel.cancelled() => None,
-            slot = self.slots.take() => slot,
+            portion = self.portions.take(&lease.platform) => portion,
         };
         let guest = visit.map(|visit| &visit.still);
-        let ended = match slot {
-            Some(_slot) => self.run(&lease, guest, &progress, &cancel, &mut timeline).await,
+        let asked = CancellationToken::new();
+        let ended = match portion {
+            Some(portion) => {
+                let call = (&progress, &cancel, &asked);
+                let mut work = std::pin::pin!(self.run(&lease, guest, call, &mut timeline));
+                tokio::select! {
+                    biased;
+                    ended = &mut work => ended,
+                    () = asked.cancelled() => {
+                        drop(portion);
+                        let _ = progress.send(Progress::Yielded);
+                        work.await
+                    }
+                }
+            }
             None => Err(Failure::Cancelled),
         };
         let mut response = match ended {
@@ -250,18 +283,23 @@ impl LocalWorker {
         &self,
         lease: &Lease,
         guest: Option<&watch::Receiver<bool>>,
-        progress: &mpsc::UnboundedSender<Progress>,
-        cancel: &CancellationToken,
+        (progress, cancel, asked): (&mpsc::UnboundedSender<Progress>, &CancellationToken, &CancellationToken),
         timeline: &mut Timeline,
     ) -> Result<reapi::ExecuteResponse, Failure> {
         let request = Arc::new(OutputRequest::parse(&lease.command)?);
         if lease.command.arguments.first().is_none_or(String::is_empty) {
             return Err(Failure::invalid("the Command has no program to run: arguments[0] is empty"));
         }
-        let run = Run { worker: self, lease, guest, request, progress, cancel };
+        let run = Run { worker: self, lease, guest, request, progress, cancel, asked };
         let _ = progress.send(Progress::Staging);
         timeline.enter(Stage::Fetching);
-        if self.runner.is_sandboxed() { run.sandboxed(timeline).await } else { run.plainly(timeline).await }
+        if let Some(image) = &lease.platform.container {
+            run.contained(image, timeline).await
+        } else if self.runner.is_sandboxed() {
+            run.sandboxed(timeline).await
+        } else {
+            run.plainly(timeline).await
+        }
     }
 
     /// Where the input root stands for an action with these requirements.
@@ -292,7 +330,7 @@ impl Worker for LocalWorker {
     }
 
     fn slots(&self) -> usize {
-        self.slots.wanted()
+        self.portions.slots()
     }
 
     async fn set_slots(&self, slots: usize) -> Result<(), SlotsError> {
@@ -302,7 +340,7 @@ impl Worker for LocalWorker {
             return Err(SlotsError::Range { wanted: slots, most });
         }
         self.runner.resize(slots).await?;
-        self.slots.resize(slots);
+        self.portions.resize(slots);
         Ok(())
     }
 
@@ -349,12 +387,35 @@ impl Run<'_> {
         response.ok_or_else(|| Failure::Lost("a run on the disk wrote too much for memory".into()))
     }
 
-    /// Runs it in private copies of its inputs.
-    async fn plainly(&self, timeline: &mut Timeline) -> Result<reapi::ExecuteResponse, Failure> {
+    /// Runs it in a container, in private copies of its inputs.
+    async fn contained(
+        &self,
+        image: &ImageName,
+        timeline: &mut Timeline,
+    ) -> Result<reapi::ExecuteResponse, Failure> {
+        let Some(containers) = &self.worker.config.containers else {
+            return Err(Failure::Lost("there is nothing here that runs container images".into()));
+        };
+        let LinkRoot::At(at) = self.worker.place(&self.lease.platform) else {
+            return Err(Failure::invalid("container-image: the input root cannot be / in an image"));
+        };
+        let seat = containers.seat(image.clone(), at, self.cancel).await.map_err(Failure::from_run)?;
+        let mut seat = seat.ok_or(Failure::Cancelled)?;
+        let (directory, staged) = self.copies().await?;
+        let response = self.attempt(directory, &staged).finish(&mut seat, timeline).await?;
+        response.ok_or_else(|| Failure::Lost("a run on the disk wrote too much for memory".into()))
+    }
+
+    async fn copies(&self) -> Result<(RunDirectory, Staged), Failure> {
         let runs = Arc::clone(&self.worker.runs);
         let directory = blocking(move || Ok(runs.make_plain()?)).await?;
         let pins = self.worker.inputs.copy_into(self.lease.input_root, directory.plain_root()).await?;
-        let staged = Staged::Copies { _pins: pins };
+        Ok((directory, Staged::Copies { _pins: pins }))
+    }
+
+    /// Runs it in private copies of its inputs.
+    async fn plainly(&self, timeline: &mut Timeline) -> Result<reapi::ExecuteResponse, Failure> {
+        let (directory, staged) = self.copies().await?;
         let mut seat = self.seat().await?;
         let response = self.attempt(directory, &staged).finish(&mut *seat, timeline).await?;
         response.ok_or_else(|| Failure::Lost("a run on the disk wrote too much for memory".into()))
@@ -373,6 +434,7 @@ impl Run<'_> {
     fn writes_little(&self) -> bool {
         let platform = &self.lease.platform;
         platform.network != Some(NetworkAccess::Host)
+            && platform.apis_socket.is_none()
             && self.worker.place(platform) != LinkRoot::Filesystem
             && !self.worker.spills.expects(&self.lease.command)
     }
@@ -386,7 +448,11 @@ impl Run<'_> {
             }
             Staged::Copies { .. } => {
                 let root = directory.plain_root();
-                MergedRoot::new(root.clone(), None, blobs, LinkRoot::At(root))
+                let links = match self.lease.platform.container {
+                    Some(_) => self.worker.place(&self.lease.platform),
+                    None => LinkRoot::At(root.clone()),
+                };
+                MergedRoot::new(root, None, blobs, links)
             }
         };
         Attempt { run: self, directory: Arc::new(directory), staged, root: Arc::new(root) }
@@ -402,7 +468,7 @@ impl Attempt<'_> {
         seat: &mut dyn Seat,
         timeline: &mut Timeline,
     ) -> Result<Option<reapi::ExecuteResponse>, Failure> {
-        let command = self.prepare().await?;
+        let (command, nested) = self.prepare().await?;
         let (stdout, stderr) = (self.directory.stdout(), self.directory.stderr());
         let _ = self.run.progress.send(Progress::Running { stdout, stderr });
         timeline.enter(Stage::Executing);
@@ -415,7 +481,8 @@ impl Attempt<'_> {
         };
         let _ = self.run.progress.send(Progress::Collecting);
         timeline.enter(Stage::Uploading);
-        let collected = self.collect(&exit).await?;
+        let place = nested.and_then(|nested| nested.place);
+        let collected = self.collect(&exit, place).await?;
         let mut response = response::of_run(&exit, collected);
         if let Some(excess) = watch.excess() {
             response.status = Some(failure::status(Code::ResourceExhausted, excess.to_string()));
@@ -423,7 +490,8 @@ impl Attempt<'_> {
         Ok(Some(response))
     }
 
-    async fn prepare(&self) -> Result<PreparedCommand, Failure> {
+    async fn prepare(&self) -> Result<(PreparedCommand, Option<Nested>), Failure> {
+        let (door, nested) = self.open_door().await?.unzip();
         let (merged, request, directory) =
             (Arc::clone(&self.root), Arc::clone(&self.run.request), Arc::clone(&self.directory));
         let is_quick = directory.is_in_memory() && request.needs_no_parents();
@@ -437,12 +505,17 @@ impl Attempt<'_> {
         let lease = self.run.lease;
         let platform = &lease.platform;
         let root = self.input_root();
-        let usual_id = if matches!(root, InputRoot::Filesystem { .. }) { 0 } else { USUAL_ID };
+        let is_whole = matches!(root, InputRoot::Filesystem { .. });
+        let usual_ids = match (&self.run.worker.config.containers, &platform.container) {
+            (Some(containers), Some(_)) => containers.ids(),
+            _ if is_whole => (0, 0),
+            _ => (USUAL_ID, USUAL_ID),
+        };
         let network = match platform.network {
             Some(NetworkAccess::Host) => Network::Host,
             Some(NetworkAccess::Loopback) | None => Network::Loopback,
         };
-        Ok(PreparedCommand {
+        let command = PreparedCommand {
             arguments: lease.command.arguments.iter().map(OsString::from).collect(),
             environment: self.environment(&root),
             root,
@@ -451,9 +524,24 @@ impl Attempt<'_> {
             stderr,
             limits: Limits { timeout: Some(lease.timeout), ..self.run.worker.config.limits },
             network,
-            ids: (platform.uid.unwrap_or(usual_id), platform.gid.unwrap_or(usual_id)),
+            ids: (platform.uid.unwrap_or(usual_ids.0), platform.gid.unwrap_or(usual_ids.1)),
+            door,
             guest: self.run.guest.cloned(),
-        })
+        };
+        Ok((command, nested))
+    }
+
+    /// The socket that the action asked for, served from now on.
+    async fn open_door(&self) -> Result<Option<(Door, Nested)>, Failure> {
+        let lease = self.run.lease;
+        let Some(at) = lease.platform.apis_socket.clone() else { return Ok(None) };
+        let Some(apis) = self.run.worker.apis.get() else {
+            return Err(Failure::Lost("no Remote Execution API is offered to actions here".into()));
+        };
+        let (merged, directory) = (Arc::clone(&self.root), Arc::clone(&self.directory));
+        let links = self.run.worker.place(&lease.platform);
+        let make = move || Socket::make(directory.path(), (&merged, &links), &at);
+        blocking(make).await?.open(&**apis, lease, self.run.asked).map(Some)
     }
 
     fn input_root(&self) -> InputRoot {
@@ -465,6 +553,7 @@ impl Attempt<'_> {
             upper: self.directory.upper(),
             work: self.directory.work(),
             read_only: staged.read_only.clone(),
+            writable: staged.writable.clone(),
         };
         match self.run.worker.place(&self.run.lease.platform) {
             LinkRoot::Filesystem => InputRoot::Filesystem { overlay },
@@ -472,14 +561,15 @@ impl Attempt<'_> {
         }
     }
 
-    /// The Command's variables over the configured ones, by name. Without a sandbox `/tmp` is the
-    /// host's, so such an action is pointed to a directory of its own.
+    /// The Command's variables over the configured ones, by name; an image has its own instead of those.
+    /// Without a sandbox `/tmp` is the host's, so such an action is pointed to a directory of its own.
     fn environment(&self, root: &InputRoot) -> Vec<(OsString, OsString)> {
         let mut variables: BTreeMap<OsString, OsString> = BTreeMap::new();
-        for (name, value) in &self.run.worker.config.environment {
+        let is_contained = self.run.lease.platform.container.is_some();
+        for (name, value) in self.run.worker.config.environment.iter().filter(|_| !is_contained) {
             variables.insert(name.into(), value.into());
         }
-        if matches!(root, InputRoot::Plain { .. }) {
+        if matches!(root, InputRoot::Plain { .. }) && !is_contained {
             variables.insert("TMPDIR".into(), self.directory.plain_tmp().into());
         }
         for variable in &self.run.lease.command.environment_variables {
@@ -490,7 +580,7 @@ impl Attempt<'_> {
 
     /// Stores logs and outputs. Of a cancelled action, whose outputs nobody wants, only the logs;
     /// of one that ran out of time, the outputs too, since clients look at them.
-    async fn collect(&self, exit: &Exit) -> Result<Collected, Failure> {
+    async fn collect(&self, exit: &Exit, place: Option<Place>) -> Result<Collected, Failure> {
         if self.left_nothing() {
             return Ok(Collected::default());
         }
@@ -507,6 +597,9 @@ impl Attempt<'_> {
             let stdout = outputs::store_log(&collection, &directory.stdout())?;
             let stderr = outputs::store_log(&collection, &directory.stderr())?;
             let mut collected = Collected::default();
+            if let Some(place) = &place {
+                root.remove_place(place)?;
+            }
             if with_outputs {
                 collected = match outputs::collect(&root, &request, collection) {
                     Err(error) if error.is_of_the_action() => {

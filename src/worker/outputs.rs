@@ -27,6 +27,7 @@ use crate::digest::{Digest, DigestFunction};
 use crate::merkle::MerkleError;
 
 mod files;
+mod place;
 mod request;
 mod tree;
 mod view;
@@ -35,6 +36,7 @@ use files::FileStore;
 use request::Declared;
 use view::{Attributes, Found, Kind, Position, Resolved};
 
+pub use place::Place;
 pub use request::{OutputRequest, RequestError};
 pub use view::{LinkRoot, MergedRoot};
 

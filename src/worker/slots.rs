@@ -1,17 +1,21 @@
 //! [`Slots`]: how many may work at once, changed while they do.
 //!
 //! A semaphore that can shrink below what is taken: slots that are too many are taken away as they
-//! are given back. Nobody who has one loses it.
+//! are given back. Nobody who has one loses it. Who takes several gets them as they come free, one after the
+//! other among those who want several, so that neither they nor anybody else wait for ever.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedSemaphorePermit, Semaphore};
 
 /// Slots, free and taken.
 #[derive(Debug)]
 pub(super) struct Slots {
     free: Arc<Semaphore>,
     size: Mutex<Size>,
+    /// Held by who gathers several.
+    gathering: AsyncMutex<()>,
+    resized: Notify,
 }
 
 /// A slot that is taken; free again when dropped, unless there are too many.
@@ -35,7 +39,8 @@ impl Slots {
     /// So many free slots.
     pub(super) fn new(wanted: usize) -> Arc<Self> {
         let size = Mutex::new(Size { wanted, surplus: 0, is_closing: false });
-        Arc::new(Self { free: Arc::new(Semaphore::new(wanted)), size })
+        let free = Arc::new(Semaphore::new(wanted));
+        Arc::new(Self { free, size, gathering: AsyncMutex::default(), resized: Notify::new() })
     }
 
     /// Slots there are, or will be once those that are too many were given back.
@@ -47,6 +52,30 @@ impl Slots {
     pub(super) async fn take(self: &Arc<Self>) -> Option<Slot> {
         let permit = Arc::clone(&self.free).acquire_owned().await.ok()?;
         Some(Slot { permit: Some(permit), slots: Arc::clone(self) })
+    }
+
+    /// Takes as many slots as `count` says of how many there are, which may change meanwhile, waiting until they
+    /// are free; `None` once they are closed. What was gathered is free again when this is dropped.
+    pub(super) async fn take_several(self: &Arc<Self>, count: impl Fn(usize) -> usize) -> Option<Vec<Slot>> {
+        if count(self.wanted()) <= 1 {
+            return Some(vec![self.take().await?]);
+        }
+        let _turn = self.gathering.lock().await;
+        let mut taken = Vec::new();
+        loop {
+            let mut resized = std::pin::pin!(self.resized.notified());
+            resized.as_mut().enable();
+            let wanted = count(self.wanted()).max(1);
+            if taken.len() >= wanted {
+                taken.truncate(wanted);
+                return Some(taken);
+            }
+            tokio::select! {
+                biased;
+                slot = self.take() => taken.push(slot?),
+                () = resized => {}
+            }
+        }
     }
 
     /// Makes it `wanted` slots. Those that are taken stay with who has them.
@@ -65,6 +94,8 @@ impl Slots {
             size.surplus += less - self.free.forget_permits(less);
         }
         size.wanted = wanted;
+        drop(size);
+        self.resized.notify_waiters();
     }
 
     /// Waits until all slots are free; nobody gets one any more.
@@ -136,6 +167,36 @@ mod tests {
                 prop_assert_eq!(slots.free.available_permits(), wanted.saturating_sub(taken.len()));
             }
         }
+    }
+
+    #[test]
+    fn who_takes_several_waits_for_all_of_them_and_starves_nobody() {
+        let slots = Slots::new(3);
+        let single = take_now(&slots).unwrap();
+        let mut wide = Box::pin(slots.take_several(|of| of));
+        let mut second = Box::pin(slots.take_several(|_| 2));
+        assert!(wide.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_none());
+        let mut late = Box::pin(slots.take());
+        assert!(late.as_mut().now_or_never().is_none(), "those that are gathered are nobody else's");
+        drop(single);
+        let all = wide.as_mut().now_or_never().flatten().unwrap();
+        assert_eq!(all.len(), 3);
+        drop((all, wide));
+        assert!(late.as_mut().now_or_never().flatten().is_some());
+        assert_eq!(second.as_mut().now_or_never().flatten().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn who_gathers_makes_do_with_fewer_if_there_are_fewer() {
+        let slots = Slots::new(4);
+        let taken = [take_now(&slots).unwrap(), take_now(&slots).unwrap()];
+        let mut wide = Box::pin(slots.take_several(|of| of.min(4)));
+        assert!(wide.as_mut().now_or_never().is_none());
+        slots.resize(2);
+        assert_eq!(wide.as_mut().now_or_never().flatten().unwrap().len(), 2);
+        drop(wide);
+        drop(taken);
+        assert_eq!(slots.free.available_permits(), 2);
     }
 
     #[tokio::test]

@@ -134,6 +134,9 @@ pub struct MachineState {
     pub sole_entries: u64,
     #[prost(uint64, tag = "24")]
     pub sole_bytes: u64,
+    /// The program that runs container images there; empty where there is none.
+    #[prost(string, tag = "25")]
+    pub container_tool: ::prost::alloc::string::String,
 }
 /// Actions of the caller that wait and that the other machine could run.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -104,7 +104,7 @@ impl Spawners {
         let root = match self.mode {
             Mode::Sandbox => {
                 let lower = vec![self.scratch.path().join("lower")];
-                let overlay = Overlay { lower, upper, work, read_only: Vec::new() };
+                let overlay = Overlay { lower, upper, work, read_only: Vec::new(), writable: Vec::new() };
                 InputRoot::Mounted { at: "/build".into(), overlay }
             }
             Mode::Plain => InputRoot::Plain { directory: upper },
@@ -119,6 +119,7 @@ impl Spawners {
             limits: Limits::default(),
             network: Network::Loopback,
             ids: (1000, 1000),
+            door: None,
             guest: None,
         };
         Ok(Prepared { command, directory })

@@ -37,6 +37,8 @@ pub(super) struct Attempt {
     pub(super) is_ahead: bool,
     /// Its worker sees to it for clients of its own: it has no slot.
     pub(super) is_joined: bool,
+    /// Whether it gave its slot back, as it waits for actions of its own.
+    pub(super) has_yielded: bool,
     /// It was sent ahead of its slot.
     was_ahead: bool,
     assigned_at: Now,
@@ -77,6 +79,7 @@ impl Attempt {
             is_stopping: false,
             is_ahead: false,
             is_joined: true,
+            has_yielded: false,
             was_ahead: false,
             assigned_at: now,
             running_at: None,
@@ -88,6 +91,11 @@ impl Attempt {
     /// The slot it takes.
     pub(super) fn slot(&self) -> Slot {
         Slot { worker: self.worker.clone(), person: self.person.clone() }
+    }
+
+    /// Whether it holds a slot.
+    pub(super) fn has_slot(&self) -> bool {
+        !self.is_joined && !self.has_yielded
     }
 
     /// Whether its command has begun, as far as is known.
@@ -215,6 +223,7 @@ impl Queue {
             is_stopping: false,
             is_ahead,
             is_joined: false,
+            has_yielded: false,
             was_ahead: is_ahead,
             assigned_at: self.now,
             running_at: None,
@@ -243,6 +252,7 @@ impl Queue {
                 }
             }
             Step::Collecting => attempt.collecting_at = Some(now),
+            Step::Yielded => return self.yielded(id),
         }
         let times = attempt.times();
         let Some(run) = self.runs.get_mut(&id.run).filter(|run| run.timeline.attempt == id.number) else {
@@ -250,6 +260,15 @@ impl Queue {
         };
         (run.timeline.running_at, run.timeline.collecting_at) = times;
         self.notify(id.run);
+    }
+
+    /// An attempt waits for actions of its own. It would wait for ever if its slot was the only one.
+    fn yielded(&mut self, id: AttemptId) {
+        let Some(attempt) = self.attempts.get_mut(&id).filter(|attempt| attempt.has_slot()) else { return };
+        attempt.has_yielded = true;
+        let Attempt { worker, person, build, due, .. } = attempt;
+        self.pool.free(worker, person, build, *due);
+        self.pool.note_change();
     }
 
     pub(super) fn ended(&mut self, id: AttemptId, response: Arc<ExecuteResponse>) {
@@ -408,7 +427,7 @@ impl Queue {
         if attempt.is_ahead {
             self.ahead.remove(&attempt.kind(), id);
         }
-        if !attempt.is_joined {
+        if attempt.has_slot() {
             self.pool.free(&attempt.worker, &attempt.person, &attempt.build, attempt.due);
         }
         Some(attempt)
@@ -424,7 +443,7 @@ impl Queue {
 
     /// The slots that will be free soon.
     pub(super) fn stopping_slots(&self) -> impl Iterator<Item = Slot> {
-        self.attempts.values().filter(|attempt| attempt.is_stopping && !attempt.is_joined).map(Attempt::slot)
+        self.attempts.values().filter(|attempt| attempt.is_stopping && attempt.has_slot()).map(Attempt::slot)
     }
 }
 

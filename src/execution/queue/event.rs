@@ -157,6 +157,8 @@ pub enum Step {
     Running,
     /// The command ended; its outputs are collected.
     Collecting,
+    /// It has actions of its own run, and gave its slot back.
+    Yielded,
 }
 
 /// What is to be done.

@@ -114,7 +114,7 @@ impl Queue {
     pub(super) fn ripe_orphans(&self) -> Vec<(RunId, Slot)> {
         let mut orphans = Vec::new();
         for (id, attempt) in
-            self.attempts.iter().filter(|(_, attempt)| !attempt.is_stopping && !attempt.is_joined)
+            self.attempts.iter().filter(|(_, attempt)| !attempt.is_stopping && attempt.has_slot())
         {
             let Some(since) = self.runs.get(&id.run).and_then(|run| self.orphan_since(run)) else { continue };
             if self.now.instant - since >= self.orphan_yield {

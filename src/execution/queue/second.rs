@@ -79,7 +79,7 @@ impl Queue {
         let may_be_copied = is_wanted && !run.action.do_not_cache;
         if !may_be_copied
             || attempt.is_ahead
-            || attempt.is_joined
+            || !attempt.has_slot()
             || attempt.is_stopping
             || self.attempts_of(id.run).count() > 1
         {

@@ -301,6 +301,7 @@ async fn execute(
             shared.logs.started(attempt, stdout, stderr);
             report.send(Event::Progress(attempt, Step::Running));
         }
+        Progress::Yielded => report.send(Event::Progress(attempt, Step::Yielded)),
         Progress::Collecting => report.send(Event::Progress(attempt, Step::Collecting)),
     };
     let outcome = loop {

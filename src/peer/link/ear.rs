@@ -103,9 +103,9 @@ fn fit(mut told: MachineState) -> MachineState {
     for number in [used_bytes, budget_bytes, owed_copies, owed_bytes, sole_entries, sole_bytes] {
         *number = (*number).min(MOST);
     }
-    let MachineState { os, isa, pools, labels, toolchain, reason, .. } = &mut told;
+    let MachineState { os, isa, pools, labels, container_tool, toolchain, reason, .. } = &mut told;
     *reason = words::shown(reason, LONGEST_REASON);
-    for fact in [os, toolchain].into_iter().chain(isa).chain(pools).chain(labels) {
+    for fact in [os, container_tool, toolchain].into_iter().chain(isa).chain(pools).chain(labels) {
         *fact = words::shown(fact, LONGEST_FACT);
     }
     told

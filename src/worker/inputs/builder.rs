@@ -42,10 +42,15 @@ struct Frame {
     directory: Arc<Directory>,
     next: usize,
     read_only: bool,
-    /// Whether something below a read-only directory is writable again.
-    has_writable: bool,
-    /// Paths below this one that are read-only.
-    read_only_below: Vec<PathBuf>,
+}
+
+/// Where an input root is read-only for the action, and where it is writable again.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    /// Directories that are read-only, with all that is below them.
+    pub(super) read_only: Vec<PathBuf>,
+    /// Directories below those that are writable again.
+    pub(super) writable: Vec<PathBuf>,
 }
 
 impl<'a> Builder<'a> {
@@ -59,13 +64,13 @@ impl<'a> Builder<'a> {
         Self { blobs, closure, pool: None }
     }
 
-    /// Fills the empty directory `at`. Gives the read-only paths in it.
-    pub(super) fn build(&self, at: &Path) -> Result<Vec<PathBuf>, InputError> {
+    /// Fills the empty directory `at`. Tells what is read-only in it.
+    pub(super) fn build(&self, at: &Path) -> Result<Marks, InputError> {
         let mut cursor = Cursor::open(at).map_err(|error| InputError::io(at, error))?;
-        let read_only = self.build_whole(&mut cursor, self.closure.root)?;
+        let marks = self.build_whole(&mut cursor, self.closure.root)?;
         let properties = &self.closure.directory(&self.closure.root).properties;
         finish(&cursor, c".", properties).map_err(|error| InputError::io(at, error))?;
-        Ok(read_only)
+        Ok(marks)
     }
 
     /// Fills the empty directory `at` with a layer that makes a tree below it the one of the closure.
@@ -104,27 +109,29 @@ impl<'a> Builder<'a> {
     }
 
     /// Makes all that is below `root` in the empty directory at `cursor`, which gets no attributes yet.
-    fn build_whole(&self, cursor: &mut Cursor, root: Digest) -> Result<Vec<PathBuf>, InputError> {
+    fn build_whole(&self, cursor: &mut Cursor, root: Digest) -> Result<Marks, InputError> {
         let mut path = PathBuf::new();
+        let mut marks = Marks::default();
         let mut stack = vec![self.fill(cursor, root, false)?];
+        marks.note(&path, stack[0].read_only, false);
         loop {
-            let Some(frame) = stack.last_mut() else { return Ok(Vec::new()) };
+            let Some(frame) = stack.last_mut() else { return Ok(marks) };
             if let Some(child) = frame.directory.directories.get(frame.next) {
                 frame.next += 1;
-                let (digest, read_only) = (child.digest, frame.read_only);
+                let (digest, inherited) = (child.digest, frame.read_only);
                 let name = child.name.as_str();
                 enter_new(cursor, name).map_err(|error| failed(name, error))?;
                 path.push(name);
-                stack.push(self.fill(cursor, digest, read_only)?);
+                let child = self.fill(cursor, digest, inherited)?;
+                marks.note(&path, child.read_only, inherited);
+                stack.push(child);
                 continue;
             }
             let frame = stack.pop().expect("invariant: it was there a moment ago");
-            let Some(parent) = stack.last_mut() else { return Ok(frame.into_read_only(path)) };
+            let Some(parent) = stack.last_mut() else { return Ok(marks) };
             let name = &parent.directory.directories[parent.next - 1].name;
             leave(cursor, name.as_str(), &frame.directory.properties)
                 .map_err(|error| failed(name.as_str(), error))?;
-            parent.has_writable |= !frame.read_only || frame.has_writable;
-            parent.read_only_below.extend(frame.into_read_only(path.clone()));
             path.pop();
         }
     }
@@ -139,7 +146,7 @@ impl<'a> Builder<'a> {
             self.place_symlink(cursor.fd(), link).map_err(|error| failed(link.name.as_str(), error))?;
         }
         let read_only = subtree_read_only(&directory.properties).unwrap_or(inherited);
-        Ok(Frame { directory, next: 0, read_only, has_writable: false, read_only_below: Vec::new() })
+        Ok(Frame { directory, next: 0, read_only })
     }
 
     fn place(&self, dir: BorrowedFd<'_>, file: &FileNode) -> Result<(), InputError> {
@@ -187,12 +194,14 @@ impl<'a> Builder<'a> {
     }
 }
 
-impl Frame {
-    /// The read-only paths of this directory, which stands at `path`. The overlay can only take
-    /// whole subtrees away, so a read-only directory with a writable one inside gives those of its
-    /// subdirectories that are read-only throughout.
-    fn into_read_only(self, path: PathBuf) -> Vec<PathBuf> {
-        if self.read_only && !self.has_writable { vec![path] } else { self.read_only_below }
+impl Marks {
+    /// Notes a directory that is not as the one it is in.
+    fn note(&mut self, path: &Path, read_only: bool, inherited: bool) {
+        match (read_only, inherited) {
+            (true, false) => self.read_only.push(path.to_owned()),
+            (false, true) => self.writable.push(path.to_owned()),
+            _ => {}
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::OnceCell;
 
-use super::builder::Builder;
+use super::builder::{Builder, Marks};
 use super::closure::Closure;
 use super::delta::Patch;
 use super::directories::Directories;
@@ -70,7 +70,7 @@ struct Slot {
 pub(super) struct Tree {
     /// The uppermost first.
     layers: Vec<Arc<Layer>>,
-    pub(super) read_only: Vec<PathBuf>,
+    pub(super) marks: Marks,
     digests: Vec<Digest>,
     entries: u64,
     sketch: Sketch,
@@ -221,19 +221,19 @@ impl Shared {
     /// Builds the tree over `base`, or whole if that is not possible or not much less.
     fn build(&self, closure: Closure, sketch: Sketch, base: Option<Arc<Tree>>) -> Result<Tree, InputError> {
         let patched = base.and_then(|base| self.patch(&closure, &base));
-        let (layers, read_only) = match patched {
-            Some(layers) => (layers, Vec::new()),
+        let (layers, marks) = match patched {
+            Some(layers) => (layers, Marks::default()),
             None => {
-                let mut read_only = Vec::new();
+                let mut marks = Marks::default();
                 let layer = self.layer(closure.root, closure.bytes, |at| {
-                    read_only = Builder::shared(&*self.blobs, &closure, &self.pool).build(at)?;
+                    marks = Builder::shared(&*self.blobs, &closure, &self.pool).build(at)?;
                     Ok(())
                 })?;
-                (vec![layer], read_only)
+                (vec![layer], marks)
             }
         };
         let Closure { digests, entries, .. } = closure;
-        Ok(Tree { layers, read_only, digests, entries, sketch, pins: Mutex::default() })
+        Ok(Tree { layers, marks, digests, entries, sketch, pins: Mutex::default() })
     }
 
     /// The layers of `base` with one over them that makes it the tree of `closure`. If it has too many,

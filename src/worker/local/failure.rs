@@ -56,6 +56,7 @@ impl Failure {
                 Self::Refused { code: Code::InvalidArgument, text, exit_code }
             }
             RunError::WorkingDirectory { .. } => Self::invalid(text),
+            RunError::Image { .. } => Self::precondition(text),
             RunError::Setup { .. } | RunError::SpawnerLost | RunError::MemoryFull => Self::Lost(text),
         }
     }

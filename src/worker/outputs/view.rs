@@ -190,6 +190,17 @@ impl Position<'_> {
         self.walk(path, follow_last, false)
     }
 
+    /// As [`resolve`](Self::resolve), with all directories on the way in the upper layer: made where there are
+    /// none.
+    pub(super) fn make_all(&mut self, path: &RootPath) -> Result<Resolved, OutputError> {
+        self.walk(path, true, true)
+    }
+
+    /// Whether the upper layer has this directory.
+    pub(super) fn is_in_upper(&self) -> bool {
+        self.absent == 0
+    }
+
     /// As [`resolve`](Self::resolve); with `make`, absent directories are made in the upper layer.
     fn walk(&mut self, path: &RootPath, follow_last: bool, make: bool) -> Result<Resolved, OutputError> {
         self.rewind()?;
@@ -321,7 +332,7 @@ impl Position<'_> {
     }
 
     /// The entry `name` of this directory.
-    fn look(&self, name: &CStr) -> Result<Option<Found>, OutputError> {
+    pub(super) fn look(&self, name: &CStr) -> Result<Option<Found>, OutputError> {
         let failed = |error| OutputError::io(name.to_string_lossy(), error);
         if self.absent == 0
             && let Some(stat) = self.upper_stat(name).map_err(failed)?

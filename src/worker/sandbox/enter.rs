@@ -1,11 +1,11 @@
 //! What is a sandboxed action's own, over what it shares by the template: its overlay, its network,
 //! its ids.
 //!
-//! The spawner makes the overlay where it can see the host; the child puts it in its place. The
-//! child has all capabilities in the spawner's user namespace, over nothing else. At the end it
-//! makes a last user namespace, which maps the ids the action is to have: mounts and network
-//! belong to the outer one, so that the action can change neither, even if it found a way to
-//! capabilities. Then it drops those it has.
+//! The spawner makes the overlay, and what else comes from the host, where it can see that; the child puts it
+//! in its place. The child has all capabilities in the spawner's user namespace, over nothing else. At the end
+//! it makes a last user namespace, which maps the ids the action is to have: mounts and network belong to the
+//! outer one, so that the action can change neither, even if it found a way to capabilities. Then it drops
+//! those it has.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -43,6 +43,27 @@ pub(super) fn working_directory(order: &Order) -> PathBuf {
     }
 }
 
+/// What an action's file system is made of: mounts that are not mounted anywhere yet.
+pub(super) struct Parts {
+    overlay: OwnedFd,
+    /// A socket of the host.
+    door: Option<OwnedFd>,
+}
+
+/// In the spawner, at home: makes the parts of the file system of the action.
+pub(super) fn make_parts(order: &Order) -> Result<Parts, Failure> {
+    let overlay = make_root(&order.root)?;
+    let door = order.door.as_ref().map(|(socket, _)| copy_socket(socket)).transpose()?;
+    Ok(Parts { overlay, door })
+}
+
+/// A mount of nothing but that socket. It leads to who listens there, wherever it is mounted.
+fn copy_socket(socket: &Path) -> Result<OwnedFd, Failure> {
+    open_in(open_host()?.as_fd(), socket, OFlags::PATH | OFlags::NOFOLLOW)
+        .and_then(|socket| open_tree(&socket, "", sys::clone_tree_flags()))
+        .map_err(Failure::at("open the socket", socket))
+}
+
 /// In the spawner, at home: makes the overlay of the action, not yet mounted anywhere.
 pub(super) fn make_root(root: &InputRoot) -> Result<OwnedFd, Failure> {
     let host = open_host()?;
@@ -59,18 +80,19 @@ pub(super) fn make_root(root: &InputRoot) -> Result<OwnedFd, Failure> {
     }
 }
 
-/// In the child: puts the overlay in its place and enters the network.
-pub(super) fn enter(
-    root: &InputRoot,
-    mount: BorrowedFd<'_>,
-    network: Option<&Loopback>,
-) -> Result<(), Failure> {
+/// In the child: puts the parts in their places and enters the network.
+pub(super) fn enter(order: &Order, parts: &Parts, network: Option<&Loopback>) -> Result<(), Failure> {
     if let Some(network) = network {
         network.enter().map_err(Failure::step("enter the network"))?;
     }
-    match root {
-        InputRoot::Mounted { at, overlay } => enter_mounted(at, mount, overlay),
-        InputRoot::Filesystem { overlay } => enter_filesystem(mount, overlay),
+    let door = parts.door.as_ref().zip(order.door.as_ref().map(|(_, at)| at.as_path()));
+    let mount = parts.overlay.as_fd();
+    match &order.root {
+        InputRoot::Mounted { at, overlay } => {
+            enter_mounted(at, mount, overlay)?;
+            door.map_or(Ok(()), |(socket, at)| open_door(mount, socket.as_fd(), at))
+        }
+        InputRoot::Filesystem { overlay } => enter_filesystem(mount, overlay, door),
         InputRoot::Plain { .. } => Err(Failure::step("mount the input root")(Errno::INVAL)),
     }
 }
@@ -107,13 +129,20 @@ fn enter_mounted(at: &Path, mount: BorrowedFd<'_>, overlay: &Overlay) -> Result<
     protect(mount, overlay)
 }
 
-fn enter_filesystem(mount: BorrowedFd<'_>, overlay: &Overlay) -> Result<(), Failure> {
+fn enter_filesystem(
+    mount: BorrowedFd<'_>,
+    overlay: &Overlay,
+    door: Option<(&OwnedFd, &Path)>,
+) -> Result<(), Failure> {
     // Any directory will do; this one has nothing in it that is still needed.
     let place = Path::new("/run");
     attach(mount, place)?;
     protect(mount, overlay)?;
     for name in ["proc", "dev", "tmp"] {
         move_into(mount, &Path::new("/").join(name), Path::new(name))?;
+    }
+    if let Some((socket, at)) = door {
+        open_door(mount, socket.as_fd(), at)?;
     }
     // The old root then lies over the new one, and is what "." unmounts.
     rustix::process::chdir(place)
@@ -177,21 +206,65 @@ fn make_overlay(lower: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd) -> Result<Ow
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
-/// Makes the read-only parts of the input root read-only.
+/// Makes the read-only parts of the input root read-only, and those in them writable that are to be. From
+/// above, so that each is looked up through what lies over it.
 fn protect(root: BorrowedFd<'_>, overlay: &Overlay) -> Result<(), Failure> {
-    for path in &overlay.read_only {
+    let read_only = overlay.read_only.iter().map(|path| (path, true));
+    let mut marks: Vec<_> = read_only.chain(overlay.writable.iter().map(|path| (path, false))).collect();
+    marks.sort_unstable();
+    for (path, is_read_only) in marks {
         let failed = Failure::at("protect", path);
+        if path.as_os_str().is_empty() {
+            sys::set_mount_attributes(root, attribute::READ_ONLY, false).map_err(failed)?;
+            continue;
+        }
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         let place = rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
             .map_err(&failed)?;
         open_tree(&place, "", sys::clone_tree_flags())
             .and_then(|tree| {
-                sys::set_mount_attributes(&tree, attribute::READ_ONLY, true)?;
+                if is_read_only {
+                    sys::set_mount_attributes(&tree, attribute::READ_ONLY, true)?;
+                } else {
+                    sys::clear_mount_attributes(&tree, attribute::READ_ONLY)?;
+                }
                 move_to(tree.as_fd(), place.as_fd())
             })
             .map_err(failed)?;
     }
     Ok(())
+}
+
+/// Mounts a socket at `at` in the input root, wherever links lead there. The worker has made a place for
+/// it; below the action's own `/tmp`, which nobody has seen yet, it is made here.
+fn open_door(root: BorrowedFd<'_>, socket: BorrowedFd<'_>, at: &Path) -> Result<(), Failure> {
+    let failed = || Failure::at("mount the socket", at);
+    let place = match open_in(root, at, OFlags::PATH) {
+        Err(Errno::NOENT) => make_place(root, at).map_err(failed())?,
+        other => other.map_err(failed())?,
+    };
+    move_to(socket, place.as_fd()).map_err(failed())
+}
+
+/// Makes an empty file, and the directories above it.
+fn make_place(root: BorrowedFd<'_>, at: &Path) -> Result<OwnedFd, Errno> {
+    let mut directory = open_in(root, Path::new(""), OFlags::PATH | OFlags::DIRECTORY)?;
+    let above = at.parent().unwrap_or(Path::new(""));
+    let mut path = PathBuf::new();
+    for name in above {
+        path.push(name);
+        directory = match open_in(root, &path, OFlags::PATH | OFlags::DIRECTORY) {
+            Err(Errno::NOENT) => {
+                rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(0o755))?;
+                open_in(root, &path, OFlags::PATH | OFlags::DIRECTORY)?
+            }
+            other => other?,
+        };
+    }
+    let name = at.file_name().ok_or(Errno::INVAL)?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    drop(rustix::fs::openat(&directory, name, flags, Mode::RUSR | Mode::WUSR)?);
+    open_in(root, at, OFlags::PATH)
 }
 
 /// Moves the mount at `source` to `name` in the new root, wherever a link of that name leads in there.

@@ -3,9 +3,10 @@
 use std::fs::File;
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::wire::{HEADER, Reply, Request};
-use crate::worker::PreparedCommand;
+use crate::worker::{Door, PreparedCommand};
 
 /// Reads a message to a spawner and writes it again; `None` if it is none.
 pub(crate) fn recode_request(message: &[u8]) -> Option<Vec<u8>> {
@@ -24,6 +25,7 @@ pub(crate) fn recode_request(message: &[u8]) -> Option<Vec<u8>> {
                 limits: order.limits,
                 network: order.network,
                 ids: order.ids,
+                door: order.door.map(|(socket, at)| Door { socket, at, asked: CancellationToken::new() }),
                 guest: order.is_guest.then(|| watch::channel(false).1),
             })
         }

@@ -81,7 +81,7 @@ struct SpawnerSeat {
     spawner: Option<Spawner>,
     memory: Option<Arc<Memory>>,
     shared: Arc<Shared>,
-    _slot: Slot,
+    slot: Option<Slot>,
 }
 
 /// A spawner process. Dropping it closes the socket, which ends it with all it runs.
@@ -145,7 +145,7 @@ impl Runner for SpawnerPool {
         let slot = shared.slots.take().await.ok_or_else(closed)?;
         let spawner = shared.take().await?;
         let memory = spawner.memory.clone();
-        Ok(Box::new(SpawnerSeat { spawner: Some(spawner), memory, shared, _slot: slot }))
+        Ok(Box::new(SpawnerSeat { spawner: Some(spawner), memory, shared, slot: Some(slot) }))
     }
 
     fn is_sandboxed(&self) -> bool {
@@ -224,7 +224,19 @@ impl Seat for SpawnerSeat {
             return Err(program(&command, io::Error::from_raw_os_error(libc::E2BIG)));
         }
         let mut spawner = self.spawner.take().ok_or(RunError::SpawnerLost)?;
-        match spawner.run(&frame, &command, &cancel).await {
+        let asked = command.door.as_ref().map(|door| door.asked.clone());
+        let ended = {
+            let mut run = std::pin::pin!(spawner.run(&frame, &command, &cancel));
+            tokio::select! {
+                biased;
+                ended = &mut run => ended,
+                () = fires(asked) => {
+                    drop(self.slot.take());
+                    run.await
+                }
+            }
+        };
+        match ended {
             Ok(Reply::Ended { exit, retiring: false }) => {
                 self.spawner = Some(spawner);
                 Ok(self.shared.explain(exit))
@@ -367,6 +379,14 @@ impl Spawner {
         if let Err(error) = process.wait().await {
             tracing::warn!(%error, "cannot wait for a spawner process");
         }
+    }
+}
+
+/// Waits for `token`; never ends without one.
+async fn fires(token: Option<CancellationToken>) {
+    match token {
+        Some(token) => token.cancelled().await,
+        None => std::future::pending().await,
     }
 }
 

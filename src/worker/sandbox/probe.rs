@@ -188,6 +188,7 @@ fn try_mounts(layers: &Path) -> ExitCode {
             upper: layers.join("upper"),
             work: layers.join("work"),
             read_only: Vec::new(),
+            writable: Vec::new(),
         };
         let root = InputRoot::Mounted { at: "/probe".into(), overlay };
         tell("overlay", &enter::make_root(&root).map(drop).map_err(explain));

@@ -22,8 +22,10 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::cgroup;
 use super::channel::Channel;
 use super::condition::Condition;
+use super::enter::{self, Parts};
 use super::guardian::Guardian;
 use super::launch::{self, Launch, Ready};
 use super::memory::{MEMORY, Memory, Watch};
@@ -31,7 +33,6 @@ use super::network::Loopback;
 use super::sys::{self, ChildStack, Reaped};
 use super::template::{Copy, Template};
 use super::wire::{Failure, Order, Reply, Request};
-use super::{cgroup, enter};
 use crate::worker::{Exit, InputRoot, Network, Outcome, Usage, plain};
 
 /// Serves one daemon.
@@ -155,12 +156,12 @@ impl Spawner {
             .map_err(|_| Failure::step("take the streams")(Errno::BADMSG))?;
         let stdin = launch::copy(self.null.as_fd())?;
         let launch = Launch::new(order, &enter::working_directory(order), [stdin, stdout, stderr])?;
-        let root = self.containment.prepare(order)?;
+        let parts = self.containment.prepare(order)?;
         if let Some(seat) = &mut self.seat {
             seat.give_to(order.is_guest);
         }
         let started = now();
-        let main = match self.start(order, root.as_ref(), &launch.ready()) {
+        let main = match self.start(order, parts.as_ref(), &launch.ready()) {
             Ok(main) => main,
             Err(failure) => {
                 self.kill_rest(&mut |_| ());
@@ -173,13 +174,13 @@ impl Spawner {
     }
 
     /// Starts the main process.
-    fn start(&mut self, order: &Order, root: Option<&OwnedFd>, ready: &Ready<'_>) -> Result<Pid, Failure> {
+    fn start(&mut self, order: &Order, parts: Option<&Parts>, ready: &Ready<'_>) -> Result<Pid, Failure> {
         // The child tells through memory how far it came.
         let mut failure = Failure::step("start the child")(Errno::CHILD);
         let executing = AtomicBool::new(false);
         let containment = &self.containment;
         let child = sys::spawn_sharing(&mut self.stack, 0, &mut || {
-            failure = match containment.contain(order, root, ready) {
+            failure = match containment.contain(order, parts, ready) {
                 Err(failure) => failure,
                 Ok(()) => {
                     executing.store(true, Ordering::SeqCst);
@@ -338,13 +339,13 @@ impl Spawner {
 // === impl Containment ===
 
 impl Containment {
-    /// Makes ready what the next child is to find. Returns its overlay.
-    fn prepare(&mut self, order: &Order) -> Result<Option<OwnedFd>, Failure> {
+    /// Makes ready what the next child is to find. Returns the parts of its file system.
+    fn prepare(&mut self, order: &Order) -> Result<Option<Parts>, Failure> {
         let Self::Sandbox(sandbox) = self else { return Ok(None) };
         sandbox.template.prepare(order)?;
-        let root = enter::make_root(&order.root)?;
+        let parts = enter::make_parts(order)?;
         sandbox.mounts = Some(sandbox.template.enter_copy()?);
-        Ok(Some(root))
+        Ok(Some(parts))
     }
 
     fn memory(&self) -> Option<&Memory> {
@@ -361,12 +362,12 @@ impl Containment {
     }
 
     /// In the child: all that comes before exec.
-    fn contain(&self, order: &Order, root: Option<&OwnedFd>, ready: &Ready<'_>) -> Result<(), Failure> {
+    fn contain(&self, order: &Order, parts: Option<&Parts>, ready: &Ready<'_>) -> Result<(), Failure> {
         launch::volunteer();
-        match (self, root) {
-            (Self::Sandbox(sandbox), Some(root)) => {
+        match (self, parts) {
+            (Self::Sandbox(sandbox), Some(parts)) => {
                 let network = sandbox.network.as_ref().filter(|_| order.network == Network::Loopback);
-                enter::enter(&order.root, root.as_fd(), network)?;
+                enter::enter(order, parts, network)?;
                 enter::become_user(order.ids)?;
                 ready.settle()
             }

@@ -324,7 +324,16 @@ pub(super) fn close_all_but_standard() -> Result<(), Errno> {
 /// Sets mount attributes ([`attribute`]) of the mount that `tree` refers to, of all below
 /// it too if `recursive`.
 pub(super) fn set_mount_attributes(tree: impl AsFd, attributes: u64, recursive: bool) -> Result<(), Errno> {
-    let attributes = MountAttributes { set: attributes, clear: 0, propagation: 0, user_namespace: 0 };
+    change_mount_attributes(tree, (attributes, 0), recursive)
+}
+
+/// Takes mount attributes from the mount that `tree` refers to.
+pub(super) fn clear_mount_attributes(tree: impl AsFd, attributes: u64) -> Result<(), Errno> {
+    change_mount_attributes(tree, (0, attributes), false)
+}
+
+fn change_mount_attributes(tree: impl AsFd, (set, clear): (u64, u64), recursive: bool) -> Result<(), Errno> {
+    let attributes = MountAttributes { set, clear, propagation: 0, user_namespace: 0 };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string, the struct has the layout and the size told.
     check_long(unsafe {

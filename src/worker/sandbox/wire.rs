@@ -42,6 +42,8 @@ pub(super) struct Order {
     pub(super) limits: Limits,
     pub(super) network: Network,
     pub(super) ids: (u32, u32),
+    /// A socket of the host, and where it is to be below the input root.
+    pub(super) door: Option<(PathBuf, PathBuf)>,
     /// Whether it gives way to everything else.
     pub(super) is_guest: bool,
 }
@@ -132,6 +134,11 @@ impl Request {
         });
         writer.number(command.ids.0.into());
         writer.number(command.ids.1.into());
+        writer.byte(u8::from(command.door.is_some()));
+        if let Some(door) = &command.door {
+            writer.path(&door.socket);
+            writer.path(&door.at);
+        }
         writer.byte(u8::from(command.guest.is_some()));
         writer.frame()
     }
@@ -294,6 +301,7 @@ impl Writer {
         self.path(&overlay.upper);
         self.path(&overlay.work);
         self.paths(&overlay.read_only);
+        self.paths(&overlay.writable);
     }
 
     fn limits(&mut self, limits: &Limits) {
@@ -397,6 +405,7 @@ impl<'a> Reader<'a> {
             limits: self.limits()?,
             network: if self.flag()? { Network::Host } else { Network::Loopback },
             ids: (self.small()?, self.small()?),
+            door: if self.flag()? { Some((self.path()?, self.path()?)) } else { None },
             is_guest: self.flag()?,
         })
     }
@@ -416,6 +425,7 @@ impl<'a> Reader<'a> {
             upper: self.path()?,
             work: self.path()?,
             read_only: self.list(Self::path)?,
+            writable: self.list(Self::path)?,
         })
     }
 
@@ -454,8 +464,10 @@ mod tests {
 
     use proptest::prelude::*;
     use tokio::sync::watch;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::worker::Door;
 
     fn text() -> impl Strategy<Value = OsString> {
         prop::collection::vec(any::<u8>(), 0..40).prop_map(OsString::from_vec)
@@ -467,11 +479,8 @@ mod tests {
 
     fn overlay() -> impl Strategy<Value = Overlay> {
         let paths = || prop::collection::vec(path(), 0..4);
-        (paths(), path(), path(), paths()).prop_map(|(lower, upper, work, read_only)| Overlay {
-            lower,
-            upper,
-            work,
-            read_only,
+        (paths(), path(), path(), paths(), paths()).prop_map(|(lower, upper, work, read_only, writable)| {
+            Overlay { lower, upper, work, read_only, writable }
         })
     }
 
@@ -502,10 +511,11 @@ mod tests {
             limits in limits(),
             host in any::<bool>(),
             ids in any::<(u32, u32)>(),
+            door in prop::option::of((path(), path())),
             is_guest in any::<bool>(),
         ) -> Order {
             let network = if host { Network::Host } else { Network::Loopback };
-            Order { arguments, environment, root, working_directory, limits, network, ids, is_guest }
+            Order { arguments, environment, root, working_directory, limits, network, ids, door, is_guest }
         }
     }
 
@@ -521,6 +531,7 @@ mod tests {
             limits: order.limits,
             network: order.network,
             ids: order.ids,
+            door: order.door.clone().map(|(socket, at)| Door { socket, at, asked: CancellationToken::new() }),
             guest: order.is_guest.then(|| watch::channel(false).1),
         }
     }

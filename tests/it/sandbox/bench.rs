@@ -84,6 +84,7 @@ impl Bench {
             limits: Limits::default(),
             network: Network::Loopback,
             ids: (1000, 1000),
+            door: None,
             guest: None,
         };
         Action { command, directory }
@@ -119,6 +120,7 @@ fn overlay(directory: &Path) -> Overlay {
         upper: directory.join("upper"),
         work: directory.join("work"),
         read_only: Vec::new(),
+        writable: Vec::new(),
     }
 }
 
