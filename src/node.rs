@@ -16,6 +16,7 @@ use tonic::service::Routes;
 
 use crate::action_cache::ActionCache;
 use crate::activity::Activity;
+use crate::asset::Assets;
 use crate::cas::disk::{DiskCas, OpenError, RebuildProgress};
 use crate::config::{Config, SandboxMode};
 use crate::execution::{Scheduler, Sequence};
@@ -24,6 +25,7 @@ use crate::peer::trust::TrustError;
 use crate::peer::{Peers, Trust};
 use crate::platform::MachineFacts;
 use crate::rpc::action_cache::ActionCacheService;
+use crate::rpc::asset::AssetService;
 use crate::rpc::byte_stream::ByteStreamService;
 use crate::rpc::capabilities::{CacheCapabilitiesProvider, CapabilitiesService};
 use crate::rpc::cas::CasService;
@@ -184,7 +186,9 @@ impl Node {
             Arc::clone(&activity),
             history.clone(),
         );
+        let assets = open_assets(&config, &whole, &tasks)?;
         let routes = routes(&config, &instances, &whole, action_cache, &scheduler, &activity, &tasks);
+        let routes = asset_routes(routes, assets, &instances);
         let limits = settings::limits(&config, open_files.now);
         let peer_config = settings::peers(&config, activity.epoch(), doors.endpoints.peers);
         let peers = Peers::start(peer_config, trust.clone(), &tasks).await;
@@ -451,6 +455,18 @@ fn open_worker(
     let scratch = settings.scratch.clone();
     LocalWorker::open(settings, facts, whole.for_worker(), spawners, tasks)
         .map_err(|source| NodeError::Io { path: scratch, source })
+}
+
+/// What is downloaded comes to the disk of this machine; names are those of the farm.
+fn open_assets(config: &Config, whole: &Whole, tasks: &Tasks) -> Result<Assets, NodeError> {
+    let directory = config.data_dir.join("downloads");
+    let opened = Assets::open(&config.assets, directory.clone(), whole.for_assets(), tasks);
+    opened.map_err(|source| NodeError::Io { path: directory, source })
+}
+
+fn asset_routes(routes: Routes, assets: Assets, instances: &Instances) -> Routes {
+    let (fetch, push) = AssetService::new(assets, instances.clone()).into_servers();
+    routes.add_service(fetch).add_service(push)
 }
 
 fn routes(

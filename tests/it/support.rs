@@ -4,6 +4,7 @@ pub(crate) mod action;
 pub(crate) mod client;
 pub(crate) mod control;
 pub(crate) mod node;
+pub(crate) mod origin;
 pub(crate) mod wire;
 
 pub(crate) use action::{ActionBuilder, Outcome};
