@@ -29,7 +29,7 @@ mod set;
 pub mod values;
 
 pub use listed::Setting;
-pub use network::{InterfacePattern, PeerAddress};
+pub use network::{HostPattern, InterfacePattern, Network, PeerAddress, ProxyAddress};
 pub use paths::Host;
 pub use raw::RawConfig;
 pub use values::{ChunkSize, DiskBudget, MemoryShare, SlotShare};
@@ -81,6 +81,8 @@ pub struct Config {
     pub guests: GuestConfig,
     /// Copies of blobs and results on several machines.
     pub copies: CopiesConfig,
+    /// Downloads, and names for blobs.
+    pub assets: AssetConfig,
     /// Whether actions get namespaces.
     pub sandbox: SandboxMode,
     /// What runs the container images that actions ask for.
@@ -155,6 +157,25 @@ pub struct CopiesConfig {
     pub repair_after: Duration,
     /// Whether copies on this machine count.
     pub keep: KeepCopies,
+}
+
+/// From where build tools have things downloaded, and who names blobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AssetConfig {
+    /// Hosts that may be asked; the first that fits decides.
+    pub hosts: Vec<HostPattern>,
+    /// Networks that are not public, and may be reached all the same.
+    pub networks: Vec<Network>,
+    /// Whether http will do.
+    pub plain_http: bool,
+    /// What to connect to in place of the hosts themselves.
+    pub proxy: Option<ProxyAddress>,
+    /// Bytes of one download, and of what an archive holds; 64 KiB at least.
+    pub max_size: u64,
+    /// Most time of one download; a second at least.
+    pub timeout: Duration,
+    /// Whether clients may name blobs and directories.
+    pub push: bool,
 }
 
 /// How this node meets the other machines of its farm.

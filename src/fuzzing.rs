@@ -5,6 +5,7 @@
 //! replay its corpus on any toolchain, so what was found once stays found. Parsers that are private to
 //! their module have a small `fuzzing` door there; the promises stand here.
 
+mod assets;
 mod chunking;
 mod config;
 mod copies;
@@ -19,6 +20,7 @@ mod stored;
 mod trust;
 mod zstd;
 
+pub use assets::{asset_archive, asset_pack, asset_request};
 pub use chunking::chunking;
 pub use config::config;
 pub use copies::copies_messages;
@@ -77,7 +79,8 @@ mod tests {
     }
 
     replay_each! {
-        chunking config copies_messages directory farm_key history_record http_request index_record join_messages lease message
+        asset_archive asset_pack asset_request chunking config copies_messages directory farm_key
+        history_record http_request index_record join_messages lease message
         pack_record path peers request_metadata resource_name sandbox_wire tree zstd
     }
 }

@@ -14,6 +14,7 @@
 //! - [`execution`]: operations, the queue, the scheduler that drives it;
 //! - [`activity`]: what a person may see of operations, builds and kinds of actions, as it changes;
 //! - [`history`]: what became of operations, on disk;
+//! - [`asset`]: content by name, downloaded or pushed;
 //! - [`rpc`]: one file for each gRPC service, and the only mapping of errors to statuses;
 //! - [`node`]: the composition root: what runs in this process;
 //! - [`cli`]: the command line;
@@ -23,6 +24,7 @@
 
 pub mod action_cache;
 pub mod activity;
+pub mod asset;
 pub mod cas;
 pub mod cli;
 pub mod config;

@@ -12,9 +12,11 @@ use std::time::{Duration, SystemTime};
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::{JoinError, JoinHandle};
+use tonic::service::Routes;
 
 use crate::action_cache::ActionCache;
 use crate::activity::Activity;
+use crate::asset::Assets;
 use crate::cas::disk::{DiskCas, OpenError, RebuildProgress};
 use crate::config::{Config, SandboxMode};
 use crate::execution::{Scheduler, Sequence};
@@ -22,6 +24,7 @@ use crate::history::{Explainer, History};
 use crate::peer::trust::TrustError;
 use crate::peer::{Peers, Trust};
 use crate::platform::MachineFacts;
+use crate::rpc::asset::AssetService;
 use crate::rpc::control::{ControlParts, ControlService, SocketFile, bind_private};
 use crate::rpc::http::{HttpParts, HttpService};
 use crate::rpc::log_stream::LogStreams;
@@ -199,6 +202,8 @@ impl Node {
         };
         let http_results = apis.action_cache(&instances);
         let routes = apis.routes().add_service(health::server().await);
+        let assets = open_assets(&config, &whole, &tasks)?;
+        let routes = asset_routes(routes, assets, &instances);
         worker.offer(Arc::new(apis));
         let limits = settings::limits(&config, open_files.now);
         let peer_config = settings::peers(&config, activity.epoch(), doors.endpoints.peers);
@@ -483,6 +488,18 @@ fn open_worker(
     let scratch = settings.scratch.clone();
     LocalWorker::open(settings, facts, whole.for_worker(), spawners, tasks)
         .map_err(|source| NodeError::Io { path: scratch, source })
+}
+
+/// What is downloaded comes to the disk of this machine; names are those of the farm.
+fn open_assets(config: &Config, whole: &Whole, tasks: &Tasks) -> Result<Assets, NodeError> {
+    let directory = config.data_dir.join("downloads");
+    let opened = Assets::open(&config.assets, directory.clone(), whole.for_assets(), tasks);
+    opened.map_err(|source| NodeError::Io { path: directory, source })
+}
+
+fn asset_routes(routes: Routes, assets: Assets, instances: &Instances) -> Routes {
+    let (fetch, push) = AssetService::new(assets, instances.clone()).into_servers();
+    routes.add_service(fetch).add_service(push)
 }
 
 /// What a person should know for as long as the node runs: text and remedy.

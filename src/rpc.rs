@@ -10,6 +10,7 @@
 //! `reapi::Digest` from outside.
 
 pub mod action_cache;
+pub mod asset;
 pub mod byte_stream;
 pub mod capabilities;
 pub mod cas;

@@ -25,6 +25,10 @@ impl Named for raw::PreconditionFailure {
     const NAME: &'static str = "google.rpc.PreconditionFailure";
 }
 
+impl Named for raw::BadRequest {
+    const NAME: &'static str = "google.rpc.BadRequest";
+}
+
 impl Named for raw::RetryInfo {
     const NAME: &'static str = "google.rpc.RetryInfo";
 }

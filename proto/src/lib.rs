@@ -24,6 +24,7 @@ pub mod peer {
     include!("generated/farmhand.peer.v1.rs");
 }
 
+pub use bazel_remote_apis::build::bazel::remote::asset::v1 as asset;
 pub use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
 pub use bazel_remote_apis::build::bazel::remote::logstream::v1 as logstream;
 pub use bazel_remote_apis::build::bazel::semver;

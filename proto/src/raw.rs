@@ -134,6 +134,25 @@ pub struct Violation {
     pub description: String,
 }
 
+/// `google.rpc.BadRequest`.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BadRequest {
+    /// What is wrong with the request.
+    #[prost(message, repeated, tag = "1")]
+    pub field_violations: Vec<FieldViolation>,
+}
+
+/// `google.rpc.BadRequest.FieldViolation`.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FieldViolation {
+    /// Path to the field.
+    #[prost(string, tag = "1")]
+    pub field: String,
+    /// Why it is bad, for developers.
+    #[prost(string, tag = "2")]
+    pub description: String,
+}
+
 /// `google.rpc.RetryInfo`: when it makes sense to try again.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RetryInfo {

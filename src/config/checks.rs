@@ -133,6 +133,14 @@ pub(super) fn check_repair_after(away: Duration) -> Result<Duration, ConfigError
     Ok(away)
 }
 
+pub(super) fn check_asset_timeout(timeout: Duration) -> Result<Duration, ConfigError> {
+    let (least, most) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
+    if timeout < least || timeout > most {
+        return invalid("asset-timeout", format!("{timeout:?} is out of range"), "use 1s to 1d");
+    }
+    Ok(timeout)
+}
+
 pub(super) fn check_handshake(timeout: Duration) -> Result<Duration, ConfigError> {
     if timeout < Duration::from_millis(100) {
         return invalid("handshake-timeout", format!("{timeout:?} is too short"), "100ms is the least");

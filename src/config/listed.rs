@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::values::ByteSize;
-use super::{Config, CopiesConfig, FarmConfig, GuestConfig, InputRootMode, InstanceSettings, LogConfig};
+use super::{
+    AssetConfig, Config, CopiesConfig, FarmConfig, GuestConfig, InputRootMode, InstanceSettings, LogConfig,
+};
 
 /// A setting in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,10 +52,11 @@ impl Listed {
         let mut listed = Self::default();
         listed.node(config);
         listed.actions(config);
-        let Config { farm, guests, copies, log, labels, instances, .. } = config;
+        let Config { farm, guests, copies, assets, log, labels, instances, .. } = config;
         let FarmConfig { listen, discovery, peers, interfaces, person, key_file } = farm;
         listed.guests(guests);
         listed.copies(copies);
+        listed.assets(assets);
         listed.put("peer-listen", text(listen));
         listed.put("no-discovery", (!discovery).to_string());
         listed.put("peer", list(peers));
@@ -193,6 +196,19 @@ impl Listed {
         ]);
     }
 
+    fn assets(&mut self, assets: &AssetConfig) {
+        let AssetConfig { hosts, networks, plain_http, proxy, max_size, timeout, push } = assets;
+        self.put_all([
+            ("asset-hosts", list(hosts)),
+            ("asset-networks", list(networks)),
+            ("asset-plain-http", plain_http.to_string()),
+            ("asset-proxy", proxy.as_ref().map(text).unwrap_or_default()),
+            ("asset-max-size", size(*max_size)),
+            ("asset-timeout", span(*timeout)),
+            ("asset-push", push.to_string()),
+        ]);
+    }
+
     fn instance(&mut self, name: &str, settings: &InstanceSettings) {
         let InstanceSettings {
             digest_function,
@@ -294,6 +310,10 @@ mod tests {
         copies-before-ack = 2
         repair-after = "90s"
         keep-copies = "never"
+        asset-hosts = ["!*.example.com", "*"]
+        asset-networks = ["10.0.0.0/8", "::1/128"]
+        asset-proxy = "http://proxy:3128"
+        asset-push = false
         no-discovery = true
         farm-key-file = "/k"
         log-filter = "warn,farmhand::cas=trace"

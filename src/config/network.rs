@@ -1,9 +1,10 @@
-//! Settings that name parts of the network: machines to dial, interfaces to use.
+//! Settings that name parts of the network: machines to dial, interfaces to use, hosts to download from.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::values::{Scalar, ValueError};
@@ -29,6 +30,25 @@ pub struct InterfacePattern {
     denies: bool,
     glob: String,
 }
+
+/// Hosts by name or address: `example.com`, `*.example.com`, `10.0.0.*`; with `!` in front those that are not
+/// meant. Letters are small.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Scalar")]
+pub struct HostPattern {
+    denies: bool,
+    glob: String,
+}
+
+/// A network: `10.0.0.0/8`, `::1/128`; an address alone is a network of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Scalar")]
+pub struct Network(IpNet);
+
+/// A proxy: `http://HOST:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Scalar")]
+pub struct ProxyAddress(PeerAddress);
 
 // === impl PeerAddress ===
 
@@ -161,6 +181,122 @@ impl fmt::Display for InterfacePattern {
     }
 }
 
+// === impl HostPattern ===
+
+impl HostPattern {
+    /// Whether it is about hosts that are not meant.
+    pub fn denies(&self) -> bool {
+        self.denies
+    }
+
+    /// Whether it fits `host`, in small letters.
+    pub fn is_of(&self, host: &str) -> bool {
+        matches(self.glob.as_bytes(), host.as_bytes())
+    }
+}
+
+impl FromStr for HostPattern {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let (denies, glob) = match text.trim().strip_prefix('!') {
+            Some(glob) => (true, glob),
+            None => (false, text.trim()),
+        };
+        let is_host = |c: char| c.is_ascii_alphanumeric() || "-._:*?".contains(c);
+        if glob.is_empty() || glob.len() > HOST_MAX || !glob.chars().all(is_host) {
+            return Err(ValueError::Host(text.to_owned()));
+        }
+        Ok(Self { denies, glob: glob.to_ascii_lowercase() })
+    }
+}
+
+impl TryFrom<Scalar> for HostPattern {
+    type Error = ValueError;
+
+    fn try_from(text: Scalar) -> Result<Self, ValueError> {
+        text.as_str().parse()
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.denies { "!" } else { "" }, self.glob)
+    }
+}
+
+// === impl Network ===
+
+impl Network {
+    /// Whether `address` is in it.
+    pub fn holds(&self, address: IpAddr) -> bool {
+        self.0.contains(&address)
+    }
+}
+
+impl FromStr for Network {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let text = text.trim();
+        let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        network.map(|network: IpNet| Self(network.trunc())).map_err(|_| ValueError::Network(text.to_owned()))
+    }
+}
+
+impl TryFrom<Scalar> for Network {
+    type Error = ValueError;
+
+    fn try_from(text: Scalar) -> Result<Self, ValueError> {
+        text.as_str().parse()
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+// === impl ProxyAddress ===
+
+impl ProxyAddress {
+    /// Name or address of the host.
+    pub fn host(&self) -> &str {
+        self.0.host()
+    }
+
+    /// The port there; not 0.
+    pub fn port(&self) -> u16 {
+        self.0.port()
+    }
+}
+
+impl FromStr for ProxyAddress {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let rest = text.trim().strip_prefix("http://").ok_or(ValueError::Proxy)?;
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let has_port = matches!(split(rest), Some((_, Some(_))));
+        rest.parse().ok().filter(|_| has_port).map(Self).ok_or(ValueError::Proxy)
+    }
+}
+
+impl TryFrom<Scalar> for ProxyAddress {
+    type Error = ValueError;
+
+    fn try_from(text: Scalar) -> Result<Self, ValueError> {
+        text.as_str().parse()
+    }
+}
+
+impl fmt::Display for ProxyAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}", self.0.with_port())
+    }
+}
+
 /// Whether `glob` means `name`: `*` stands for any bytes, `?` for one.
 fn matches(glob: &[u8], name: &[u8]) -> bool {
     // Where to go on when what follows the last star does not fit there.
@@ -228,6 +364,33 @@ mod tests {
         assert!(denied.denies() && denied.is_of("docker0"));
         assert!("".parse::<InterfacePattern>().is_err() && "!".parse::<InterfacePattern>().is_err());
         assert!("a b".parse::<InterfacePattern>().is_err());
+    }
+
+    #[test]
+    fn hosts_networks_and_proxies_are_what_they_say() {
+        let host = |text: &str| text.parse::<HostPattern>().unwrap();
+        assert!(
+            host("*.Example.com").is_of("a.b.example.com") && !host("*.example.com").is_of("example.com")
+        );
+        assert!(host("!evil").denies() && !host("[::1]".trim_matches(['[', ']'])).denies());
+        assert!("a b".parse::<HostPattern>().is_err() && "".parse::<HostPattern>().is_err());
+        let network = |text: &str| text.parse::<Network>().unwrap();
+        assert!(network("10.0.0.0/8").holds("10.9.8.7".parse().unwrap()));
+        assert!(!network("10.0.0.0/8").holds("11.0.0.1".parse().unwrap()));
+        assert_eq!(network("10.1.2.3/8").to_string(), "10.0.0.0/8");
+        assert_eq!(network("::1").to_string(), "::1/128");
+        assert!("10.0.0.0/33".parse::<Network>().is_err() && "x".parse::<Network>().is_err());
+        let proxy: ProxyAddress = "http://proxy:3128/".parse().unwrap();
+        assert_eq!(
+            (proxy.host(), proxy.port(), proxy.to_string().as_str()),
+            ("proxy", 3128, "http://proxy:3128")
+        );
+        for wrong in
+            ["proxy:3128", "https://proxy:1", "http://proxy", "http://u:secret@proxy:1", "http://p:1/x"]
+        {
+            let error = wrong.parse::<ProxyAddress>().unwrap_err();
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
     }
 
     proptest! {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::network::{InterfacePattern, PeerAddress};
+use super::network::{HostPattern, InterfacePattern, Network, PeerAddress, ProxyAddress};
 use super::values::{ByteSize, DiskBudget, Listen, MemoryShare, SlotShare, Span};
 use super::{
     CommittedSize, ConfigError, ContainerTool, HttpResults, InputRootMode, KeepCopies, LogFormat,
@@ -175,6 +175,34 @@ pub struct RawConfig {
     #[arg(long, env = "FARMHAND_KEEP_COPIES", value_name = "WHEN", help_heading = "Copies")]
     pub keep_copies: Option<KeepCopies>,
 
+    /// Hosts from which downloads are made, as *.example.com; !NAME for not that one; may be repeated
+    #[arg(long, env = "FARMHAND_ASSET_HOSTS", value_name = "NAMES", help_heading = "Assets")]
+    #[arg(value_delimiter = ',')]
+    pub asset_hosts: Option<Vec<HostPattern>>,
+    /// Private networks inside which downloads are made, as 10.0.0.0/8; may be repeated
+    #[arg(long, env = "FARMHAND_ASSET_NETWORKS", value_name = "NETWORKS", help_heading = "Assets")]
+    #[arg(value_delimiter = ',')]
+    pub asset_networks: Option<Vec<Network>>,
+    /// Download by http too, not only by https
+    #[arg(long, env = "FARMHAND_ASSET_PLAIN_HTTP", help_heading = "Assets")]
+    #[arg(value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub asset_plain_http: Option<bool>,
+    /// Proxy through which downloads are made: http://HOST:PORT
+    #[arg(long, env = "FARMHAND_ASSET_PROXY", value_name = "ADDR", help_heading = "Assets")]
+    pub asset_proxy: Option<ProxyAddress>,
+    /// Most bytes of one download, and of what an archive holds
+    #[arg(long, env = "FARMHAND_ASSET_MAX_SIZE", value_name = "BYTES", help_heading = "Assets")]
+    pub asset_max_size: Option<ByteSize>,
+    /// Most time for one download
+    #[arg(long, env = "FARMHAND_ASSET_TIMEOUT", value_name = "TIME", help_heading = "Assets")]
+    pub asset_timeout: Option<Span>,
+    /// Whether clients may name blobs, for others to fetch by these names
+    #[arg(long, env = "FARMHAND_ASSET_PUSH", help_heading = "Assets")]
+    #[arg(value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub asset_push: Option<bool>,
+
     /// Address for the other machines of the farm
     #[arg(long, env = "FARMHAND_PEER_LISTEN", value_name = "ADDR", help_heading = "The farm")]
     pub peer_listen: Option<Listen>,
@@ -284,6 +312,7 @@ impl RawConfig {
             queue_limit keep_finished orphan_grace orphan_yield update_interval
             guest_slots reserve_for_me guests_on_battery guests_under_pressure guest_slots_while_used used_for running_guests toolchain_rule
             copies copies_before_ack repair_after keep_copies
+            asset_hosts asset_networks asset_plain_http asset_proxy asset_max_size asset_timeout asset_push
             peer_listen no_discovery peer interfaces person farm_key_file
             log_filter log_format
             labels instances

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::checks::{
-    absolute, at_least, check_before_ack, check_chunk_size, check_copies, check_epoch, check_handshake,
-    check_listen, check_name, check_person, check_repair_after, check_runtime_dir, check_timeouts,
-    check_update_interval, invalid,
+    absolute, at_least, check_asset_timeout, check_before_ack, check_chunk_size, check_copies, check_epoch,
+    check_handshake, check_listen, check_name, check_person, check_repair_after, check_runtime_dir,
+    check_timeouts, check_update_interval, invalid,
 };
 use super::raw::{OneOrMany, RawInstance};
 use super::{
-    Config, ConfigError, CopiesConfig, FarmConfig, GuestConfig, Host, InstanceSettings, LEAST_PROCESSES,
-    LogConfig, RawConfig, UnknownProperties,
+    AssetConfig, Config, ConfigError, CopiesConfig, FarmConfig, GuestConfig, Host, InstanceSettings,
+    LEAST_PROCESSES, LogConfig, RawConfig, UnknownProperties,
 };
 use crate::instance::InstanceName;
 
@@ -37,6 +37,7 @@ impl Set {
         Ok(Config {
             guests: guests(&raw),
             copies: copies(&raw)?,
+            assets: assets(&mut raw)?,
             farm: farm(&mut raw, host)?,
             name: check_name(raw.name.unwrap_or_else(|| host.name.clone()))?,
             listen: check_listen(required(raw.listen).0, insecure_lan)?,
@@ -112,6 +113,19 @@ fn copies(raw: &RawConfig) -> Result<CopiesConfig, ConfigError> {
         before_ack: check_before_ack(required(raw.copies_before_ack), wanted)?,
         repair_after: check_repair_after(required(raw.repair_after).0)?,
         keep: required(raw.keep_copies),
+    })
+}
+
+/// What is downloaded, and from where. Takes its settings out of `raw`.
+fn assets(raw: &mut RawConfig) -> Result<AssetConfig, ConfigError> {
+    Ok(AssetConfig {
+        hosts: required(raw.asset_hosts.take()),
+        networks: required(raw.asset_networks.take()),
+        plain_http: required(raw.asset_plain_http),
+        proxy: raw.asset_proxy.take(),
+        max_size: at_least("asset-max-size", required(raw.asset_max_size).0, 1 << 16)?,
+        timeout: check_asset_timeout(required(raw.asset_timeout).0)?,
+        push: required(raw.asset_push),
     })
 }
 

@@ -96,6 +96,15 @@ pub enum ValueError {
     /// No interfaces.
     #[error("{0:?} does not name interfaces; write a name, a part with * for the rest, or !NAME")]
     Interface(String),
+    /// No hosts.
+    #[error("{0:?} does not name hosts; write a name, a part with * for the rest, or !NAME")]
+    Host(String),
+    /// No network.
+    #[error("{0:?} is not a network; write ADDRESS/BITS, for example 10.0.0.0/8")]
+    Network(String),
+    /// No proxy. What was written may hold a password, so it is not shown.
+    #[error("this is not a proxy; write http://HOST:PORT, without a user or a password")]
+    Proxy,
 }
 
 /// What the file may hold where a text is expected: `max-blob-size = 4096` is fine.

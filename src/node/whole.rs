@@ -16,6 +16,7 @@ use crate::action_cache::complete::CompleteActionCache;
 use crate::action_cache::disk::DiskActionCache;
 use crate::action_cache::fate::Fates;
 use crate::action_cache::pinned::PinnedActionCache;
+use crate::asset::AssetStores;
 use crate::cas::ContentAddressableStorage;
 use crate::cas::chunks::Chunks;
 use crate::cas::disk::DiskCas;
@@ -96,6 +97,12 @@ impl Whole {
     pub(super) fn chunks(&self, size: ChunkSize) -> Chunks {
         let (cas, brought) = (Arc::clone(&self.cas), Arc::clone(&self.brought));
         Chunks::new(size, cas, brought, Arc::new(self.store.clone()))
+    }
+
+    /// For downloads and names.
+    pub(super) fn for_assets(&self) -> AssetStores {
+        let (results, here) = (self.results.clone(), Arc::new(self.store.clone()));
+        AssetStores { results, cas: Arc::clone(&self.cas), here }
     }
 
     /// For the worker of this machine.

@@ -18,6 +18,8 @@ use super::log_stream::LogError;
 use super::resource_name::ResourceNameError;
 use crate::action_cache::{ActionCacheError, PinError};
 use crate::activity::Full;
+use crate::asset::qualifiers::QualifierError;
+use crate::asset::{AssetError, OriginError};
 use crate::cas::CasError;
 use crate::cas::compression::CompressionError;
 use crate::digest::DigestError;
@@ -235,6 +237,66 @@ impl StatusOf for UpdateError {
     }
 }
 
+impl StatusOf for AssetError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NoUri
+            | Self::TooManyUris(_)
+            | Self::Uri(_)
+            | Self::Qualifier(_)
+            | Self::Time(_)
+            | Self::Checksum
+            | Self::TooManyReferences(_) => Code::InvalidArgument,
+            Self::PushOff => Code::PermissionDenied,
+            Self::Full => Code::ResourceExhausted,
+            Self::Ending => Code::Unavailable,
+            // Whoever pushes is to upload first.
+            Self::Cache(ActionCacheError::Cas(error)) | Self::Cas(error) if is_absent(error) => {
+                Code::FailedPrecondition
+            }
+            Self::Cache(error) => error.code(),
+            Self::Cas(error) => error.code(),
+        }
+    }
+
+    /// Qualifiers are named in the way that the specification of the API asks for.
+    fn details(&self) -> Vec<protobuf::Any> {
+        let Self::Qualifier(error) = self else { return retry_details(self.code()) };
+        let field = match error {
+            QualifierError::Unsupported(_) | QualifierError::Doubled(_) => "qualifiers.name",
+            QualifierError::Value { .. } | QualifierError::Checksum(_) => "qualifiers.value",
+            _ => "qualifiers",
+        };
+        let violation = raw::FieldViolation { field: field.to_owned(), description: error.to_string() };
+        vec![any::pack(&raw::BadRequest { field_violations: vec![violation] })]
+    }
+}
+
+fn is_absent(error: &CasError) -> bool {
+    matches!(error, CasError::NotFound(_))
+}
+
+/// For `status` of an answer: what the protocol has for trouble at the origin.
+impl StatusOf for OriginError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Unknown | Self::NotFound(_) | Self::Absent(_) => Code::NotFound,
+            Self::Forbidden(_) | Self::Refused(_) | Self::Scheme => Code::PermissionDenied,
+            Self::Busy(_) | Self::TooLarge(_) => Code::ResourceExhausted,
+            Self::Failing(_) | Self::Broken(_) => Code::Unavailable,
+            Self::Slow(_) => Code::DeadlineExceeded,
+            Self::Strange(_) | Self::Redirect | Self::Redirects | Self::Checksum(_) | Self::Unusable(_) => {
+                Code::Aborted
+            }
+        }
+    }
+
+    /// It is the origin that is to be asked again, or not.
+    fn details(&self) -> Vec<protobuf::Any> {
+        Vec::new()
+    }
+}
+
 impl StatusOf for ExecuteError {
     fn code(&self) -> Code {
         match self {
@@ -365,6 +427,7 @@ macro_rules! into_status {
 
 into_status!(
     ActionCacheError,
+    AssetError,
     BatchError,
     ChunkError,
     HistoryError,

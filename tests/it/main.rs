@@ -7,6 +7,7 @@
 
 mod action_cache;
 mod action_output;
+mod asset;
 mod bad_input;
 mod browsing;
 mod byte_stream;

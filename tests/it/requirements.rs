@@ -3,8 +3,8 @@
 //! The ids are those of the requirement groups this project works by: CAP capabilities, DIG digests
 //! and instance names, CAS, BS ByteStream, CMP compression, AC action cache, VAL validity of
 //! messages, STG staging, RUN running, OUT outputs, ERR errors, EX execution and operations, PRI
-//! priorities, META execution metadata, RMD request metadata, NEW newer parts: chunks, inlined output,
-//! LOG log streams, HTTP the cache over plain HTTP. A row that cannot be met stays in the table as
+//! priorities, META execution metadata, RMD request metadata, NEW newer parts: chunks, inlined output, AST remote
+//! assets, LOG log streams, HTTP the cache over plain HTTP. A row that cannot be met stays in the table as
 //! [`Open`](Coverage::Open), with the reason.
 //!
 //! [`every_row_is_covered`] fails when a row is missing, doubled, or names a test that does not exist.
@@ -33,6 +33,7 @@ const GROUPS: &[(&str, u32)] = &[
     ("META", 8),
     ("RMD", 7),
     ("NEW", 13),
+    ("AST", 17),
     ("LOG", 9),
     ("HTTP", 12),
 ];
@@ -262,6 +263,23 @@ const ROWS: &[(&str, Coverage)] = &[
     ("NEW-11", Tests(&["chunks.rs: what_is_advertised_goes_together_and_is_how_blobs_are_cut", "src/cas/chunking/tests.rs: rep_max_cdc_cuts_as_it_is_defined"])),
     ("NEW-12", Tests(&["chunks.rs: what_is_advertised_goes_together_and_is_how_blobs_are_cut"])),
     ("NEW-13", Tests(&["execution.rs: output_is_inlined_as_asked_for_runs_and_for_hits", "action_cache.rs: inlining_only_as_asked_and_only_what_fits"])),
+    ("AST-01", Tests(&["asset.rs: requests_without_uris_are_invalid_on_all_four"])),
+    ("AST-02", Tests(&["asset.rs: any_uri_may_answer_and_the_answer_names_it"])),
+    ("AST-03", Tests(&["asset/hostile.rs: trouble_at_the_origin_is_told_inside_an_answer", "asset.rs: one_checksum_that_fits_is_enough_and_is_remembered"])),
+    ("AST-04", Tests(&["asset.rs: what_is_answered_can_be_read_at_once_by_either_function"])),
+    ("AST-05", Tests(&["asset.rs: one_checksum_that_fits_is_enough_and_is_remembered"])),
+    ("AST-06", Tests(&["asset.rs: doubled_qualifiers_are_invalid_and_order_does_not_matter"])),
+    ("AST-07", Tests(&["asset.rs: qualifiers_that_mean_nothing_are_keys_or_refused_by_name", "asset.rs: pushing_can_be_switched_off"])),
+    ("AST-08", Tests(&["asset.rs: headers_reach_their_origin_and_nobody_else", "asset.rs: doubled_qualifiers_are_invalid_and_order_does_not_matter"])),
+    ("AST-09", Tests(&["asset.rs: content_that_is_too_old_is_downloaded_again"])),
+    ("AST-10", Tests(&["asset.rs: what_is_answered_can_be_read_at_once_by_either_function"])),
+    ("AST-11", Tests(&["asset.rs: a_download_is_made_once_and_goes_on_when_nobody_waits"])),
+    ("AST-12", Tests(&["asset/git.rs: a_commit_a_branch_and_a_tag_become_trees", "asset/archives.rs: every_kind_of_archive_becomes_a_tree"])),
+    ("AST-13", Tests(&["asset/archives.rs: every_kind_of_archive_becomes_a_tree", "asset/archives.rs: archives_that_are_not_safe_or_none_are_refused", "asset/archives.rs: directories_are_pushed_and_fetched_as_buildstream_does"])),
+    ("AST-14", Tests(&["asset.rs: what_is_pushed_is_found_by_every_name_until_it_expires", "asset.rs: content_that_is_not_stored_cannot_be_named", "asset.rs: pushing_can_be_switched_off"])),
+    ("AST-15", Tests(&["asset.rs: what_is_pushed_is_found_by_every_name_until_it_expires", "asset.rs: qualifiers_that_mean_nothing_are_keys_or_refused_by_name"])),
+    ("AST-16", Tests(&["asset.rs: names_are_found_only_while_all_they_refer_to_is_there", "asset.rs: content_that_is_not_stored_cannot_be_named"])),
+    ("AST-17", Tests(&["asset/hostile.rs: only_what_the_owner_allows_is_asked"])),
     ("LOG-01", Tests(&["log_streams.rs: a_stream_has_a_name_to_read_and_one_to_write"])),
     ("LOG-02", Tests(&["log_streams.rs: a_stream_has_a_name_to_read_and_one_to_write"])),
     ("LOG-03", Tests(&["log_streams.rs: a_stream_has_a_name_to_read_and_one_to_write"])),

@@ -5,6 +5,7 @@ pub(crate) mod client;
 pub(crate) mod control;
 pub(crate) mod http;
 pub(crate) mod node;
+pub(crate) mod origin;
 pub(crate) mod wire;
 
 pub(crate) use action::{ActionBuilder, Outcome};
