@@ -10,6 +10,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -160,6 +161,17 @@ pub trait ContentAddressableStorage: Send + Sync + 'static {
 
     /// Begins a blob that comes in pieces. Fails at once where it can never fit.
     async fn writer(&self, digest: &Digest) -> Result<Box<dyn BlobWriter>, CasError>;
+
+    /// As [`writer`](Self::writer), for a copy of what was last used so long ago where it comes from. A store of
+    /// copies refuses at once what would be the next to go; to others it is a blob like any other.
+    async fn copy_writer(&self, digest: &Digest, _age: Duration) -> Result<Box<dyn BlobWriter>, CasError> {
+        self.writer(digest).await
+    }
+
+    /// Whether [`copy_writer`](Self::copy_writer) would not refuse at once.
+    fn takes_copy(&self, _digest: &Digest, _age: Duration) -> bool {
+        true
+    }
 }
 
 /// A blob on its way in. Dropping it forgets what came.
@@ -170,6 +182,10 @@ pub trait BlobWriter: Send + Sync {
 
     /// Bytes taken so far.
     fn written(&self) -> u64;
+
+    /// Whoever writes hashes what he gives, and commits only what is right: it need not be hashed here as
+    /// well. To be said before the first piece.
+    fn trust(&mut self) {}
 
     /// Verifies hash and size and makes the blob visible. When this returns, it survives the death
     /// of the process.

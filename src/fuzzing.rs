@@ -16,6 +16,7 @@ mod merkle;
 mod message;
 mod names;
 mod peers;
+mod pieces;
 mod stored;
 mod trust;
 mod zstd;
@@ -30,6 +31,7 @@ pub use merkle::{directory, tree};
 pub use message::{message, request_metadata, sandbox_wire};
 pub use names::{http_request, path, resource_name};
 pub use peers::peers;
+pub use pieces::read_pieces;
 pub use stored::{index_record, pack_record};
 pub use trust::{farm_key, join_messages};
 pub use zstd::zstd;
@@ -81,6 +83,6 @@ mod tests {
     replay_each! {
         asset_archive asset_pack asset_request chunking config copies_messages directory farm_key
         history_record http_request index_record join_messages lease message
-        pack_record path peers request_metadata resource_name sandbox_wire tree zstd
+        pack_record path peers read_pieces request_metadata resource_name sandbox_wire tree zstd
     }
 }

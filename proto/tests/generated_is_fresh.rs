@@ -25,6 +25,7 @@ fn generate(root: &Path, out: &Path) {
             .compile_well_known_types(true)
             .extern_path(".google.protobuf", "crate::protobuf")
             .build_transport(false)
+            .bytes(".farmhand.peer.v1.Entry.data")
             .emit_rerun_if_changed(false);
         if package != "farmhand.v1" {
             config = config.extern_path(".farmhand.v1", "crate::control");

@@ -213,6 +213,27 @@ pub fn compress(data: &[u8]) -> Result<Vec<u8>, CompressionError> {
     zstd::bulk::compress(data, LEVEL).map_err(engine)
 }
 
+/// Compresses many blobs, one after the other, with the memory for one.
+pub struct Packer(zstd::bulk::Compressor<'static>);
+
+impl Packer {
+    /// One.
+    ///
+    /// # Errors
+    /// [`CompressionError::Engine`] if there is no memory.
+    pub fn new() -> Result<Self, CompressionError> {
+        zstd::bulk::Compressor::new(LEVEL).map(Self).map_err(engine)
+    }
+
+    /// As [`compress`].
+    ///
+    /// # Errors
+    /// [`CompressionError::Engine`] if there is no memory.
+    pub fn pack(&mut self, data: &[u8]) -> Result<Vec<u8>, CompressionError> {
+        self.0.compress(data).map_err(engine)
+    }
+}
+
 // === impl Encoder ===
 
 /// Compresses `blob`, which has `size` bytes, as it passes.

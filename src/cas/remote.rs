@@ -3,9 +3,9 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use farmhand_proto::bytestream::ReadRequest;
-use farmhand_proto::raw::{BatchReadBlobsResponse, ReadResponse};
+use farmhand_proto::raw::BatchReadBlobsResponse;
 use farmhand_proto::reapi;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use http::uri::PathAndQuery;
 use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
@@ -15,10 +15,12 @@ use super::fetch::{BlobSource, SourceError, SourceStream};
 use crate::digest::{Digest, DigestFunction};
 use crate::peer::link::AnyChannel;
 
+pub(crate) mod wire;
+
 const BATCH_READ: &str = "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchReadBlobs";
 const READ: &str = "/google.bytestream.ByteStream/Read";
 
-/// Bytes of the largest message taken: a batch, or a piece of a stream.
+/// Bytes of the largest batch taken.
 const MAX_MESSAGE: usize = 8 << 20;
 
 /// The blobs of another machine.
@@ -109,18 +111,12 @@ impl BlobSource for RemoteBlobs {
         let Some(request) = read_request(digest, range) else {
             return Err(SourceError::new(&self.name, format!("no blob has a byte {}", range.offset)));
         };
-        let codec = ProstCodec::<ReadRequest, ReadResponse>::default();
-        let path = PathAndQuery::from_static(READ);
-        let answer = match self.grpc().await?.server_streaming(Request::new(request), path, codec).await {
-            Ok(answer) => answer.into_inner(),
+        let pieces = match wire::read(self.channel.clone(), READ, &request).await {
+            Ok(pieces) => pieces.into_stream(),
             Err(status) if status.code() == Code::NotFound => return Ok(None),
             Err(status) => return Err(self.failed(&status)),
         };
         let this = self.clone();
-        let pieces = answer.map(move |piece| match piece {
-            Ok(piece) => Ok(piece.data),
-            Err(status) => Err(this.failed(&status)),
-        });
-        Ok(Some(pieces.boxed()))
+        Ok(Some(pieces.map_err(move |status| this.failed(&status)).boxed()))
     }
 }

@@ -6,6 +6,7 @@
 //! end, and what is dropped half-way ends at both ends.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,16 +20,19 @@ use farmhand_proto::raw::WriteRequest;
 use futures_util::{StreamExt, stream};
 use http::uri::PathAndQuery;
 use tokio::time::{Instant, timeout};
-use tonic::{Code, Request, Response, Status};
+use tonic::body::Body;
+use tonic::{Code, Response, Status};
 use tonic_prost::ProstCodec;
+use tower::Service;
 
-use super::compress::{Pace, Sample};
+use super::compress::{MOST_SAVED, Pace, Sample};
 use super::copies::{Copy, CopyPeer, CopyStore, Taken};
-use super::messages::{MessageError, read_bits, read_taken, write_keys};
+use super::messages::{GIVEN_BYTES, MOST_BYTES, MessageError, read_bits, read_taken, write_keys};
 use crate::cas::BlobStream;
-use crate::cas::compression::{compress, compress_stream};
+use crate::cas::compression::{Packer, compress, compress_stream};
 use crate::cas::entry::EntryKey;
 use crate::cas::fetch::SourceError;
+use crate::cas::remote::wire;
 use crate::digest::{BlobHash, Digest, Hasher};
 use crate::peer::MachineId;
 use crate::peer::link::AnyChannel;
@@ -53,13 +57,10 @@ const SLOWEST_DISK: u64 = 16 << 20;
 const RESUMED: u64 = 4 << 20;
 
 /// Bytes by which it is judged whether compression is worth it.
-const SAMPLE: usize = 256 << 10;
+const SAMPLE: usize = 128 << 10;
 
 /// Bytes of the smallest batch that is compressed.
 const LEAST_PACKED: u64 = 64 << 10;
-
-/// Bytes of the largest answer taken.
-const MOST_BYTES: usize = 5 << 20;
 
 /// What a whole compressed upload that was answered early is told.
 const ANSWERED_EARLY: i64 = -1;
@@ -74,6 +75,23 @@ struct Shared {
     upload: String,
     channel: AnyChannel,
     pace: Mutex<Pace>,
+}
+
+/// A channel on which one call sends `body` in place of what it would have sent.
+struct Carrying {
+    channel: AnyChannel,
+    body: Option<Body>,
+}
+
+/// How far an earlier try of an upload came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Committed {
+    /// So many bytes are there.
+    Bytes(u64),
+    /// It is stored there.
+    Whole,
+    /// It would be the next to go there.
+    NoRoom,
 }
 
 /// How an upload ended.
@@ -137,9 +155,9 @@ impl RemoteCopies {
         let link = self.pace().bytes_per_second(Instant::now());
         let packed = compressed(&copies, link).await;
         let compressed = packed.is_some();
-        let data = packed.unwrap_or_else(|| copies.iter().map(|copy| copy.data.to_vec()).collect());
+        let data = packed.unwrap_or_else(|| copies.iter().map(|copy| copy.data.clone()).collect());
         let bytes = data.iter().map(|data| data.len() as u64).sum();
-        let entry = |(copy, data): (&Copy, Vec<u8>)| WireEntry {
+        let entry = |(copy, data): (&Copy, Bytes)| WireEntry {
             key: copy.key.bytes().to_vec(),
             data,
             age: u32::try_from(copy.age.as_secs()).unwrap_or(u32::MAX),
@@ -155,19 +173,27 @@ impl RemoteCopies {
         Ok(taken.first().copied().unwrap_or(Taken::Bad))
     }
 
-    /// Bytes of a blob that came in earlier tries; all of them if it is stored there.
-    async fn committed(&self, digest: &Digest) -> Result<(u64, bool), SourceError> {
+    /// What there is of a blob that was last used so long ago.
+    async fn committed(&self, digest: &Digest, age: Duration) -> Result<Committed, SourceError> {
         if digest.size() < RESUMED {
-            return Ok((0, false));
+            return Ok(Committed::Bytes(0));
         }
         let request = QueryWriteStatusRequest { resource_name: self.resource(digest, Form::Plain) };
         let codec = ProstCodec::<QueryWriteStatusRequest, QueryWriteStatusResponse>::default();
         let call = async {
-            self.grpc().await?.unary(Request::new(request), PathAndQuery::from_static(QUERY), codec).await
+            let request = wire::of_age(request, age);
+            self.grpc().await?.unary(request, PathAndQuery::from_static(QUERY), codec).await
         };
-        let QueryWriteStatusResponse { committed_size, complete } = self.within(ANSWER, call).await?;
-        let committed = u64::try_from(committed_size).ok().filter(|committed| *committed <= digest.size());
-        Ok((committed.unwrap_or_default(), complete))
+        let answer = timeout(ANSWER, call).await.map_err(|_| self.silent(ANSWER))?;
+        match answer.map(Response::into_inner) {
+            Ok(answer) if answer.complete => Ok(Committed::Whole),
+            Ok(answer) => {
+                let bytes = u64::try_from(answer.committed_size).ok().filter(|bytes| *bytes <= digest.size());
+                Ok(Committed::Bytes(bytes.unwrap_or_default()))
+            }
+            Err(status) if status.code() == Code::ResourceExhausted => Ok(Committed::NoRoom),
+            Err(status) => Err(self.refused(&status)),
+        }
     }
 
     /// The name of an upload: the same whenever it is tried.
@@ -184,7 +210,7 @@ impl RemoteCopies {
         &self,
         key: &EntryKey,
         digest: &Digest,
-        offset: u64,
+        (offset, age): (u64, Duration),
         store: &dyn CopyStore,
     ) -> Result<Ended, SourceError> {
         let bad = Ok(Ended::Taken(Taken::Bad));
@@ -208,7 +234,8 @@ impl RemoteCopies {
         let requests =
             messages(self.resource(digest, form), form, offset..digest.size(), pieces, Arc::clone(&course));
         let began = Instant::now();
-        let answer = self.written(Request::new(requests), &course, digest.size()).await?;
+        let call = self.write(requests, age);
+        let answer = self.written(call, &course, digest.size()).await?;
         if form == Form::Plain && answer.is_ok() && course.is_complete() {
             let now = Instant::now();
             self.pace().note(now, course.sent(), now.duration_since(began));
@@ -216,18 +243,27 @@ impl RemoteCopies {
         self.judge(answer, &course, digest)
     }
 
+    /// An upload of what was last used so long ago.
+    async fn write(
+        &self,
+        requests: impl stream::Stream<Item = WriteRequest> + Send + 'static,
+        age: Duration,
+    ) -> Result<Response<WriteResponse>, Status> {
+        let codec = ProstCodec::<WriteRequest, WriteResponse>::default();
+        let body = Some(wire::write_body(requests));
+        let mut grpc = tonic::client::Grpc::new(Carrying { channel: self.0.channel.clone(), body });
+        grpc.ready().await?;
+        let nothing = wire::of_age(stream::empty(), age);
+        grpc.client_streaming(nothing, PathAndQuery::from_static(WRITE), codec).await
+    }
+
     /// The answer to an upload, for which is waited as long as there is something to wait for.
     async fn written(
         &self,
-        requests: Request<impl stream::Stream<Item = WriteRequest> + Send + 'static>,
+        call: impl Future<Output = Result<Response<WriteResponse>, Status>>,
         course: &Course,
         size: u64,
     ) -> Result<Result<i64, Status>, SourceError> {
-        let codec = ProstCodec::<WriteRequest, WriteResponse>::default();
-        let call = async {
-            let path = PathAndQuery::from_static(WRITE);
-            self.grpc().await?.client_streaming(requests, path, codec).await
-        };
         tokio::pin!(call);
         loop {
             let sent = course.sent();
@@ -264,13 +300,30 @@ impl RemoteCopies {
 
     /// The form in which what begins with `first` is there soonest.
     fn form(&self, first: &Bytes) -> Form {
-        let Some(link) = self.pace().bytes_per_second(Instant::now()) else { return Form::Plain };
+        let link = self.pace().bytes_per_second(Instant::now()).filter(|link| *link < MOST_SAVED);
+        let Some(link) = link else { return Form::Plain };
         let began = Instant::now();
         let part = &first[..first.len().min(SAMPLE)];
         let Ok(packed) = compress(part) else { return Form::Plain };
         let (bytes, compressed) = (part.len() as u64, packed.len() as u64);
         let sample = Sample { bytes, compressed, took: began.elapsed() };
         if sample.is_worth_it(Some(link)) { Form::Zstd } else { Form::Plain }
+    }
+}
+
+// === impl Carrying ===
+
+impl Service<http::Request<Body>> for Carrying {
+    type Response = http::Response<Body>;
+    type Error = Status;
+    type Future = <AnyChannel as Service<http::Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        self.channel.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        self.channel.call(request.map(|empty| self.body.take().unwrap_or(empty)))
     }
 }
 
@@ -311,12 +364,14 @@ impl CopyPeer for RemoteCopies {
 
     async fn send(&self, key: &EntryKey, store: &dyn CopyStore) -> Result<Taken, SourceError> {
         let Some(digest) = key.digest() else { return self.give_alone(key, store).await };
-        let (mut offset, is_complete) = self.committed(&digest).await?;
-        if is_complete {
-            return Ok(Taken::Stored);
-        }
+        let age = store.look(key).map_or(Duration::ZERO, |entry| entry.age);
+        let mut offset = match self.committed(&digest, age).await? {
+            Committed::Bytes(bytes) => bytes,
+            Committed::Whole => return Ok(Taken::Stored),
+            Committed::NoRoom => return Ok(Taken::NoRoom),
+        };
         loop {
-            match self.upload(key, &digest, offset, store).await? {
+            match self.upload(key, &digest, (offset, age), store).await? {
                 Ended::Taken(taken) => return Ok(taken),
                 // What came earlier is of no use: once more, all of it.
                 Ended::Refused(_) if offset > 0 => offset = 0,
@@ -340,7 +395,7 @@ impl CopyPeer for RemoteCopies {
         let answer = self.within(GIVING, self.client().results(request)).await?;
         let read = |entry: WireEntry| {
             let key = EntryKey::read(&entry.key).filter(|key| keys.contains(key))?;
-            Some((key, Bytes::from(entry.data)))
+            Some((key, entry.data))
         };
         let (answers, questions) = (answer.entries.len(), keys.len());
         let results: Option<Vec<_>> = answer.entries.into_iter().take(questions + 1).map(read).collect();
@@ -351,18 +406,18 @@ impl CopyPeer for RemoteCopies {
 }
 
 /// The data of `copies`, each compressed; `None` if they are there sooner as they are.
-async fn compressed(copies: &[Copy], link: Option<f64>) -> Option<Vec<Vec<u8>>> {
-    let link = link?;
+async fn compressed(copies: &[Copy], link: Option<f64>) -> Option<Vec<Bytes>> {
+    let link = link.filter(|link| *link < MOST_SAVED)?;
     let total: u64 = copies.iter().map(|copy| copy.data.len() as u64).sum();
-    if total < LEAST_PACKED {
+    if !(LEAST_PACKED..=GIVEN_BYTES).contains(&total) {
         return None;
     }
-    let mut all = Vec::with_capacity(copies.len());
+    let (mut all, mut packer) = (Vec::with_capacity(copies.len()), Packer::new().ok()?);
     let mut sample = Sample { bytes: 0, compressed: 0, took: Duration::ZERO };
     for copy in copies {
         let is_judged = sample.bytes >= SAMPLE as u64;
         let began = Instant::now();
-        let packed = compress(&copy.data).ok()?;
+        let packed = packer.pack(&copy.data).ok()?;
         if !is_judged {
             sample.took += began.elapsed();
             sample.bytes += copy.data.len() as u64;
@@ -371,7 +426,7 @@ async fn compressed(copies: &[Copy], link: Option<f64>) -> Option<Vec<Vec<u8>>> 
                 return None;
             }
         }
-        all.push(packed);
+        all.push(packed.into());
         tokio::task::yield_now().await;
     }
     Some(all)

@@ -17,6 +17,9 @@ const FRESH: Duration = Duration::from_secs(120);
 /// Bytes of the smallest transfer that tells of a link: of smaller ones most is waiting for a disk.
 pub const TELLING: u64 = 1 << 20;
 
+/// Bytes a second that compression saves at most: what goes over a faster link is not even looked at.
+pub const MOST_SAVED: f64 = 400e6;
+
 /// By how much compression has to be faster: it takes a processor from somebody.
 const MARGIN: f64 = 1.25;
 

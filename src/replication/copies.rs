@@ -28,6 +28,9 @@ pub const BATCH_BYTES: u64 = 2 << 20;
 /// See [`BATCH_BYTES`].
 pub const BATCH_ENTRIES: usize = 2000;
 
+/// Bytes of the largest result that travels, alone in its message: as much as a client may send.
+pub const LARGEST_RESULT: u64 = 32 << 20;
+
 /// Keys in one question.
 pub const MOST_KEYS: usize = 20_000;
 
@@ -84,7 +87,8 @@ pub trait CopyStore: Send + Sync + 'static {
     /// Notes what is known of the other copies; of entries that are not here, nothing.
     fn mark(&self, keys: &[EntryKey], standing: Standing);
 
-    /// The data of an entry of [`SMALL`] bytes at most, verified; `None` if it is not here (any more).
+    /// The data of an entry of [`SMALL`] bytes at most, checked for damage; `None` if it is not here (any more).
+    /// Whoever gets it hashes it.
     async fn load(&self, key: &EntryKey) -> Result<Option<Bytes>, CasError>;
 
     /// The bytes of a blob from `offset` on.

@@ -1,7 +1,7 @@
 //! The messages in which machines speak of copies, written and read: keys one after the other, a bit for
 //! each of them.
 
-use super::copies::{MOST_KEYS, Taken};
+use super::copies::{LARGEST_RESULT, MOST_KEYS, Taken};
 use crate::cas::entry::EntryKey;
 use farmhand_proto::peer::give_response::Taken as WireTaken;
 
@@ -10,8 +10,11 @@ pub const MOST_RESULTS: usize = 1000;
 
 /// Copies in one call, and the bytes of all of them, compressed or not.
 pub const MOST_GIVEN: usize = 2000;
-/// See [`MOST_GIVEN`].
+/// See [`MOST_GIVEN`]. A result that is alone may have more.
 pub const GIVEN_BYTES: u64 = 4 << 20;
+
+/// Bytes of the largest message: a result that is alone, and what is around it.
+pub const MOST_BYTES: usize = LARGEST_RESULT as usize + (1 << 20);
 
 /// Why a message says nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -25,7 +25,8 @@ use super::server::Held;
 use super::service::{GrpcService, Methods, RequestBody};
 use super::{Instances, MAX_RECEIVED_MESSAGE, codec, metadata};
 use crate::activity::Activity;
-use crate::cas::ContentAddressableStorage;
+use crate::cas::remote::wire;
+use crate::cas::{CasError, ContentAddressableStorage};
 use crate::config::CommittedSize;
 use crate::digest::Digest;
 use crate::tasks::Tasks;
@@ -171,14 +172,20 @@ impl ByteStreamMethods {
         let method = service_fn(move |request: Request<bytestream::QueryWriteStatusRequest>| {
             let methods = Arc::clone(&self);
             async move {
+                let age = wire::age_of(request.metadata().as_ref());
                 let name = request.into_inner().resource_name;
-                methods.query_write_status(&name).await.map(Response::new)
+                methods.query_write_status(&name, age).await.map(Response::new)
             }
         });
         Grpc::new(BlobCodec::default()).unary(method, request).await
     }
 
-    async fn query_write_status(&self, name: &str) -> Result<bytestream::QueryWriteStatusResponse, Status> {
+    /// How far an upload is; that there is no room for it, if it is a copy of that age.
+    async fn query_write_status(
+        &self,
+        name: &str,
+        age: Option<Duration>,
+    ) -> Result<bytestream::QueryWriteStatusResponse, Status> {
         let name = match self.parse_write_name(name) {
             Ok(name) => name,
             Err(status) => {
@@ -193,6 +200,10 @@ impl ByteStreamMethods {
         if self.is_present(&name.digest).await? {
             let committed_size = signed(name.digest.size());
             return Ok(bytestream::QueryWriteStatusResponse { committed_size, complete: true });
+        }
+        if age.is_some_and(|age| !self.cas.takes_copy(&name.digest, age)) {
+            let reason = "what was used later has just been evicted here".to_owned();
+            return Err(CasError::NoSpace { wanted: name.digest.size(), reason }.into());
         }
         let committed_size = signed(self.partials.committed(&name.into()));
         Ok(bytestream::QueryWriteStatusResponse { committed_size, complete: false })

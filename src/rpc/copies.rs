@@ -22,14 +22,11 @@ use crate::cas::compression::decompress;
 use crate::cas::disk::StoreNews;
 use crate::cas::entry::{EntryKey, Standing};
 use crate::digest::BlobHash;
-use crate::replication::copies::{Copy, CopyStore, MOST_KEYS, Taken};
+use crate::replication::copies::{Copy, CopyStore, LARGEST_RESULT, MOST_KEYS, Taken};
 use crate::replication::messages::{
-    GIVEN_BYTES, MOST_GIVEN, MessageError, read_keys, read_result_keys, write_bits, write_taken,
+    GIVEN_BYTES, MOST_BYTES, MOST_GIVEN, MessageError, read_keys, read_result_keys, write_bits, write_taken,
 };
 use crate::replication::roster::{Machine, Roster};
-
-/// Bytes of the largest message taken: copies and their keys.
-const MOST_BYTES: usize = 5 << 20;
 
 /// Keys that are looked up before others get their turn.
 const TURN: usize = 512;
@@ -108,7 +105,7 @@ impl CopiesService {
         stream::iter(kept).buffered(AT_ONCE).collect().await
     }
 
-    /// The results there are, as many as fit into one message.
+    /// The results there are, as many as fit into one message, but one in any case.
     async fn read(&self, keys: Vec<EntryKey>) -> Vec<Entry> {
         let loads = keys.into_iter().map(|key| async move { (key, self.store.load(&key).await) });
         let mut loads = stream::iter(loads).buffered(AT_ONCE);
@@ -123,9 +120,9 @@ impl CopiesService {
                 }
             };
             let size = EntryKey::LEN + data.len() + AROUND;
-            if size <= room {
-                room -= size;
-                entries.push(Entry { key: key.bytes().to_vec(), data: data.into(), age: 0 });
+            if size <= room || entries.is_empty() && data.len() as u64 <= LARGEST_RESULT {
+                room = room.saturating_sub(size);
+                entries.push(Entry { key: key.bytes().to_vec(), data, age: 0 });
             }
         }
         entries
@@ -186,13 +183,17 @@ async fn read_copies(request: GiveRequest) -> Result<Vec<Option<Copy>>, MessageE
         _ => entry.data.len() as u64,
     };
     let bytes = keyed.iter().map(known).fold(0, u64::saturating_add);
-    if bytes > GIVEN_BYTES {
-        return Err(MessageError::TooLarge { bytes, most: GIVEN_BYTES });
+    let most = match &keyed[..] {
+        [(key, _)] if key.is_action() && !compressed => LARGEST_RESULT,
+        _ => GIVEN_BYTES,
+    };
+    if bytes > most {
+        return Err(MessageError::TooLarge { bytes, most });
     }
-    let mut room = GIVEN_BYTES - bytes;
+    let mut room = most - bytes;
     let (mut copies, mut turn) = (Vec::with_capacity(keyed.len()), 0);
     for (key, Entry { data, age, .. }) in keyed {
-        let data = if compressed { unpack(&key, data.into(), &mut room) } else { Some(data.into()) };
+        let data = if compressed { unpack(&key, data, &mut room) } else { Some(data) };
         turn += data.as_ref().map_or(0, Bytes::len);
         if compressed && turn >= TURN_BYTES {
             turn = 0;

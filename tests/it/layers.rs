@@ -189,10 +189,10 @@ fn the_dashboard_is_named_where_it_is_opened_only() {
 
 /// What talks to the other machines of the farm, and tests of it.
 fn to_other_machines(path: &str) -> bool {
-    let ways =
-        ["cas/remote.rs", "worker/guests.rs", "worker/remote.rs", "worker/remote/tests.rs", "peer/tests.rs"];
+    let ways = ["worker/guests.rs", "worker/remote.rs", "worker/remote/tests.rs", "peer/tests.rs"];
+    let blobs = ["cas/remote.rs", "cas/remote/wire.rs"];
     let copies = ["replication/calls.rs", "replication/calls/tests.rs", "fuzzing/copies.rs"];
-    path.starts_with("peer/link/") || ways.contains(&path) || copies.contains(&path)
+    path.starts_with("peer/link/") || [&ways[..], &blobs, &copies].concat().contains(&path)
 }
 
 /// Status codes (`tonic::Code`) are values of the protocol and may be named anywhere.

@@ -1256,7 +1256,7 @@ pub struct FindResponse {
 /// Take these.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GiveRequest {
-    /// 2,000 at most, of 4 MiB together.
+    /// 2,000 at most, of 4 MiB together; or one result of 32 MiB at most, not compressed.
     #[prost(message, repeated, tag = "1")]
     pub entries: ::prost::alloc::vec::Vec<Entry>,
     /// Whether the data of all of them is compressed, each for itself, with zstd.
@@ -1271,8 +1271,8 @@ pub struct Entry {
     pub key: ::prost::alloc::vec::Vec<u8>,
     /// The blob; for an action result its stored form: key of the action (41 bytes), length of the instance
     /// name (two bytes, little endian), instance name, encoded ActionResult.
-    #[prost(bytes = "vec", tag = "2")]
-    pub data: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub data: ::prost::bytes::Bytes,
     /// Seconds since its last use.
     #[prost(uint32, tag = "3")]
     pub age: u32,
@@ -1531,7 +1531,7 @@ pub mod copies_client {
             self.inner.unary(req, path, codec).await
         }
         /// Action results, in the form in which they are stored. Those it has not got are left out, and so are
-        /// those that would not fit into one message.
+        /// those that would not fit into one message of 4 MiB, but for the first, which may have 32 MiB.
         pub async fn results(
             &mut self,
             request: impl tonic::IntoRequest<super::ResultsRequest>,
@@ -1592,7 +1592,7 @@ pub mod copies_server {
             request: tonic::Request<super::SettleRequest>,
         ) -> std::result::Result<tonic::Response<super::SettleResponse>, tonic::Status>;
         /// Action results, in the form in which they are stored. Those it has not got are left out, and so are
-        /// those that would not fit into one message.
+        /// those that would not fit into one message of 4 MiB, but for the first, which may have 32 MiB.
         async fn results(
             &self,
             request: tonic::Request<super::ResultsRequest>,

@@ -74,9 +74,12 @@ impl DiskCas {
         self.inner().map.set_standing(key, standing);
     }
 
-    /// All bytes of a blob, checked; its life is what it was.
+    /// All bytes of a blob, checked for damage, for whoever hashes them; its life is what it was.
     pub(crate) async fn peek_blob(&self, digest: &Digest) -> Result<Bytes, CasError> {
-        self.get_for(digest, Use::Nobody).await
+        match self.inner().peek_packed(digest) {
+            Some(data) => Ok(data),
+            None => self.get_for(digest, Use::Nobody).await,
+        }
     }
 
     /// The bytes of a blob from `offset` on; its life is what it was.
@@ -95,6 +98,12 @@ impl DiskCas {
         Ok(None)
     }
 
+    /// Whether a copy that is not here would be among the next to go, if it were; `cost` are its bytes of disk.
+    pub(super) fn is_unwelcome(&self, key: &EntryKey, origin: Origin, cost: u64) -> bool {
+        let store = self.inner();
+        store.map.peek(key).is_none() && store.would_go(origin.standing(), origin.last_use(store.now()), cost)
+    }
+
     /// Takes a copy of a blob, or of a result that is known to be the one of `key`. A blob that is there
     /// stays as it is, a result is replaced. False when there is no room for it: none at all, or none
     /// but that of what is worth more.
@@ -109,12 +118,10 @@ impl DiskCas {
         age: Duration,
     ) -> Result<bool, CasError> {
         let store = self.inner();
-        let age = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
-        let origin = Origin::Others { standing, age };
+        let origin = Origin::Others { standing, age: 0 }.aged(age);
         let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
         let cost = key.digest().map_or(record_len(length), |digest| store.cost(&digest));
-        let is_new = store.map.peek(key).is_none();
-        if is_new && store.would_go(standing, origin.last_use(store.now()), cost) {
+        if self.is_unwelcome(key, origin, cost) {
             return Ok(false);
         }
         let kept = match key.digest() {

@@ -172,6 +172,7 @@ pub(super) struct LargeWriter {
     stage: Stage,
     reservation: Option<Reservation>,
     origin: Origin,
+    is_trusting: bool,
 }
 
 /// Where the half-made file is.
@@ -186,7 +187,8 @@ enum Stage {
 /// A file in the making, with what is known of its bytes.
 pub(super) struct HalfMade {
     temp: TempFile,
-    hasher: Hasher,
+    /// `None` if somebody else hashes them.
+    hasher: Option<Hasher>,
     sums: SumsBuilder,
 }
 
@@ -194,7 +196,7 @@ impl HalfMade {
     /// Begins a file for the blob.
     pub(super) fn begin(store: &Store, digest: &Digest) -> Result<Box<Self>, CasError> {
         let temp = store.files.temporary().map_err(|(path, error)| CasError::io(path, error))?;
-        let hasher = Hasher::new(digest.function());
+        let hasher = Some(Hasher::new(digest.function()));
         Ok(Box::new(Self { temp, hasher, sums: SumsBuilder::default() }))
     }
 
@@ -203,7 +205,9 @@ impl HalfMade {
         let mut slices = Vec::new();
         for piece in pieces {
             for chunk in piece.chunks(HOT) {
-                self.hasher.update(chunk);
+                if let Some(hasher) = &mut self.hasher {
+                    hasher.update(chunk);
+                }
                 self.sums.update(chunk);
             }
             slices.push(IoSlice::new(piece));
@@ -220,8 +224,7 @@ impl HalfMade {
         reservation: Reservation,
         origin: Origin,
     ) -> Result<u64, CasError> {
-        let actual = self.hasher.finish();
-        if actual != *digest {
+        if let Some(actual) = self.hasher.map(Hasher::finish).filter(|actual| actual != digest) {
             return Err(CasError::Mismatch { expected: *digest, actual });
         }
         store.install(digest, self.temp, &self.sums.finish(), reservation, origin)
@@ -246,7 +249,18 @@ impl LargeWriter {
     pub(super) fn new(store: Arc<Store>, digest: Digest, reservation: Reservation, origin: Origin) -> Self {
         let (collected, reservation) = (Vec::new(), Some(reservation));
         let stage = Stage::New;
-        Self { store, digest, written: 0, collected, collected_len: 0, stage, reservation, origin }
+        let is_trusting = false;
+        Self {
+            store,
+            digest,
+            written: 0,
+            collected,
+            collected_len: 0,
+            stage,
+            reservation,
+            origin,
+            is_trusting,
+        }
     }
 
     /// The half-made file, once the thread that has it is done; `None` if there is none yet.
@@ -264,11 +278,12 @@ impl LargeWriter {
         &mut self,
     ) -> Result<impl FnOnce() -> Result<Box<HalfMade>, CasError> + use<>, CasError> {
         let half = self.half_made().await?;
-        let (store, digest) = (self.store.clone(), self.digest);
+        let (store, digest, is_trusting) = (self.store.clone(), self.digest, self.is_trusting);
         let collected = std::mem::take(&mut self.collected);
         self.collected_len = 0;
         Ok(move || {
             let mut half = half.map_or_else(|| HalfMade::begin(&store, &digest), Ok)?;
+            half.hasher.take_if(|_| is_trusting);
             half.write(collected.iter().map(|data| &**data))?;
             Ok(half)
         })
@@ -292,6 +307,10 @@ impl BlobWriter for LargeWriter {
 
     fn written(&self) -> u64 {
         self.written
+    }
+
+    fn trust(&mut self) {
+        self.is_trusting = true;
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), CasError> {

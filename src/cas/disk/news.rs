@@ -5,6 +5,7 @@
 //! be gone again when the observer looks.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::DiskCas;
 use super::map::{Listener, Use};
@@ -57,6 +58,16 @@ impl Origin {
 
     /// What others give to be kept; until they say that there are enough copies, nothing is known of those.
     pub(super) const GIVEN: Self = Self::Others { standing: Standing::Sole, age: 0 };
+
+    /// The same of what was last used so long ago where it comes from.
+    pub(super) fn aged(self, age: Duration) -> Self {
+        match self {
+            Self::Here { .. } => self,
+            Self::Others { standing, .. } => {
+                Self::Others { standing, age: u32::try_from(age.as_secs()).unwrap_or(u32::MAX) }
+            }
+        }
+    }
 
     /// A new entry's last use, if it is stored at `now`.
     pub(super) fn last_use(self, now: u32) -> u32 {

@@ -1,6 +1,7 @@
 //! [`OthersCas`]: the store as other machines' blobs come into it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use super::DiskCas;
 use super::map::Use;
 use super::news::Origin;
+use super::record::Key;
 use crate::cas::{BlobStream, BlobWriter, ByteRange, CasError, ContentAddressableStorage};
 use crate::digest::{BlobHash, Digest};
 
@@ -57,5 +59,19 @@ impl ContentAddressableStorage for OthersCas {
 
     async fn writer(&self, digest: &Digest) -> Result<Box<dyn BlobWriter>, CasError> {
         self.0.writer_from(digest, self.1).await
+    }
+
+    async fn copy_writer(&self, digest: &Digest, age: Duration) -> Result<Box<dyn BlobWriter>, CasError> {
+        if !self.takes_copy(digest, age) {
+            let reason = "copies that were used later have just been evicted here".to_owned();
+            return Err(CasError::NoSpace { wanted: digest.size(), reason });
+        }
+        self.0.writer_from(digest, self.1.aged(age)).await
+    }
+
+    fn takes_copy(&self, digest: &Digest, age: Duration) -> bool {
+        let store = self.0.inner();
+        store.check_size(digest).is_ok()
+            && !self.0.is_unwelcome(&Key::from(digest), self.1.aged(age), store.cost(digest))
     }
 }

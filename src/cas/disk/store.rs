@@ -465,6 +465,14 @@ impl Store {
         Err(CasError::NotFound(*digest))
     }
 
+    /// The bytes of a blob that is in a pack and in the page cache, if the checksum of its record holds; its
+    /// life is what it was.
+    pub(super) fn peek_packed(&self, digest: &Digest) -> Option<Bytes> {
+        let key = Key::from(digest);
+        let found = self.map.peek(&key).filter(|found| found.kind == Kind::Blob)?;
+        self.packs.read_checked(found.place, &key, found.length, Wait::No).ok()?
+    }
+
     /// The data of an action result; `None` if there is none. Where `wait` forbids waiting for the
     /// disk, `Some(None)` says that it would have to.
     pub(super) fn read_action(&self, key: &Key, found: &Found, wait: Wait) -> Option<Option<Bytes>> {

@@ -7,13 +7,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::SILENCE;
 
 /// How much later one looks again, before a machine is given up: this one may have slept.
 const SECOND_LOOK: Duration = Duration::from_millis(100);
+
+/// Bytes that are read at once.
+const AHEAD: usize = 64 << 10;
 
 /// Messages after which the best sight of the other clock is looked for anew.
 const SIGHTS: u32 = 30;
@@ -29,10 +32,10 @@ struct PulseInner {
     last: AtomicU64,
 }
 
-/// A socket whose reads are told to a [`Pulse`].
+/// A socket whose reads are told to a [`Pulse`]. It reads ahead: TLS asks for 4 KiB at a time.
 #[derive(Debug)]
 pub struct Pulsed<S> {
-    socket: S,
+    socket: BufReader<S>,
     pulse: Pulse,
 }
 
@@ -91,10 +94,10 @@ impl Pulse {
 
 // === impl Pulsed ===
 
-impl<S> Pulsed<S> {
+impl<S: AsyncRead> Pulsed<S> {
     /// `socket`, with the pulse it has from now on.
     pub fn new(socket: S) -> (Self, Pulse) {
-        let pulse = Pulse::start();
+        let (pulse, socket) = (Pulse::start(), BufReader::with_capacity(AHEAD, socket));
         (Self { socket, pulse: pulse.clone() }, pulse)
     }
 }
@@ -114,7 +117,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Pulsed<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Pulsed<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Pulsed<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use farmhand_proto::peer::copies_server::CopiesServer;
 use farmhand_proto::reapi::ActionResult;
 use tokio::net::TcpListener;
-use tonic::body::Body;
+use tonic::Request;
 use tonic::service::Routes;
 use tonic::transport::Endpoint;
 use tower::service_fn;
@@ -222,9 +222,14 @@ async fn large_blobs_arrive_in_either_form_and_functions_and_are_sent_once() {
             }
         }
     }
-    let large = result(&here, 7, 2 * MIB);
-    assert_eq!(far.link().await.send(&large, &here).await, Ok(Taken::Stored));
-    assert_eq!(far.store.data(&large), here.data(&large));
+    for (number, bytes) in [(7, 2 * MIB), (8, 9 * MIB)] {
+        for link in [far.link().await, far.slow_link().await] {
+            let large = result(&here, number, bytes);
+            assert_eq!(link.send(&large, &here).await, Ok(Taken::Stored));
+            assert_eq!(far.store.data(&large), here.data(&large));
+            assert_eq!(link.results(&[large]).await.unwrap(), [(large, here.data(&large).unwrap())]);
+        }
+    }
     far.tasks.stop().await;
 }
 
@@ -273,7 +278,8 @@ async fn a_transfer_that_is_dropped_ends_and_can_go_on() {
     tokio::select! {
         _ = link.send(&key, &stalls) => panic!("it stalls"),
         () = async {
-            while link.committed(&digest).await.unwrap().0 < 6 * MIB as u64 {
+            let all = Committed::Bytes(6 * MIB as u64);
+            while link.committed(&digest, Duration::ZERO).await.unwrap() != all {
                 tokio::task::yield_now().await;
             }
         } => {}
@@ -294,8 +300,16 @@ async fn what_cannot_be_taken_has_no_room_and_what_is_not_what_it_says_is_bad() 
     let link = far.link().await;
     let key = here.blob(data(1, 5 * MIB));
     far.store.set_room(Some(MIB as u64));
-    assert_eq!(link.send(&key, &here).await, Ok(Taken::NoRoom));
+    let unread = Frail::new(&here, u64::MAX, false);
+    assert_eq!(link.send(&key, &unread).await, Ok(Taken::NoRoom));
+    assert_eq!(unread.offset(), u64::MAX, "it is not even read");
+    let short = here.blob(data(4, 2 * MIB));
+    assert_eq!(link.send(&short, &here).await, Ok(Taken::NoRoom));
     far.store.set_room(None);
+    here.set_age(&short, Duration::from_secs(77));
+    assert_eq!(link.send(&short, &here).await, Ok(Taken::Stored));
+    assert_eq!(far.store.look(&short).unwrap().age, Duration::from_secs(77));
+    far.store.lose(&short);
 
     let wrong = insert(&here, DigestFunction::Sha256, data(2, 5 * MIB));
     here.insert(wrong, data(3, 5 * MIB), Standing::Sole);

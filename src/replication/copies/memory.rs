@@ -24,6 +24,8 @@ use crate::digest::{BlobHash, Digest, DigestFunction, KEY_LEN};
 pub struct MemoryCopies {
     inner: Arc<Mutex<Inner>>,
     written_as: Standing,
+    /// Time since the last use of what is written.
+    age: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -69,6 +71,11 @@ impl MemoryCopies {
         self.inner().entries.remove(key);
     }
 
+    /// An entry was last used so long ago.
+    pub fn set_age(&self, key: &EntryKey, age: Duration) {
+        self.inner().entries.entry(*key).and_modify(|held| held.age = age);
+    }
+
     /// Bytes that may be held from now on; `None` for any number.
     pub fn set_room(&self, room: Option<u64>) {
         self.inner().room = room;
@@ -98,7 +105,7 @@ impl MemoryCopies {
 
     /// The same store for what comes from other machines.
     pub fn of_others(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner), written_as: Standing::Spare }
+        Self { written_as: Standing::Spare, ..self.clone() }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -121,7 +128,7 @@ impl MemoryCopies {
             return Ok(());
         }
         let wanted = data.len() as u64;
-        let copy = Copy { key: EntryKey::from(digest), data, age: Duration::ZERO };
+        let copy = Copy { key: EntryKey::from(digest), data, age: self.age };
         match self.inner().take(copy, self.written_as) {
             Taken::NoRoom => Err(CasError::NoSpace { wanted, reason: "the test says so".into() }),
             Taken::Stored | Taken::Bad => Ok(()),
@@ -132,14 +139,18 @@ impl MemoryCopies {
 // === impl Inner ===
 
 impl Inner {
+    fn has_room(&self, bytes: u64) -> bool {
+        let used: u64 = self.entries.values().map(|held| held.data.len() as u64).sum();
+        self.room.is_none_or(|room| used + bytes <= room)
+    }
+
     /// Takes a copy that is what it says.
     fn take(&mut self, copy: Copy, standing: Standing) -> Taken {
         let Copy { key, data, age } = copy;
         if self.entries.contains_key(&key) && !key.is_action() {
             return Taken::Stored;
         }
-        let used: u64 = self.entries.values().map(|held| held.data.len() as u64).sum();
-        if self.room.is_some_and(|room| used + data.len() as u64 > room) {
+        if !self.has_room(data.len() as u64) {
             return Taken::NoRoom;
         }
         self.entries.insert(key, Held { data, standing, age });
@@ -233,6 +244,14 @@ impl ContentAddressableStorage for MemoryCopies {
 
     async fn writer(&self, digest: &Digest) -> Result<Box<dyn BlobWriter>, CasError> {
         Ok(Box::new(MemoryWriter::new(self.clone(), *digest)))
+    }
+
+    async fn copy_writer(&self, digest: &Digest, age: Duration) -> Result<Box<dyn BlobWriter>, CasError> {
+        Ok(Box::new(MemoryWriter::new(Self { age, ..self.clone() }, *digest)))
+    }
+
+    fn takes_copy(&self, digest: &Digest, _age: Duration) -> bool {
+        self.inner().has_room(digest.size())
     }
 }
 

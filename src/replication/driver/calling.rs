@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Shared;
 use super::engine::{Engine, Happened};
 use crate::cas::entry::EntryKey;
 use crate::peer::MachineId;
-use crate::replication::copies::{Copy, CopyPeer, MOST_KEYS, Taken};
+use crate::replication::copies::{Copy, CopyPeer, Entry, MOST_KEYS, Taken};
 use crate::replication::owed::{Effect, Event};
 
 /// Time for an answer to a question.
@@ -29,6 +30,9 @@ const MOST_SETTLED: usize = 200_000;
 
 /// What no farm is recognised by: whoever is told of entries in this one asks for them itself.
 const NO_FARM: u64 = 0;
+
+/// Entries of a batch that are read at once.
+const LOADS: usize = 16;
 
 /// Bytes of one batch: less than a message may have.
 const MOST_BATCH: usize = 3 << 20;
@@ -61,7 +65,16 @@ impl Engine {
     fn give(&self, machine: MachineId, keys: Vec<EntryKey>) {
         let (shared, asked) = (Arc::clone(&self.shared), keys.clone());
         let work = move |peer: Arc<dyn CopyPeer>| async move { give(&shared, machine, &*peer, keys).await };
-        self.call(machine, GIVING, work, Event::Given { machine, taken: None, keys: asked });
+        let deadline = GIVING + Duration::from_secs(self.bytes_of_one(&asked) / LEAST_SPEED);
+        self.call(machine, deadline, work, Event::Given { machine, taken: None, keys: asked });
+    }
+
+    /// Bytes of what is given alone, because it may be large.
+    fn bytes_of_one(&self, keys: &[EntryKey]) -> u64 {
+        match keys {
+            [key] => self.shared.store.look(key).map_or(0, |entry| entry.bytes),
+            _ => 0,
+        }
     }
 
     fn send(&self, machine: MachineId, key: EntryKey) {
@@ -219,24 +232,28 @@ struct Batch {
 impl Batch {
     /// Of `keys`, as many as fit.
     async fn load(shared: &Shared, keys: &[EntryKey]) -> Self {
-        let mut batch = Self::default();
+        let (mut batch, mut chosen) = (Self::default(), Vec::with_capacity(keys.len()));
         for key in keys {
-            let Some(entry) = shared.store.look(key) else {
-                batch.gone.push(*key);
-                continue;
-            };
-            if batch.bytes + entry.bytes > MOST_BATCH as u64 {
-                continue;
-            }
-            match shared.store.load(key).await {
-                Ok(Some(data)) => {
-                    batch.bytes += data.len() as u64;
-                    batch.copies.push(Copy { key: *key, data, age: entry.age });
+            match shared.store.look(key) {
+                None => batch.gone.push(*key),
+                // A result goes alone, however large it is.
+                Some(entry) if !chosen.is_empty() && batch.bytes + entry.bytes > MOST_BATCH as u64 => {}
+                Some(entry) => {
+                    batch.bytes += entry.bytes;
+                    chosen.push(entry);
                 }
-                Ok(None) => batch.gone.push(*key),
+            }
+        }
+        let loads =
+            chosen.into_iter().map(|entry| async move { (entry, shared.store.load(&entry.key).await) });
+        let mut loads = stream::iter(loads).buffered(LOADS);
+        while let Some((Entry { key, age, .. }, data)) = loads.next().await {
+            match data {
+                Ok(Some(data)) => batch.copies.push(Copy { key, data, age }),
+                Ok(None) => batch.gone.push(key),
                 Err(error) => {
                     tracing::warn!(?key, %error, "cannot read what is to be copied");
-                    batch.bad.push(*key);
+                    batch.bad.push(key);
                 }
             }
         }

@@ -116,6 +116,10 @@ impl Elsewhere {
             Some(_) => self.0.kept.writer(digest).await.inspect_err(|error| not_kept(digest, error)).ok(),
             None => None,
         };
+        let writer = writer.map(|mut writer| {
+            writer.trust();
+            writer
+        });
         let hasher = Hasher::new(digest.function());
         let passing =
             Passing { trail, hasher, writer, flight, reader: Some(reader), grace: GRACE, held: None };

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::cas::entry::{EntryKey, Standing};
 use crate::peer::MachineId;
-use crate::replication::copies::{BATCH_BYTES, Entry, Taken};
+use crate::replication::copies::{Entry, LARGEST_RESULT, Taken};
 use crate::replication::placement::MOST_COPIES;
 use crate::replication::roster::Roster;
 
@@ -340,7 +340,7 @@ impl Item {
 
     /// Whether it is too large to travel.
     pub(super) fn is_unwieldy(&self) -> bool {
-        self.key.is_action() && self.bytes > BATCH_BYTES
+        self.key.is_action() && self.bytes > LARGEST_RESULT
     }
 
     /// Chooses the machines that are to have it: the first that did not refuse. What is known of those that

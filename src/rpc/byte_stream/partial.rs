@@ -206,7 +206,7 @@ mod tests {
     }
 
     fn fresh() -> Upload {
-        Upload::new(Arc::new(MemoryCas::default()), key("").digest)
+        Upload::new(Arc::new(MemoryCas::default()), key("").digest, None)
     }
 
     async fn park(partials: &Arc<Partials>, upload: &str, len: usize) {

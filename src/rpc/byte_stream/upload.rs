@@ -1,6 +1,7 @@
 //! [`Upload`]: one blob on its way in.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
@@ -14,6 +15,8 @@ const COLLECTED: u64 = 64 * 1024;
 pub(in crate::rpc) struct Upload {
     cas: Arc<dyn ContentAddressableStorage>,
     digest: Digest,
+    /// Time since its last use, if it is a copy of another machine.
+    age: Option<Duration>,
     state: State,
 }
 
@@ -26,8 +29,12 @@ enum State {
 }
 
 impl Upload {
-    pub(in crate::rpc) fn new(cas: Arc<dyn ContentAddressableStorage>, digest: Digest) -> Self {
-        Self { cas, digest, state: State::Empty }
+    pub(in crate::rpc) fn new(
+        cas: Arc<dyn ContentAddressableStorage>,
+        digest: Digest,
+        age: Option<Duration>,
+    ) -> Self {
+        Self { cas, digest, age, state: State::Empty }
     }
 
     /// Bytes that have come.
@@ -43,7 +50,11 @@ impl Upload {
     /// Begins a large blob in the store, which refuses one that it can never hold.
     pub(in crate::rpc) async fn open(&mut self) -> Result<(), CasError> {
         if matches!(self.state, State::Empty) && self.digest.size() > COLLECTED {
-            self.state = State::Stream(self.cas.writer(&self.digest).await?);
+            let writer = match self.age {
+                Some(age) => self.cas.copy_writer(&self.digest, age).await?,
+                None => self.cas.writer(&self.digest).await?,
+            };
+            self.state = State::Stream(writer);
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use super::upload::Upload;
 use super::{ByteStreamMethods, counts_uncompressed, signed};
 use crate::activity::Meter;
 use crate::cas::compression::{Compressor, Decoder};
+use crate::cas::remote::wire;
 use crate::rpc::log_stream::LogStreams;
 use crate::rpc::metadata;
 use crate::rpc::resource_name::{LogName, WriteName};
@@ -69,6 +70,15 @@ struct Sequence {
     finished: bool,
 }
 
+/// Where an upload comes from.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    /// What the client calls itself.
+    tool: &'a str,
+    /// Time since the last use of the blob, if it is a copy of another machine.
+    age: Option<Duration>,
+}
+
 /// How a call ended that has an answer.
 struct Answer {
     committed: i64,
@@ -109,7 +119,8 @@ impl ByteStreamMethods {
             }
         };
         let size = name.digest.size();
-        let answer = self.receive(name, &metadata.tool_name, first, &mut stream, &meter).await;
+        let source = Source { tool: &metadata.tool_name, age: wire::age_of(headers) };
+        let answer = self.receive(name, source, first, &mut stream, &meter).await;
         if answer.as_ref().is_ok_and(|answer| !answer.is_early) {
             return answer.map(|answer| answer.committed);
         }
@@ -143,21 +154,21 @@ impl ByteStreamMethods {
     async fn receive(
         &self,
         name: WriteName,
-        tool: &str,
+        source: Source<'_>,
         first: Message,
         stream: &mut Incoming,
         meter: &Meter,
     ) -> Result<Answer, Status> {
         meter.uploaded(first.data.remaining() as u64);
         let counts_uncompressed = name.compressor == Compressor::Identity
-            || counts_uncompressed(self.settings.committed_size, tool);
+            || counts_uncompressed(self.settings.committed_size, source.tool);
         let size = signed(name.digest.size());
         let early =
             Answer { committed: if counts_uncompressed { size } else { ANSWERED_EARLY }, is_early: true };
         if self.is_present(&name.digest).await? {
             return Ok(early);
         }
-        let mut receiver = Receiver::new(self, name, &first)?;
+        let mut receiver = Receiver::new(self, name, source.age, &first)?;
         if !first.finish_write || receiver.decoder.is_some() {
             receiver.session.open().await?;
         }
@@ -198,10 +209,15 @@ async fn expect_end(stream: &mut Incoming) -> Result<(), Status> {
 // === impl Receiver ===
 
 impl<'a> Receiver<'a> {
-    fn new(methods: &'a ByteStreamMethods, name: WriteName, first: &Message) -> Result<Self, Status> {
+    fn new(
+        methods: &'a ByteStreamMethods,
+        name: WriteName,
+        age: Option<Duration>,
+        first: &Message,
+    ) -> Result<Self, Status> {
         let sequence = Sequence::new(first)?;
         let digest = name.digest;
-        let fresh = || Upload::new(Arc::clone(&methods.cas), digest);
+        let fresh = || Upload::new(Arc::clone(&methods.cas), digest, age);
         let session = methods.partials.begin(name.clone().into(), sequence.next, fresh)?;
         let decoder = match name.compressor {
             Compressor::Identity => None,

@@ -36,7 +36,7 @@ fn result(number: usize, bytes: usize) -> (ActionKey, ActionResult) {
 }
 
 fn entry(key: &EntryKey, data: impl Into<Vec<u8>>) -> Entry {
-    Entry { key: key.bytes().to_vec(), data: data.into(), age: 60 }
+    Entry { key: key.bytes().to_vec(), data: Bytes::from(data.into()), age: 60 }
 }
 
 async fn given(service: &CopiesService, entries: Vec<Entry>, compressed: bool) -> Result<Vec<Taken>, Status> {
@@ -104,8 +104,8 @@ async fn copies_are_verified_and_stand_as_the_roster_has_them() {
         let keys = from.keys();
         let mut entries: Vec<Entry> =
             keys.iter().map(|key| entry(key, form(&from.data(key).unwrap()))).collect();
-        entries[3].data = form(b"something else");
-        entries[4].data = b"\x28\xb5\x2f\xfd and no more".to_vec();
+        entries[3].data = form(b"something else").into();
+        entries[4].data = b"\x28\xb5\x2f\xfd and no more"[..].into();
         let taken = given(&service, entries, compressed).await.unwrap();
         for (number, (key, taken)) in keys.iter().zip(taken).enumerate() {
             let is_good = !(3..5).contains(&number);

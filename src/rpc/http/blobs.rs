@@ -51,7 +51,7 @@ impl HttpService {
             return Ok(outgoing::done());
         }
         let _held = Held::for_call(&head.extensions, OPEN_UPLOAD);
-        let mut upload = Upload::new(Arc::clone(cas), digest);
+        let mut upload = Upload::new(Arc::clone(cas), digest, None);
         upload.open().await?;
         let mut data = body.decoded(announced, self.meter(head))?;
         while let Some(piece) = data.next().await? {

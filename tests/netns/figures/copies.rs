@@ -32,6 +32,12 @@ async fn keeper_and_reader() -> Option<Stores> {
 async fn upload(client: &Client, count: usize, size: usize) -> Vec<Digest> {
     let mut dice = Dice::from_number(size as u64);
     let mut digests = Vec::new();
+    if size > 2 << 20 {
+        for _ in 0..count {
+            digests.push(client.put(&Blob { number: dice.roll() | 1, size }.bytes()).await);
+        }
+        return digests;
+    }
     let at_once = ((2 << 20) / size.max(1)).clamp(1, 1000);
     while digests.len() < count {
         let blobs: Vec<(Digest, Vec<u8>)> = (0..at_once.min(count - digests.len()))
@@ -57,10 +63,27 @@ async fn until_nothing_is_owed(stores: &Stores, machine: usize) {
     }
 }
 
+/// Blobs of which copies are made, how large each is, and megabits a second of the link, if those are few.
+fn loads() -> Vec<(usize, usize, Option<u32>)> {
+    let of_one_size = [Some(SLOW), None];
+    if !is_full() {
+        return of_one_size.map(|rate| (256, 64 << 10, rate)).to_vec();
+    }
+    let others = [(10_000, 20 << 10, None), (4, 256 << 20, None)];
+    of_one_size.map(|rate| (4096, 64 << 10, rate)).into_iter().chain(others).collect()
+}
+
+/// Waits until copies begin to go: after a start nothing is copied until it is clear who is there.
+async fn until_copies_go(stores: &Stores, machine: usize) {
+    let before = stores.lan.sent(machine);
+    while stores.lan.sent(machine) < before + (256 << 10) {
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
 #[tokio::test]
 async fn copies_are_made_as_fast_as_the_link_carries_them() {
-    let (count, size) = if is_full() { (4096, 64 << 10) } else { (256, 64 << 10) };
-    for rate in [Some(SLOW), None] {
+    for (count, size, rate) in loads() {
         let Some(mut stores) = Stores::new(2, 2, &PATIENT).await else { return };
         if let Some(Err(words)) = rate.map(|rate| stores.lan.limit(1, rate)) {
             println!("SKIPPED: no slow links here: {words}");
@@ -71,6 +94,7 @@ async fn copies_are_made_as_fast_as_the_link_carries_them() {
         upload(&stores.client(0), count, size).await;
         let bytes = count * size;
         stores.restart(1).await;
+        until_copies_go(&stores, 0).await;
         let since = Instant::now();
         until_nothing_is_owed(&stores, 0).await;
         let took = since.elapsed().as_secs_f64();
