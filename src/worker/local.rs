@@ -447,6 +447,7 @@ impl Attempt<'_> {
             environment: self.environment(&root),
             root,
             working_directory: self.run.request.working_directory.to_path_buf(),
+            stdin: None,
             stdout,
             stderr,
             limits: Limits { timeout: Some(lease.timeout), ..self.run.worker.config.limits },

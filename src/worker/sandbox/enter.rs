@@ -31,7 +31,7 @@ const WORK_DIRECTORIES: [&str; 3] = ["work", "work/incompat", "work/incompat/vol
 /// Where the command starts, as it sees it.
 pub(super) fn working_directory(order: &Order) -> PathBuf {
     let root = match &order.root {
-        InputRoot::Mounted { at, .. } => at.as_path(),
+        InputRoot::Mounted { at, .. } | InputRoot::Parted { at, .. } => at.as_path(),
         InputRoot::Filesystem { .. } => Path::new("/"),
         InputRoot::Plain { directory } => directory.as_path(),
     };
@@ -47,16 +47,25 @@ pub(super) fn working_directory(order: &Order) -> PathBuf {
 pub(super) fn make_root(root: &InputRoot) -> Result<OwnedFd, Failure> {
     let host = open_host()?;
     match root {
-        InputRoot::Mounted { at, .. } if !at.is_absolute() || at.parent().is_none() => {
+        InputRoot::Mounted { at, .. } | InputRoot::Parted { at, .. }
+            if !at.is_absolute() || at.parent().is_none() =>
+        {
             Err(Failure::at("mount the input root at", at)(Errno::INVAL))
         }
-        InputRoot::Mounted { overlay, .. } => mount_overlay(host.as_fd(), overlay, false),
+        InputRoot::Mounted { overlay, .. } | InputRoot::Parted { overlay, .. } => {
+            mount_overlay(host.as_fd(), overlay, false)
+        }
         InputRoot::Filesystem { overlay } => {
             let bare = lacks_mount_points(host.as_fd(), overlay);
             mount_overlay(host.as_fd(), overlay, bare)
         }
         InputRoot::Plain { .. } => Err(Failure::step("mount the input root")(Errno::INVAL)),
     }
+}
+
+/// In the spawner, at home: makes an overlay, not yet mounted anywhere.
+pub(super) fn make_overlay_of(overlay: &Overlay) -> Result<OwnedFd, Failure> {
+    mount_overlay(open_host()?.as_fd(), overlay, false)
 }
 
 /// In the child: puts the overlay in its place and enters the network.
@@ -71,6 +80,8 @@ pub(super) fn enter(
     match root {
         InputRoot::Mounted { at, overlay } => enter_mounted(at, mount, overlay),
         InputRoot::Filesystem { overlay } => enter_filesystem(mount, overlay),
+        // The spawner has done so.
+        InputRoot::Parted { .. } => Ok(()),
         InputRoot::Plain { .. } => Err(Failure::step("mount the input root")(Errno::INVAL)),
     }
 }
@@ -202,7 +213,8 @@ fn move_into(root: BorrowedFd<'_>, source: &Path, name: &Path) -> Result<(), Fai
         .map_err(Failure::at("mount in the new root", name))
 }
 
-fn move_to(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<(), Errno> {
+/// Moves a detached mount, or one of this namespace, to where `place` is.
+pub(super) fn move_to(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount, "", place, "", flags)
 }

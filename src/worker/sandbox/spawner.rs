@@ -6,6 +6,8 @@
 //! the other: it is empty in between, each action has user, mount, IPC and network namespaces to
 //! itself, and a spawner that finds itself changed by an action (see [`Condition`]) retires.
 //!
+//! A command that is kept (`keeper`) has the spawner to itself until it ends.
+//!
 //! Because the command is not the first process of its namespace, signals mean to it what they
 //! mean outside.
 //!
@@ -28,11 +30,14 @@ use super::guardian::Guardian;
 use super::launch::{self, Launch, Ready};
 use super::memory::{MEMORY, Memory, Watch};
 use super::network::Loopback;
+use super::parts::Parts;
 use super::sys::{self, ChildStack, Reaped};
 use super::template::{Copy, Template};
 use super::wire::{Failure, Order, Reply, Request};
 use super::{cgroup, enter};
-use crate::worker::{Exit, InputRoot, Network, Outcome, Usage, plain};
+use crate::worker::{Exit, InputRoot, Network, Outcome, Overlay, Usage, plain};
+
+mod keeper;
 
 /// Serves one daemon.
 pub(super) struct Spawner {
@@ -59,6 +64,8 @@ struct Sandbox {
     network: Option<Loopback>,
     /// Mount namespace of the action that runs or has just ended.
     mounts: Option<Copy>,
+    /// Input root of the kept command that runs or has just ended.
+    parts: Option<Parts>,
 }
 
 /// The main process of an action, and what all of its processes that have ended so far used.
@@ -73,7 +80,6 @@ struct Running {
 }
 
 /// What woke a supervising spawner.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Event {
     ChildEnded,
     /// It is time to look at the directory in memory.
@@ -81,6 +87,10 @@ enum Event {
     TimeOver,
     Kill,
     StandStill(bool),
+    /// Other layers for the kept command.
+    Change(Box<Overlay>),
+    /// The kept command is to rest.
+    Rest,
     DaemonGone,
 }
 
@@ -95,7 +105,7 @@ impl Spawner {
         seat: Option<cgroup::Seat>,
     ) -> Result<Self, Failure> {
         let condition = Condition::now();
-        let sandbox = Sandbox { template, condition, network: None, mounts: None };
+        let sandbox = Sandbox { template, condition, network: None, mounts: None, parts: None };
         let mut spawner = Self::new(children, guardian, Containment::Sandbox(Box::new(sandbox)), seat)?;
         spawner.stock_network()?;
         Ok(spawner)
@@ -151,9 +161,11 @@ impl Spawner {
         streams: Vec<OwnedFd>,
         channel: &Channel,
     ) -> Result<Option<Exit>, Failure> {
-        let [stdout, stderr] = <[OwnedFd; 2]>::try_from(streams)
-            .map_err(|_| Failure::step("take the streams")(Errno::BADMSG))?;
-        let stdin = launch::copy(self.null.as_fd())?;
+        let mut streams = streams.into_iter();
+        let (Some(stdout), Some(stderr)) = (streams.next(), streams.next()) else {
+            return Err(Failure::step("take the streams")(Errno::BADMSG));
+        };
+        let stdin = streams.next().map_or_else(|| launch::copy(self.null.as_fd()), Ok)?;
         let launch = Launch::new(order, &enter::working_directory(order), [stdin, stdout, stderr])?;
         let root = self.containment.prepare(order)?;
         if let Some(seat) = &mut self.seat {
@@ -168,6 +180,11 @@ impl Spawner {
             }
         };
         let running = Running::new(main, started);
+        if matches!(order.root, InputRoot::Parted { .. }) {
+            // The other ends of its streams are the daemon's alone, and its overlay is taken away some time.
+            drop((launch, root));
+            return self.keep(running, channel);
+        }
         let watch = self.containment.watch(order);
         self.supervise(running, order.limits.timeout, channel, watch.as_ref())
     }
@@ -223,7 +240,8 @@ impl Spawner {
                 }
                 Event::TimeOver => break Some(Outcome::TimedOut),
                 Event::Kill => break Some(Outcome::Cancelled),
-                Event::DaemonGone => break None,
+                // The others are for what is kept.
+                Event::DaemonGone | Event::Change(_) | Event::Rest => break None,
             }
         };
         let wall = running.time();
@@ -255,6 +273,8 @@ impl Spawner {
         Ok(match channel.receive() {
             Some((Request::Kill, _)) => Event::Kill,
             Some((Request::StandStill(still), _)) => Event::StandStill(still),
+            Some((Request::Change(overlay), _)) => Event::Change(overlay),
+            Some((Request::Rest, _)) => Event::Rest,
             _ => Event::DaemonGone,
         })
     }
@@ -306,6 +326,7 @@ impl Spawner {
     fn tidy(&mut self) -> Result<(), Failure> {
         if let Containment::Sandbox(sandbox) = &mut self.containment {
             sandbox.template.go_home()?;
+            sandbox.parts = None;
             if let Some(mounts) = sandbox.mounts.take() {
                 self.guardian.close(mounts);
             }
@@ -344,6 +365,9 @@ impl Containment {
         sandbox.template.prepare(order)?;
         let root = enter::make_root(&order.root)?;
         sandbox.mounts = Some(sandbox.template.enter_copy()?);
+        if let InputRoot::Parted { at, .. } = &order.root {
+            sandbox.parts = Some(Parts::mount(at, &order.working_directory, &root)?);
+        }
         Ok(Some(root))
     }
 
