@@ -503,6 +503,7 @@ impl Attempt<'_> {
             function: self.run.lease.function(),
             spool: directory.path().to_owned(),
             max_entries: self.run.worker.config.output_entries,
+            are_open: false,
         };
         let collected = blocking(move || {
             let stdout = outputs::store_log(&collection, &directory.stdout())?;
