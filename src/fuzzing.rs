@@ -17,6 +17,7 @@ mod names;
 mod peers;
 mod stored;
 mod trust;
+mod workers;
 mod zstd;
 
 pub use chunking::chunking;
@@ -30,6 +31,7 @@ pub use names::{path, resource_name};
 pub use peers::peers;
 pub use stored::{index_record, pack_record};
 pub use trust::{farm_key, join_messages};
+pub use workers::work_response;
 pub use zstd::zstd;
 
 #[cfg(test)]
@@ -78,6 +80,6 @@ mod tests {
 
     replay_each! {
         chunking config copies_messages directory farm_key history_record index_record join_messages lease message
-        pack_record path peers request_metadata resource_name sandbox_wire tree zstd
+        pack_record path peers request_metadata resource_name sandbox_wire tree work_response zstd
     }
 }

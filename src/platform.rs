@@ -150,6 +150,11 @@ impl Requirements {
         self.input_root != InputRootPlace::Worker || self.properties.contains_key("input-root")
     }
 
+    /// What the client calls the persistent worker that the action is for.
+    pub fn persistent_worker(&self) -> Option<&str> {
+        self.properties.get("persistentWorkerKey")?.first().map(String::as_str).filter(|key| !key.is_empty())
+    }
+
     /// Why the machine called `name` is the wrong one, where a person chose another.
     pub fn wrong_machine(&self, name: &str) -> Option<String> {
         let wanted = self.machine.as_deref().filter(|wanted| *wanted != name)?;

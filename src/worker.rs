@@ -4,7 +4,7 @@
 //! `local` is the worker of this machine: it stages the inputs (`inputs`), has a `runner` run the
 //! command, and collects what came of it (`outputs`). `sandbox` is the pre-started spawner that
 //! gives every action its own namespaces; `plain` runs it without them where the kernel forbids
-//! them. `remote` is another machine of the farm; `lease` is how an action travels there.
+//! them. `persistent` has workers of the actions' own that live on between them. `remote` is another machine of the farm; `lease` is how an action travels there.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -28,6 +28,7 @@ pub mod lease;
 pub mod local;
 pub mod missing;
 pub mod outputs;
+pub mod persistent;
 pub mod plain;
 pub mod remote;
 pub mod sandbox;

@@ -18,6 +18,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use farmhand_proto::reapi;
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::guests::Host;
 use super::inputs::{InputError, InputLimits, Inputs, StagedInputs, Stores};
 use super::outputs::{self, Collected, Collection, LinkRoot, MergedRoot, OutputRequest};
+use super::persistent::{Bounds, PersistentWorkers, Warm};
 use super::scratch::Sweeper;
 use super::slots::Slots;
 use super::{
@@ -36,7 +38,7 @@ use super::{
 use crate::cas::{ContentAddressableStorage, LocalBlobs, Pins};
 use crate::config::RunningGuests;
 use crate::digest::Digest;
-use crate::platform::{InputRootPlace, MachineFacts, NetworkAccess, Requirements};
+use crate::platform::{InputRootPlace, MachineFacts, NetworkAccess, Requirements, total_memory};
 use crate::tasks::Tasks;
 
 mod company;
@@ -46,14 +48,17 @@ mod response;
 mod run_directory;
 mod spills;
 mod timeline;
+mod warm;
 
 use company::{Company, Visit};
-use disk_guard::DiskGuard;
+use disk_guard::{DiskGuard, Watch};
 use failure::{Code, Failure};
 pub use response::ResourceUsage;
 use run_directory::{RunDirectories, RunDirectory};
 use spills::Spills;
 use timeline::{Stage, Timeline};
+pub use warm::PersistentWorker;
+use warm::Warmed;
 
 /// User and group that actions see themselves as, unless they ask for others.
 const USUAL_ID: u32 = 1000;
@@ -86,6 +91,8 @@ pub struct WorkerConfig {
     /// for Commands that name a program without a directory. `HOME`, `USER`, `LANG` and the like stay
     /// unset: a value made up here would end in outputs without being in the cache key.
     pub environment: Vec<(String, String)>,
+    /// Persistent workers that are kept.
+    pub persistent: Bounds,
 }
 
 /// The worker of this machine.
@@ -101,6 +108,7 @@ pub struct LocalWorker {
     spills: Spills,
     slots: Arc<Slots>,
     company: Arc<Company>,
+    persistent: PersistentWorkers,
 }
 
 /// Inputs on disk, kept as long as this lives.
@@ -136,9 +144,10 @@ impl WorkerConfig {
     /// The defaults of a machine named `name` with its scratch space in `scratch`: a slot for each
     /// core.
     pub fn new(name: impl Into<String>, scratch: impl Into<PathBuf>) -> Self {
+        let slots = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             name: name.into(),
-            slots: std::thread::available_parallelism().map_or(1, usize::from),
+            slots,
             scratch: scratch.into(),
             input_root: PathBuf::from("/build"),
             limits: Limits::default(),
@@ -146,6 +155,7 @@ impl WorkerConfig {
             inputs: InputLimits::default(),
             output_entries: 1_000_000,
             environment: vec![("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned())],
+            persistent: Bounds { count: slots, memory: total_memory() / 4, idle: Duration::from_secs(600) },
         }
     }
 }
@@ -177,13 +187,32 @@ impl LocalWorker {
         let guard = DiskGuard::start(&config.scratch, config.disk_reserve, tasks);
         let slots = Slots::new(config.slots);
         let (spills, company) = (Spills::default(), Company::new());
+        let persistent = PersistentWorkers::start(config.persistent, tasks);
         let Stores { cas, blobs, .. } = stores;
-        Ok(Self { config, facts, cas, blobs, runner, inputs, runs, guard, spills, slots, company })
+        Ok(Self {
+            config,
+            facts,
+            cas,
+            blobs,
+            runner,
+            inputs,
+            runs,
+            guard,
+            spills,
+            slots,
+            company,
+            persistent,
+        })
     }
 
     /// What this machine is and has.
     pub fn facts(&self) -> &MachineFacts {
         &self.facts
+    }
+
+    /// The persistent workers that wait for their next request.
+    pub fn warm_workers(&self) -> Warm {
+        self.persistent.warm()
     }
 
     /// Lets at most `most` actions of other machines run from now on: those that came first. What becomes
@@ -327,25 +356,43 @@ impl Worker for LocalWorker {
 // === impl Run ===
 
 impl Run<'_> {
-    /// Runs it over shared inputs: in memory if it is likely to write little, and once more on the
-    /// disk if it does not.
+    /// Runs it over shared inputs: by a persistent worker if it is for one, else in memory if it is likely to
+    /// write little, and once more on the disk if it does not.
     async fn sandboxed(&self, timeline: &mut Timeline) -> Result<reapi::ExecuteResponse, Failure> {
         let staged = tokio::select! {
             biased;
             () = self.cancel.cancelled() => return Err(Failure::Cancelled),
             staged = self.worker.inputs.stage(self.lease.input_root) => Staged::Layers(staged?),
         };
+        let note = match self.warmly(&staged, timeline).await? {
+            Warmed::Response(response) => return Ok(*response),
+            Warmed::Without(note) => note,
+        };
+        let mut response = self.coldly(&staged, timeline).await?;
+        if let Some(note) = note {
+            response.message =
+                if response.message.is_empty() { note } else { response.message + "\n" + &note };
+        }
+        Ok(response)
+    }
+
+    /// Runs it as a command, in memory or on the disk.
+    async fn coldly(
+        &self,
+        staged: &Staged,
+        timeline: &mut Timeline,
+    ) -> Result<reapi::ExecuteResponse, Failure> {
         let mut seat = self.seat().await?;
         let runs = Arc::clone(&self.worker.runs);
         if let Some(memory) = seat.memory().filter(|_| self.writes_little()).cloned() {
-            let attempt = self.attempt(runs.make_layers_in(memory)?, &staged);
+            let attempt = self.attempt(runs.make_layers_in(memory)?, staged);
             match attempt.finish(&mut *seat, timeline).await? {
                 Some(response) => return Ok(response),
                 None => self.worker.spills.note(&self.lease.command),
             }
         }
         let directory = blocking(move || Ok(runs.make_layers()?)).await?;
-        let response = self.attempt(directory, &staged).finish(&mut *seat, timeline).await?;
+        let response = self.attempt(directory, staged).finish(&mut *seat, timeline).await?;
         response.ok_or_else(|| Failure::Lost("a run on the disk wrote too much for memory".into()))
     }
 
@@ -413,14 +460,25 @@ impl Attempt<'_> {
             Err(RunError::MemoryFull) => return Ok(None),
             Err(error) => return Err(Failure::from_run(error)),
         };
+        self.conclude(&exit, &watch, false, timeline).await.map(Some)
+    }
+
+    /// Collects what it left, which a process may have open still if `are_open`.
+    async fn conclude(
+        &self,
+        exit: &Exit,
+        watch: &Watch,
+        are_open: bool,
+        timeline: &mut Timeline,
+    ) -> Result<reapi::ExecuteResponse, Failure> {
         let _ = self.run.progress.send(Progress::Collecting);
         timeline.enter(Stage::Uploading);
-        let collected = self.collect(&exit).await?;
-        let mut response = response::of_run(&exit, collected);
+        let collected = self.collect(exit, are_open).await?;
+        let mut response = response::of_run(exit, collected);
         if let Some(excess) = watch.excess() {
             response.status = Some(failure::status(Code::ResourceExhausted, excess.to_string()));
         }
-        Ok(Some(response))
+        Ok(response)
     }
 
     async fn prepare(&self) -> Result<PreparedCommand, Failure> {
@@ -491,7 +549,7 @@ impl Attempt<'_> {
 
     /// Stores logs and outputs. Of a cancelled action, whose outputs nobody wants, only the logs;
     /// of one that ran out of time, the outputs too, since clients look at them.
-    async fn collect(&self, exit: &Exit) -> Result<Collected, Failure> {
+    async fn collect(&self, exit: &Exit, are_open: bool) -> Result<Collected, Failure> {
         if self.left_nothing() {
             return Ok(Collected::default());
         }
@@ -503,7 +561,7 @@ impl Attempt<'_> {
             function: self.run.lease.function(),
             spool: directory.path().to_owned(),
             max_entries: self.run.worker.config.output_entries,
-            are_open: false,
+            are_open,
         };
         let collected = blocking(move || {
             let stdout = outputs::store_log(&collection, &directory.stdout())?;

@@ -31,6 +31,7 @@ mod links;
 mod metadata;
 mod node_log;
 mod outputs;
+mod persistent_workers;
 mod pins;
 mod priorities;
 mod recorded;
