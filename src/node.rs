@@ -217,6 +217,7 @@ impl Node {
             toolchain: part.toolchain,
             lender: part.lender,
             tenancies: part.tenancies,
+            worker: Arc::clone(&worker),
             safety,
         };
         let join_settings = settings::joining(&source.config, doors.endpoints.peers);
