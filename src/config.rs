@@ -93,6 +93,8 @@ pub struct Config {
     pub action_tmp: MemoryShare,
     /// Processes and threads of an action; [`LEAST_PROCESSES`] at least.
     pub action_processes: u64,
+    /// Persistent workers that are kept.
+    pub persistent_workers: PersistentWorkerConfig,
     /// Bytes of free disk below which the action that wrote most is ended; 0: never.
     pub disk_reserve: u64,
     /// What becomes of unknown platform properties where the instance does not say.
@@ -123,6 +125,17 @@ pub struct Config {
     pub log: LogConfig,
     /// Files that settings were read from, for people.
     pub files: Vec<PathBuf>,
+}
+
+/// Persistent workers that are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PersistentWorkerConfig {
+    /// How many, by the slots there are.
+    pub count: SlotShare,
+    /// Memory of all idle ones together.
+    pub memory: MemoryShare,
+    /// How long one may be idle.
+    pub idle: Duration,
 }
 
 /// What actions of other machines, the guests, may do here.

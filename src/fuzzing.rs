@@ -19,6 +19,7 @@ mod peers;
 mod pieces;
 mod stored;
 mod trust;
+mod workers;
 mod zstd;
 
 pub use assets::{asset_archive, asset_pack, asset_request};
@@ -34,6 +35,7 @@ pub use peers::peers;
 pub use pieces::read_pieces;
 pub use stored::{index_record, pack_record};
 pub use trust::{farm_key, join_messages};
+pub use workers::work_response;
 pub use zstd::zstd;
 
 #[cfg(test)]
@@ -83,6 +85,7 @@ mod tests {
     replay_each! {
         asset_archive asset_pack asset_request chunking config copies_messages directory farm_key
         history_record http_request index_record join_messages lease message
-        pack_record path peers read_pieces request_metadata resource_name sandbox_wire tree zstd
+        pack_record path peers read_pieces request_metadata resource_name sandbox_wire tree
+        work_response zstd
     }
 }

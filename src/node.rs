@@ -185,9 +185,10 @@ impl Node {
             &tasks,
         );
         let instances = Instances::new(settings::instances(&config));
+        let logs = LogStreams::new(config.data_dir.clone(), scheduler.clone(), Arc::clone(&cas));
         let apis = Apis {
-            byte_stream: Apis::byte_stream(&config, &cas, &instances, &activity, &tasks),
-            logs: LogStreams::new(config.data_dir.clone(), scheduler.clone(), Arc::clone(&cas)),
+            byte_stream: Apis::byte_stream(&config, &cas, &instances, &activity, &logs, &tasks),
+            logs,
             instances: instances.clone(),
             cas: Arc::clone(&cas),
             results: Arc::clone(&results),
@@ -237,6 +238,7 @@ impl Node {
             toolchain: part.toolchain,
             lender: part.lender,
             tenancies: part.tenancies,
+            worker: Arc::clone(&worker),
             safety,
         };
         let join_settings = settings::joining(&source.config, doors.endpoints.peers);

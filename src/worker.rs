@@ -4,7 +4,8 @@
 //! `local` is the worker of this machine: it stages the inputs (`inputs`), has a `runner` run the
 //! command, and collects what came of it (`outputs`). `sandbox` is the pre-started spawner that
 //! gives every action its own namespaces; `plain` runs it without them where the kernel forbids
-//! them; `container` has podman or docker run it in an image. `remote` is another machine of the farm; `lease` is how an action travels there.
+//! them; `container` has podman or docker run it in an image. `persistent` has workers of the actions' own that
+//! live on between them. `remote` is another machine of the farm; `lease` is how an action travels there.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -30,6 +31,7 @@ pub mod lease;
 pub mod local;
 pub mod missing;
 pub mod outputs;
+pub mod persistent;
 pub mod plain;
 pub mod remote;
 pub mod sandbox;
@@ -185,6 +187,8 @@ pub struct PreparedCommand {
     pub root: InputRoot,
     /// Working directory below the input root; empty for the root itself.
     pub working_directory: PathBuf,
+    /// Gives stdin; without it there is nothing to read.
+    pub stdin: Option<File>,
     /// Takes stdout.
     pub stdout: File,
     /// Takes stderr.
@@ -216,6 +220,15 @@ pub enum InputRoot {
     /// The overlay is `/` itself, with `/proc`, `/dev` and `/tmp` mounted into it; nothing of the host
     /// is visible.
     Filesystem {
+        /// The layers.
+        overlay: Overlay,
+    },
+    /// As `Mounted`, for a command that is kept ([`Seat::keep`]): what stands at `at` is a directory in memory,
+    /// and each entry of the overlay is mounted in it by itself, so that those of another overlay can take
+    /// their places.
+    Parted {
+        /// Absolute path of the input root inside the sandbox.
+        at: PathBuf,
         /// The layers.
         overlay: Overlay,
     },
@@ -400,6 +413,40 @@ pub trait Seat: Send + Sync {
     /// Runs `command` to its end. When `cancel` fires, or the time limit is over, all its processes
     /// are killed first. Returns only when none of them is left, whatever they did to get away.
     async fn run(&mut self, command: PreparedCommand, cancel: CancellationToken) -> Result<Exit, RunError>;
+
+    /// Starts `command`, whose root is [`InputRoot::Parted`], to be kept for several requests. It has no time
+    /// limit. The seat is free again afterwards.
+    ///
+    /// # Errors
+    /// [`RunError`]; nothing of it is left then.
+    async fn keep(self: Box<Self>, command: PreparedCommand) -> Result<Box<dyn Kept>, RunError> {
+        let source = io::ErrorKind::Unsupported.into();
+        drop(command);
+        Err(RunError::Setup { step: "keep a command".into(), source })
+    }
+}
+
+/// A command that lives on between requests. All its processes are killed when this is dropped.
+#[async_trait]
+pub trait Kept: Send + Sync {
+    /// Has everything of it stand still, and tells what it used since its start and what memory it has now.
+    async fn rest(&mut self) -> Result<Usage, RunError>;
+
+    /// Puts other layers in the place of those it saw, and has it go on. Nothing that it left in its input
+    /// root is there any more.
+    async fn change(&mut self, overlay: Overlay) -> Result<(), RunError>;
+
+    /// Has everything of it stand still, or go on, in the midst of a request.
+    async fn stand_still(&mut self, still: bool) -> Result<(), RunError>;
+
+    /// Waits until there is news of it that nobody asked for: it ended.
+    async fn stirs(&self);
+
+    /// Whether it lives, as far as is known.
+    fn is_alive(&self) -> bool;
+
+    /// Ends it. When this returns, no process of it is left.
+    async fn end(self: Box<Self>) -> Option<Exit>;
 }
 
 // === impl InputRoot ===
@@ -408,14 +455,18 @@ impl InputRoot {
     /// Its layers, if it has any.
     pub fn overlay(&self) -> Option<&Overlay> {
         match self {
-            Self::Mounted { overlay, .. } | Self::Filesystem { overlay } => Some(overlay),
+            Self::Mounted { overlay, .. } | Self::Filesystem { overlay } | Self::Parted { overlay, .. } => {
+                Some(overlay)
+            }
             Self::Plain { .. } => None,
         }
     }
 
     fn overlay_mut(&mut self) -> Option<&mut Overlay> {
         match self {
-            Self::Mounted { overlay, .. } | Self::Filesystem { overlay } => Some(overlay),
+            Self::Mounted { overlay, .. } | Self::Filesystem { overlay } | Self::Parted { overlay, .. } => {
+                Some(overlay)
+            }
             Self::Plain { .. } => None,
         }
     }
@@ -432,5 +483,17 @@ impl Exit {
             usage: Usage::default(),
             memory_exceeded: None,
         }
+    }
+}
+
+/// Waits until a guest is to do otherwise than it does: to stand still, or to go on. Never ends for what is
+/// no guest.
+async fn differs(guest: &mut Option<watch::Receiver<bool>>, is_still: bool) {
+    let told = match guest {
+        Some(guest) => guest.wait_for(|still| *still != is_still).await.is_ok(),
+        None => false,
+    };
+    if !told {
+        std::future::pending().await
     }
 }

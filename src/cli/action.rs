@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use farmhand_proto::any;
 use farmhand_proto::client::Client;
 use farmhand_proto::control::{
     ExplainMissRequest, GetActionRequest, GetActionResponse, Operation, PinActionRequest,
@@ -21,6 +22,7 @@ use super::rerun::{self, RerunOptions};
 use super::target::TargetArgs;
 use super::why::{self, miss_word};
 use crate::instance::InstanceName;
+use crate::worker::local::PersistentWorker;
 
 /// Look at one action, run it again, or end it
 #[derive(Debug, clap::Args)]
@@ -327,6 +329,9 @@ fn result_lines(line: &mut impl FnMut(&str, &str), result: &reapi::ActionResult)
 
 fn timing_lines(line: &mut impl FnMut(&str, &str), metadata: &reapi::ExecutedActionMetadata) {
     line("ran on", &metadata.worker);
+    if let Some(worker) = metadata.auxiliary_metadata.iter().find_map(any::unpack::<PersistentWorker>) {
+        line("worker", &format!("persistent, {} requests before this one", worker.requests_before));
+    }
     for (label, from, to) in [
         ("queued", &metadata.queued_timestamp, &metadata.worker_start_timestamp),
         ("inputs", &metadata.input_fetch_start_timestamp, &metadata.input_fetch_completed_timestamp),
@@ -378,6 +383,7 @@ mod tests {
             }],
             execution_metadata: Some(reapi::ExecutedActionMetadata {
                 worker: "attic".into(),
+                auxiliary_metadata: vec![any::pack(&PersistentWorker { requests_before: 3 })],
                 execution_start_timestamp: Some(Timestamp { seconds: 5, nanos: 0 }),
                 execution_completed_timestamp: Some(Timestamp { seconds: 6, nanos: 500_000_000 }),
                 ..Default::default()
@@ -403,6 +409,7 @@ mod tests {
             "exit code    2",
             "out/a  ab/2048 (2.0 KiB)",
             "ran on       attic",
+            "worker       persistent, 3 requests before this one",
             "run          1.50 s",
             "never (do_not_cache)",
         ] {

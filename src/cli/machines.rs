@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::copies::{CopiesJson, copies_json, remarks};
 use super::error::{CliError, Explain};
 use super::harmless::harmless;
-use super::output::{Paint, bytes, duration, print, print_json};
+use super::output::{Paint, bytes, duration, plural, print, print_json};
 use super::status::{bar, state_name};
 use super::target::TargetArgs;
 
@@ -292,10 +292,14 @@ fn users(machine: &Machine) -> Vec<String> {
     machine.tenancies.iter().map(words).collect()
 }
 
-/// Who uses it and, in a farm of several, how its copies stand: a line each.
+/// Who uses it, the persistent workers it keeps and, in a farm of several, how its copies stand: a line each.
 pub(super) fn details(machine: &Machine, has_others: bool) -> Vec<String> {
     let copies = if has_others { remarks(machine) } else { Vec::new() };
-    users(machine).into_iter().chain(copies).collect()
+    let warm = (machine.warm_workers > 0).then(|| {
+        let what = plural(u64::from(machine.warm_workers), "warm persistent worker");
+        format!("{what} ({})", bytes(machine.warm_worker_bytes))
+    });
+    users(machine).into_iter().chain(warm).chain(copies).collect()
 }
 
 /// How it stands, in a word: one that drains and has nothing left is drained.
@@ -402,6 +406,8 @@ mod tests {
             version: "0.1.0".into(),
             load: Some(load),
             guests: Some(1),
+            warm_workers: 2,
+            warm_worker_bytes: 3 << 30,
             tenancies: vec![Tenancy {
                 owner: "cellar".into(),
                 person: "ada".into(),
@@ -421,6 +427,7 @@ mod tests {
             guests: Some(0),
             guest_slots: Some(3),
             tenancies: Vec::new(),
+            warm_workers: 0,
             round_trip: Some(WireDuration { seconds: 0, nanos: 400_000 }),
             ..attic.clone()
         };
@@ -443,6 +450,7 @@ mod tests {
 MACHINE  STATE         SLOTS        GUESTS    CPU            MEMORY FREE      RTT  VERSION
 attic    active        ▮▯▯▯ 1 of 4       1   25 %     3.0 GiB of 8.0 GiB        -  0.1.0
          · ada on cellar runs 1 of 2 granted, 30 waiting
+         · 2 warm persistent workers (3.0 GiB)
 cellar   drained       ▯▯▯▯ 0 of 4     0/3      -                      -   0.4 ms  0.1.0
 shed     refused       -                 -      -                      -        -  
          → it has another␛ farm key

@@ -133,6 +133,7 @@ impl Listed {
             action_memory,
             action_tmp,
             action_processes,
+            persistent_workers: workers,
             unknown_properties,
             pools,
             default_timeout,
@@ -151,6 +152,9 @@ impl Listed {
             ("action-memory", text(action_memory)),
             ("action-tmp", text(action_tmp)),
             ("action-processes", action_processes.to_string()),
+            ("persistent-workers", text(&workers.count)),
+            ("persistent-worker-memory", text(&workers.memory)),
+            ("persistent-worker-idle", span(workers.idle)),
             ("unknown-properties", choice(unknown_properties)),
             ("pools", list(pools)),
             ("default-timeout", span(*default_timeout)),
@@ -294,6 +298,9 @@ mod tests {
         chunk-size = "256KiB"
         action-memory = "none"
         action-tmp = "33%"
+        persistent-workers = 3
+        persistent-worker-memory = "1GiB"
+        persistent-worker-idle = "90s"
         lease = "90m"
         scrub-interval = "0s"
         sync = "always"

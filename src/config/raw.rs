@@ -101,6 +101,21 @@ pub struct RawConfig {
     /// Processes and threads an action may have at once
     #[arg(long, env = "FARMHAND_ACTION_PROCESSES", value_name = "N", help_heading = "Running actions")]
     pub action_processes: Option<u64>,
+    /// Persistent workers (tools that stay in memory between actions): a number, half of the slots, or all
+    #[arg(long, env = "FARMHAND_PERSISTENT_WORKERS", value_name = "N", help_heading = "Running actions")]
+    pub persistent_workers: Option<SlotShare>,
+    /// Memory they may have together while they are idle: a size, a share (25%), or none for no limit
+    #[arg(long, env = "FARMHAND_PERSISTENT_WORKER_MEMORY", value_name = "BYTES")]
+    #[arg(help_heading = "Running actions")]
+    pub persistent_worker_memory: Option<MemoryShare>,
+    /// How long one stays without work
+    #[arg(
+        long,
+        env = "FARMHAND_PERSISTENT_WORKER_IDLE",
+        value_name = "TIME",
+        help_heading = "Running actions"
+    )]
+    pub persistent_worker_idle: Option<Span>,
     /// Free disk below which the action that wrote most is ended
     #[arg(long, env = "FARMHAND_DISK_RESERVE", value_name = "BYTES", help_heading = "Running actions")]
     pub disk_reserve: Option<ByteSize>,
@@ -308,7 +323,9 @@ impl RawConfig {
             name listen insecure_lan data_dir runtime_dir
             max_connections max_connections_per_address handshake_timeout message_memory
             disk_budget max_blob_size chunk_size lease sync epoch_interval scrub_interval history compressed_committed_size http_results
-            slots sandbox containers action_memory action_tmp action_processes disk_reserve unknown_properties pools default_timeout max_timeout
+            slots sandbox containers action_memory action_tmp action_processes
+            persistent_workers persistent_worker_memory persistent_worker_idle
+            disk_reserve unknown_properties pools default_timeout max_timeout
             queue_limit keep_finished orphan_grace orphan_yield update_interval
             guest_slots reserve_for_me guests_on_battery guests_under_pressure guest_slots_while_used used_for running_guests toolchain_rule
             copies copies_before_ack repair_after keep_copies

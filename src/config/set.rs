@@ -12,7 +12,7 @@ use super::checks::{
 use super::raw::{OneOrMany, RawInstance};
 use super::{
     AssetConfig, Config, ConfigError, CopiesConfig, FarmConfig, GuestConfig, Host, InstanceSettings,
-    LEAST_PROCESSES, LogConfig, RawConfig, UnknownProperties,
+    LEAST_PROCESSES, LogConfig, PersistentWorkerConfig, RawConfig, UnknownProperties,
 };
 use crate::instance::InstanceName;
 
@@ -64,6 +64,11 @@ impl Set {
             action_memory: required(raw.action_memory),
             action_tmp: required(raw.action_tmp),
             action_processes: at_least("action-processes", required(raw.action_processes), LEAST_PROCESSES)?,
+            persistent_workers: PersistentWorkerConfig {
+                count: required(raw.persistent_workers),
+                memory: required(raw.persistent_worker_memory),
+                idle: required(raw.persistent_worker_idle).0,
+            },
             disk_reserve: required(raw.disk_reserve).0,
             unknown_properties,
             pools: required(raw.pools),

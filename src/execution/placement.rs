@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::PreparedAction;
-use super::run_times::{Like, RunTimes};
+use super::run_times::{Like, RunTimes, number};
 use crate::recent::Recent;
 
 /// Names whose run times are remembered.
@@ -26,6 +26,13 @@ const WEIGHT: f64 = 8.0;
 
 /// No machine is taken for more than so many times slower or faster than usual.
 const EXTREME: f64 = 8.0;
+
+/// What a persistent worker takes to start, and until it is as fast as it will be: some seconds of a compiler on
+/// a virtual machine, of which this is the least.
+const COLD: Duration = Duration::from_secs(1);
+
+/// Persistent workers that are remembered, once for each machine.
+const WORKERS: usize = 1024;
 
 /// Bytes a second of a link of which nothing is known: a wired network of a home.
 const USUAL_LINK: u64 = 100_000_000;
@@ -57,7 +64,7 @@ pub struct Site {
 /// What it costs to run something somewhere, without what decides first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Price {
-    /// What its inputs take to get there.
+    /// What its inputs take to get there, and its persistent worker to start if none is there.
     pub moving: Duration,
     /// What it will run there; `None` for what has no like.
     pub running: Option<Duration>,
@@ -67,6 +74,8 @@ pub(super) struct Price {
 pub(super) struct Placement {
     times: RunTimes,
     paces: Recent<u64, f64>,
+    /// Persistent workers that are likely there still, by key and machine.
+    workers: Recent<u64, ()>,
     holdings: Arc<dyn Holdings>,
 }
 
@@ -108,7 +117,12 @@ pub(super) fn step(time: Duration) -> u32 {
 impl Placement {
     /// Nothing learned yet; nothing has to be moved anywhere.
     pub(super) fn new() -> Self {
-        Self { times: RunTimes::new(NAMES), paces: Recent::new(PACES), holdings: Arc::new(Everywhere) }
+        Self {
+            times: RunTimes::new(NAMES),
+            paces: Recent::new(PACES),
+            workers: Recent::new(WORKERS),
+            holdings: Arc::new(Everywhere),
+        }
     }
 
     /// From now on `holdings` is asked.
@@ -127,6 +141,20 @@ impl Placement {
         self.times.learn(like, time.div_f64(pace));
     }
 
+    /// The action goes to that machine: its persistent worker, if it is for one, will be there for the next.
+    pub(super) fn send(&mut self, action: &PreparedAction, machine: &str) {
+        if let Some(key) = action.requirements.worker_key.as_deref() {
+            self.workers.insert(number(&(key, machine)), ());
+        }
+    }
+
+    /// What a persistent worker takes to start there, where the action needs one that is not there.
+    fn starting(&self, action: &PreparedAction, machine: &str) -> Duration {
+        let key = action.requirements.worker_key.as_deref();
+        let is_cold = key.is_some_and(|key| self.workers.peek(&number(&(key, machine))).is_none());
+        if is_cold { COLD } else { Duration::ZERO }
+    }
+
     /// How long a command will likely run on that machine.
     pub(super) fn expected(&self, like: Like, machine: &str) -> Option<Duration> {
         self.times.glance(like).map(|usual| usual.mul_f64(self.pace(like, machine)))
@@ -142,6 +170,7 @@ impl Placement {
         } else {
             Duration::ZERO
         };
+        let moving = moving + self.starting(action, machine);
         Price { moving, running: self.expected(like, machine) }
     }
 

@@ -46,7 +46,8 @@ impl Like {
     }
 }
 
-fn number(name: &impl std::hash::Hash) -> u64 {
+/// A name as a number.
+pub(super) fn number(name: &impl std::hash::Hash) -> u64 {
     BuildHasherDefault::<DefaultHasher>::default().hash_one(name)
 }
 

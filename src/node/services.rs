@@ -63,10 +63,12 @@ impl Apis {
         cas: &Arc<dyn ContentAddressableStorage>,
         instances: &Instances,
         activity: &Arc<Activity>,
+        logs: &LogStreams,
         tasks: &Tasks,
     ) -> ByteStreamService {
         let settings = super::settings::byte_stream(config);
         ByteStreamService::new(Arc::clone(cas), instances.clone(), settings, Arc::clone(activity), tasks)
+            .with_logs(logs.clone())
     }
 
     /// All of them, for clients.
@@ -102,7 +104,7 @@ impl Apis {
         let logs = LogStreamService::new(self.logs.clone(), instances.clone());
         Routes::new(capabilities.into_server())
             .add_service(CasService::new(cas, self.chunks.clone(), instances.clone(), activity))
-            .add_service(self.byte_stream.clone().with_logs(self.logs.clone()))
+            .add_service(self.byte_stream.clone())
             .add_service(logs.into_server())
             .add_service(self.action_cache(instances).into_server())
             .add_service(execution.into_server())

@@ -22,6 +22,7 @@ use crate::worker;
 use crate::worker::container::Containers;
 use crate::worker::inputs::InputLimits;
 use crate::worker::local::WorkerConfig;
+use crate::worker::persistent::Bounds;
 use crate::worker::sandbox::{ActionGroup, GroupError, Mode, SpawnerConfig};
 
 /// Connections to the peer port at once, and from one address.
@@ -60,6 +61,11 @@ pub(super) fn worker(
         containers,
         disk_reserve: config.disk_reserve,
         inputs: InputLimits::beside(budget),
+        persistent: Bounds {
+            count: config.persistent_workers.count.resolve(config.slots),
+            memory: config.persistent_workers.memory.resolve(platform::total_memory()).unwrap_or(u64::MAX),
+            idle: config.persistent_workers.idle,
+        },
         ..WorkerConfig::new(&config.name, scratch)
     }
 }

@@ -25,6 +25,7 @@ use crate::peer::trust::Trust;
 use crate::peer::{PeerInfo, Peers};
 use crate::platform;
 use crate::rpc::control::ControlSource;
+use crate::worker::local::LocalWorker;
 
 /// Everything a status is made of.
 pub(super) struct StatusSource {
@@ -43,6 +44,7 @@ pub(super) struct StatusSource {
     pub(super) toolchain: watch::Receiver<Arc<str>>,
     pub(super) lender: Lender,
     pub(super) tenancies: Tenancies,
+    pub(super) worker: Arc<LocalWorker>,
     pub(super) safety: Safety,
 }
 
@@ -87,6 +89,7 @@ impl StatusSource {
         let stats = measured.stats.as_ref();
         let tenancies = (self.tenancies)();
         let guests = wire::guests(&tenancies);
+        let warm = self.worker.warm_workers();
         control::Machine {
             name: self.config.name.clone(),
             state: wire::state(duty, &allowance).into(),
@@ -110,6 +113,8 @@ impl StatusSource {
             toolchain: self.toolchain.borrow().to_string(),
             guests: Some(guests),
             tenancies,
+            warm_workers: count(warm.count),
+            warm_worker_bytes: warm.memory,
             ..Default::default()
         }
     }

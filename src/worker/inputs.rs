@@ -32,6 +32,7 @@ mod directories;
 mod file_pool;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod listing;
 mod sketch;
 mod tree_cache;
 
@@ -40,6 +41,8 @@ use closure::Closure;
 use tree_cache::{Tree, TreeCache};
 
 use super::scratch::Sweeper;
+
+pub use listing::InputFile;
 
 /// Modification time of staged entries, 1 January 2000, UTC: equal on every machine and run, old
 /// enough that whatever the action makes is newer, and new enough for archive formats that cannot
@@ -210,6 +213,14 @@ impl Inputs {
         let Marks { read_only, writable } = &tree.marks;
         let (read_only, writable) = (read_only.clone(), writable.clone());
         Ok(StagedInputs { lower: tree.lower(), read_only, writable, _tree: tree, _pins: pins })
+    }
+
+    /// All files of `root`, by path.
+    ///
+    /// # Errors
+    /// [`InputError`].
+    pub async fn files(&self, root: Digest) -> Result<Vec<InputFile>, InputError> {
+        Ok(listing::files(&self.cache.closure(root, self.max_entries).await?))
     }
 
     /// Blobs below `root` that are not on this disk, as far as can be told without those of them that are

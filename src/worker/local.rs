@@ -18,6 +18,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use farmhand_proto::reapi;
@@ -28,6 +29,7 @@ use super::container::Containers;
 use super::guests::Host;
 use super::inputs::{InputError, InputLimits, Inputs, StagedInputs, Stores};
 use super::outputs::{self, Collected, Collection, LinkRoot, MergedRoot, OutputRequest, Place};
+use super::persistent::{Bounds, PersistentWorkers, Warm};
 use super::scratch::Sweeper;
 use super::{
     Door, Exit, InputRoot, Lease, Limits, NestedApis, Network, NoResponse, Outcome, Overlay, PreparedCommand,
@@ -36,7 +38,9 @@ use super::{
 use crate::cas::{ContentAddressableStorage, LocalBlobs, Pins};
 use crate::config::RunningGuests;
 use crate::digest::Digest;
-use crate::platform::{self, ImageName, InputRootPlace, MachineFacts, NetworkAccess, Requirements};
+use crate::platform::{
+    self, ImageName, InputRootPlace, MachineFacts, NetworkAccess, Requirements, total_memory,
+};
 use crate::tasks::Tasks;
 
 mod company;
@@ -44,13 +48,15 @@ mod disk_guard;
 mod failure;
 mod nested;
 mod portion;
+mod prepare;
 mod response;
 mod run_directory;
 mod spills;
 mod timeline;
+mod warm;
 
 use company::{Company, Visit};
-use disk_guard::DiskGuard;
+use disk_guard::{DiskGuard, Watch};
 use failure::{Code, Failure};
 use nested::{Nested, Socket};
 use portion::Portions;
@@ -58,6 +64,8 @@ pub use response::ResourceUsage;
 use run_directory::{RunDirectories, RunDirectory};
 use spills::Spills;
 use timeline::{Stage, Timeline};
+pub use warm::PersistentWorker;
+use warm::Warmed;
 
 /// User and group that actions see themselves as, unless they ask for others.
 const USUAL_ID: u32 = 1000;
@@ -94,6 +102,8 @@ pub struct WorkerConfig {
     /// for Commands that name a program without a directory. `HOME`, `USER`, `LANG` and the like stay
     /// unset: a value made up here would end in outputs without being in the cache key.
     pub environment: Vec<(String, String)>,
+    /// Persistent workers that are kept.
+    pub persistent: Bounds,
 }
 
 /// The worker of this machine.
@@ -110,6 +120,7 @@ pub struct LocalWorker {
     portions: Portions,
     apis: OnceLock<Arc<dyn NestedApis>>,
     company: Arc<Company>,
+    persistent: PersistentWorkers,
 }
 
 /// Inputs on disk, kept as long as this lives.
@@ -141,15 +152,24 @@ struct Attempt<'a> {
     root: Arc<MergedRoot>,
 }
 
+/// What is left beside the outputs when a command ends.
+struct Left {
+    /// What was made for its socket in the input root.
+    place: Option<Place>,
+    /// A process lives on that may have outputs open.
+    are_open: bool,
+}
+
 // === impl WorkerConfig ===
 
 impl WorkerConfig {
     /// The defaults of a machine named `name` with its scratch space in `scratch`: a slot for each
     /// core.
     pub fn new(name: impl Into<String>, scratch: impl Into<PathBuf>) -> Self {
+        let slots = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             name: name.into(),
-            slots: std::thread::available_parallelism().map_or(1, usize::from),
+            slots,
             scratch: scratch.into(),
             input_root: PathBuf::from("/build"),
             limits: Limits::default(),
@@ -159,6 +179,7 @@ impl WorkerConfig {
             inputs: InputLimits::default(),
             output_entries: 1_000_000,
             environment: vec![("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned())],
+            persistent: Bounds { count: slots, memory: total_memory() / 4, idle: Duration::from_secs(600) },
         }
     }
 }
@@ -190,9 +211,24 @@ impl LocalWorker {
         let guard = DiskGuard::start(&config.scratch, config.disk_reserve, tasks);
         let portions = Portions::new(config.slots, config.memory);
         let (spills, company) = (Spills::default(), Company::new());
+        let persistent = PersistentWorkers::start(config.persistent, tasks);
         let Stores { cas, blobs, .. } = stores;
         let apis = OnceLock::new();
-        Ok(Self { config, facts, cas, blobs, runner, inputs, runs, guard, spills, portions, apis, company })
+        Ok(Self {
+            config,
+            facts,
+            cas,
+            blobs,
+            runner,
+            inputs,
+            runs,
+            guard,
+            spills,
+            portions,
+            apis,
+            company,
+            persistent,
+        })
     }
 
     /// Has `apis` serve what runs in actions, from the first time that this is called.
@@ -204,6 +240,11 @@ impl LocalWorker {
     /// What this machine is and has.
     pub fn facts(&self) -> &MachineFacts {
         &self.facts
+    }
+
+    /// The persistent workers that wait for their next request.
+    pub fn warm_workers(&self) -> Warm {
+        self.persistent.warm()
     }
 
     /// Lets at most `most` actions of other machines run from now on: those that came first. What becomes
@@ -365,25 +406,43 @@ impl Worker for LocalWorker {
 // === impl Run ===
 
 impl Run<'_> {
-    /// Runs it over shared inputs: in memory if it is likely to write little, and once more on the
-    /// disk if it does not.
+    /// Runs it over shared inputs: by a persistent worker if it is for one, else in memory if it is likely to
+    /// write little, and once more on the disk if it does not.
     async fn sandboxed(&self, timeline: &mut Timeline) -> Result<reapi::ExecuteResponse, Failure> {
         let staged = tokio::select! {
             biased;
             () = self.cancel.cancelled() => return Err(Failure::Cancelled),
             staged = self.worker.inputs.stage(self.lease.input_root) => Staged::Layers(staged?),
         };
+        let note = match self.warmly(&staged, timeline).await? {
+            Warmed::Response(response) => return Ok(*response),
+            Warmed::Without(note) => note,
+        };
+        let mut response = self.coldly(&staged, timeline).await?;
+        if let Some(note) = note {
+            response.message =
+                if response.message.is_empty() { note } else { response.message + "\n" + &note };
+        }
+        Ok(response)
+    }
+
+    /// Runs it as a command, in memory or on the disk.
+    async fn coldly(
+        &self,
+        staged: &Staged,
+        timeline: &mut Timeline,
+    ) -> Result<reapi::ExecuteResponse, Failure> {
         let mut seat = self.seat().await?;
         let runs = Arc::clone(&self.worker.runs);
         if let Some(memory) = seat.memory().filter(|_| self.writes_little()).cloned() {
-            let attempt = self.attempt(runs.make_layers_in(memory)?, &staged);
+            let attempt = self.attempt(runs.make_layers_in(memory)?, staged);
             match attempt.finish(&mut *seat, timeline).await? {
                 Some(response) => return Ok(response),
                 None => self.worker.spills.note(&self.lease.command),
             }
         }
         let directory = blocking(move || Ok(runs.make_layers()?)).await?;
-        let response = self.attempt(directory, &staged).finish(&mut *seat, timeline).await?;
+        let response = self.attempt(directory, staged).finish(&mut *seat, timeline).await?;
         response.ok_or_else(|| Failure::Lost("a run on the disk wrote too much for memory".into()))
     }
 
@@ -479,108 +538,31 @@ impl Attempt<'_> {
             Err(RunError::MemoryFull) => return Ok(None),
             Err(error) => return Err(Failure::from_run(error)),
         };
+        let place = nested.and_then(|nested| nested.place);
+        self.conclude(&exit, &watch, Left { place, are_open: false }, timeline).await.map(Some)
+    }
+
+    /// Collects what it left.
+    async fn conclude(
+        &self,
+        exit: &Exit,
+        watch: &Watch,
+        left: Left,
+        timeline: &mut Timeline,
+    ) -> Result<reapi::ExecuteResponse, Failure> {
         let _ = self.run.progress.send(Progress::Collecting);
         timeline.enter(Stage::Uploading);
-        let place = nested.and_then(|nested| nested.place);
-        let collected = self.collect(&exit, place).await?;
-        let mut response = response::of_run(&exit, collected);
+        let collected = self.collect(exit, left).await?;
+        let mut response = response::of_run(exit, collected);
         if let Some(excess) = watch.excess() {
             response.status = Some(failure::status(Code::ResourceExhausted, excess.to_string()));
         }
-        Ok(Some(response))
-    }
-
-    async fn prepare(&self) -> Result<(PreparedCommand, Option<Nested>), Failure> {
-        let (door, nested) = self.open_door().await?.unzip();
-        let (merged, request, directory) =
-            (Arc::clone(&self.root), Arc::clone(&self.run.request), Arc::clone(&self.directory));
-        let is_quick = directory.is_in_memory() && request.needs_no_parents();
-        let make = move || {
-            if !request.needs_no_parents() {
-                merged.make_parents(&request)?;
-            }
-            Ok((create(&directory.stdout())?, create(&directory.stderr())?))
-        };
-        let (stdout, stderr) = if is_quick { make()? } else { blocking(make).await? };
-        let lease = self.run.lease;
-        let platform = &lease.platform;
-        let root = self.input_root();
-        let is_whole = matches!(root, InputRoot::Filesystem { .. });
-        let usual_ids = match (&self.run.worker.config.containers, &platform.container) {
-            (Some(containers), Some(_)) => containers.ids(),
-            _ if is_whole => (0, 0),
-            _ => (USUAL_ID, USUAL_ID),
-        };
-        let network = match platform.network {
-            Some(NetworkAccess::Host) => Network::Host,
-            Some(NetworkAccess::Loopback) | None => Network::Loopback,
-        };
-        let command = PreparedCommand {
-            arguments: lease.command.arguments.iter().map(OsString::from).collect(),
-            environment: self.environment(&root),
-            root,
-            working_directory: self.run.request.working_directory.to_path_buf(),
-            stdout,
-            stderr,
-            limits: Limits { timeout: Some(lease.timeout), ..self.run.worker.config.limits },
-            network,
-            ids: (platform.uid.unwrap_or(usual_ids.0), platform.gid.unwrap_or(usual_ids.1)),
-            door,
-            guest: self.run.guest.cloned(),
-        };
-        Ok((command, nested))
-    }
-
-    /// The socket that the action asked for, served from now on.
-    async fn open_door(&self) -> Result<Option<(Door, Nested)>, Failure> {
-        let lease = self.run.lease;
-        let Some(at) = lease.platform.apis_socket.clone() else { return Ok(None) };
-        let Some(apis) = self.run.worker.apis.get() else {
-            return Err(Failure::Lost("no Remote Execution API is offered to actions here".into()));
-        };
-        let (merged, directory) = (Arc::clone(&self.root), Arc::clone(&self.directory));
-        let links = self.run.worker.place(&lease.platform);
-        let make = move || Socket::make(directory.path(), (&merged, &links), &at);
-        blocking(make).await?.open(&**apis, lease, self.run.asked).map(Some)
-    }
-
-    fn input_root(&self) -> InputRoot {
-        let Staged::Layers(staged) = self.staged else {
-            return InputRoot::Plain { directory: self.directory.plain_root() };
-        };
-        let overlay = Overlay {
-            lower: staged.lower.clone(),
-            upper: self.directory.upper(),
-            work: self.directory.work(),
-            read_only: staged.read_only.clone(),
-            writable: staged.writable.clone(),
-        };
-        match self.run.worker.place(&self.run.lease.platform) {
-            LinkRoot::Filesystem => InputRoot::Filesystem { overlay },
-            LinkRoot::At(at) => InputRoot::Mounted { at, overlay },
-        }
-    }
-
-    /// The Command's variables over the configured ones, by name; an image has its own instead of those.
-    /// Without a sandbox `/tmp` is the host's, so such an action is pointed to a directory of its own.
-    fn environment(&self, root: &InputRoot) -> Vec<(OsString, OsString)> {
-        let mut variables: BTreeMap<OsString, OsString> = BTreeMap::new();
-        let is_contained = self.run.lease.platform.container.is_some();
-        for (name, value) in self.run.worker.config.environment.iter().filter(|_| !is_contained) {
-            variables.insert(name.into(), value.into());
-        }
-        if matches!(root, InputRoot::Plain { .. }) && !is_contained {
-            variables.insert("TMPDIR".into(), self.directory.plain_tmp().into());
-        }
-        for variable in &self.run.lease.command.environment_variables {
-            variables.insert((&variable.name).into(), (&variable.value).into());
-        }
-        variables.into_iter().collect()
+        Ok(response)
     }
 
     /// Stores logs and outputs. Of a cancelled action, whose outputs nobody wants, only the logs;
     /// of one that ran out of time, the outputs too, since clients look at them.
-    async fn collect(&self, exit: &Exit, place: Option<Place>) -> Result<Collected, Failure> {
+    async fn collect(&self, exit: &Exit, left: Left) -> Result<Collected, Failure> {
         if self.left_nothing() {
             return Ok(Collected::default());
         }
@@ -592,12 +574,13 @@ impl Attempt<'_> {
             function: self.run.lease.function(),
             spool: directory.path().to_owned(),
             max_entries: self.run.worker.config.output_entries,
+            are_open: left.are_open,
         };
         let collected = blocking(move || {
             let stdout = outputs::store_log(&collection, &directory.stdout())?;
             let stderr = outputs::store_log(&collection, &directory.stderr())?;
             let mut collected = Collected::default();
-            if let Some(place) = &place {
+            if let Some(place) = &left.place {
                 root.remove_place(place)?;
             }
             if with_outputs {

@@ -11,7 +11,8 @@
 //! give equal Tree bytes; when [`collect`] returns, every blob it names is stored, except for the unchanged
 //! inputs, which it lists. Sockets, pipes and devices are left out, with a note for people.
 //!
-//! It may only be called when no process of the action is left.
+//! It may only be called when no process of the action is left, or with [`Collection::are_open`]: then nothing
+//! enters the store but copies, which are hashed themselves.
 
 use std::collections::HashSet;
 use std::ffi::CString;
@@ -90,6 +91,8 @@ pub struct Collection {
     pub spool: PathBuf,
     /// Entries of all outputs together.
     pub max_entries: u64,
+    /// Whether a process may have the outputs open still, and write to them.
+    pub are_open: bool,
 }
 
 /// What came of an action.
@@ -126,7 +129,7 @@ pub fn collect(
 ) -> Result<Collected, OutputError> {
     let mut collector = Collector {
         request,
-        files: FileStore::new(collection.blobs, collection.function, collection.spool),
+        files: FileStore::new(collection.blobs, collection.function, collection.spool, collection.are_open),
         entries: 0,
         max_entries: collection.max_entries,
         done: Collected::default(),
@@ -144,8 +147,8 @@ pub fn collect(
 /// # Errors
 /// [`OutputError`].
 pub fn store_log(collection: &Collection, path: &std::path::Path) -> Result<Digest, OutputError> {
-    FileStore::new(Arc::clone(&collection.blobs), collection.function, collection.spool.clone())
-        .keep_log(path)
+    let (blobs, spool) = (Arc::clone(&collection.blobs), collection.spool.clone());
+    FileStore::new(blobs, collection.function, spool, false).keep_log(path)
 }
 
 // === impl OutputError ===

@@ -12,6 +12,7 @@
 //! - `template` and `etc`: the root directory that all actions share, built once;
 //! - `enter`: what is the action's own: its overlay, its directories in memory, its network
 //!   (`network`), its ids; then it has no capability left;
+//! - `parts`: the input root of a command that is kept, exchanged for each request;
 //! - `cgroup`: what bounds the memory of all actions together, where the kernel lets us;
 //! - `processes` and `condition`: what else has to be right between actions;
 //! - `memory`: where actions that write little do so;
@@ -42,6 +43,7 @@ mod job;
 mod launch;
 mod memory;
 mod network;
+mod parts;
 mod pool;
 mod probe;
 mod processes;

@@ -44,6 +44,11 @@ impl Cursor {
         Ok(Self { fd: rustix::fs::open(path, DIRECTORY, Mode::empty())? })
     }
 
+    /// Stands at the directory that `fd` has open for reading.
+    pub(super) fn at(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
     /// Goes down into the subdirectory `name`. One that its owner may not read is made readable
     /// first: the trees of actions are ours.
     pub(super) fn enter(&mut self, name: &CStr) -> io::Result<()> {
@@ -125,11 +130,14 @@ pub(super) fn remove_tree(path: &Path, proceed: impl Fn() -> bool) -> io::Result
         return Err(io::ErrorKind::InvalidInput.into());
     };
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-    let mut cursor = match Cursor::open(parent) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
-    };
-    let name = c_name(name)?;
+    match Cursor::open(parent) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => remove_entry(other?, c_name(name)?, proceed),
+    }
+}
+
+/// Removes the entry `name` of the place of `cursor`, in the same way.
+pub(super) fn remove_entry(mut cursor: Cursor, name: CString, proceed: impl Fn() -> bool) -> io::Result<()> {
     match rustix::fs::unlinkat(cursor.fd(), name.as_c_str(), AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}

@@ -34,6 +34,7 @@ mod log_streams;
 mod metadata;
 mod node_log;
 mod outputs;
+mod persistent_workers;
 mod pins;
 mod platform;
 mod priorities;

@@ -152,6 +152,12 @@ pub struct Machine {
     /// alike, empty where it is not known.
     #[prost(string, tag = "33")]
     pub toolchain: ::prost::alloc::string::String,
+    /// Persistent workers that wait there for their next action, and bytes of memory they have; told of the
+    /// machine that answers only.
+    #[prost(uint32, tag = "34")]
+    pub warm_workers: u32,
+    #[prost(uint64, tag = "35")]
+    pub warm_worker_bytes: u64,
 }
 /// Nested message and enum types in `Machine`.
 pub mod machine {

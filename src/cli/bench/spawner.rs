@@ -114,6 +114,7 @@ impl Spawners {
             environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
             root,
             working_directory: PathBuf::new(),
+            stdin: None,
             stdout: File::create(directory.join("stdout"))?,
             stderr: File::create(directory.join("stderr"))?,
             limits: Limits::default(),

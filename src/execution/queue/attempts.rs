@@ -200,6 +200,7 @@ impl Queue {
         let Assigned { run: id, worker, person, build, grant, is_ahead } = assigned;
         let run = self.runs.get_mut(&id).expect("invariant: what waits or runs is known");
         let attempt = run.begin(id, &worker, self.now);
+        self.placement.send(&run.action, &worker);
         let expected = self.placement.expected(run.like, &worker);
         let due = (self.now.instant - self.made_at) + expected.unwrap_or_default();
         self.pool.expect(&worker, due);

@@ -117,7 +117,9 @@ impl Bench {
         for left in ["runs/0/left-over", "trash-0/x", "not-ours"] {
             fs::create_dir_all(scratch.path().join(left)).unwrap();
         }
-        let config = WorkerConfig { slots: 4, ..WorkerConfig::new("bench", scratch.path()) };
+        // Whoever waits for all tasks would wait for the one that looks after them.
+        let persistent = Bounds { count: 0, memory: 0, idle: Duration::ZERO };
+        let config = WorkerConfig { slots: 4, persistent, ..WorkerConfig::new("bench", scratch.path()) };
         let worker = LocalWorker::open(
             config,
             MachineFacts::detect(runner.sandboxed),

@@ -29,14 +29,21 @@ pub(super) struct FileStore {
     function: DigestFunction,
     spool: PathBuf,
     spooled: u64,
+    /// Whether files are copied before they are looked at.
+    copies_first: bool,
     /// What is known of inodes that may come by again: their mode may have changed since.
     known: HashMap<(u64, u64), (Digest, Attributes)>,
     buffer: Vec<u8>,
 }
 
 impl FileStore {
-    pub(super) fn new(blobs: Arc<dyn LocalBlobs>, function: DigestFunction, spool: PathBuf) -> Self {
-        Self { blobs, function, spool, spooled: 0, known: HashMap::new(), buffer: Vec::new() }
+    pub(super) fn new(
+        blobs: Arc<dyn LocalBlobs>,
+        function: DigestFunction,
+        spool: PathBuf,
+        copies_first: bool,
+    ) -> Self {
+        Self { blobs, function, spool, spooled: 0, copies_first, known: HashMap::new(), buffer: Vec::new() }
     }
 
     pub(super) fn function(&self) -> DigestFunction {
@@ -63,6 +70,12 @@ impl FileStore {
             return Ok(*known);
         }
         let attributes = Attributes::of(&stat);
+        if self.copies_first {
+            let path = self.copy(&file).map_err(failed)?;
+            let digest = self.keep_log(&path)?;
+            discard(&path).map_err(failed)?;
+            return Ok((digest, attributes));
+        }
         let digest = self.hash(&mut file).map_err(failed)?;
         if digest.size() <= SMALL {
             self.blobs.store(&digest, &self.buffer[..digest.size() as usize])?;
@@ -76,7 +89,7 @@ impl FileStore {
         Ok((digest, attributes))
     }
 
-    /// Stores the log at `path`, which nobody writes any more. An absent one is empty.
+    /// Stores the log (or the copy) at `path`, which nobody writes any more. An absent one is empty.
     pub(super) fn keep_log(&mut self, path: &Path) -> Result<Digest, OutputError> {
         let failed = |error| OutputError::io(path.to_string_lossy(), error);
         let mut file = match File::open(path) {
@@ -118,19 +131,35 @@ impl FileStore {
     /// that contain this one too. Files with further names are copied, since the action may have put
     /// one where it outlives the run.
     fn spool(&mut self, dir: BorrowedFd<'_>, name: &CStr, file: &File, stat: &Stat) -> io::Result<PathBuf> {
-        self.spooled += 1;
-        let path = self.spool.join(format!("output-{}", self.spooled));
+        let path = self.next_in_spool();
         let single = u64::from(stat.st_nlink as u32) == 1;
         if single && rustix::fs::linkat(dir, name, CWD, &path, AtFlags::empty()).is_ok() {
             return Ok(path);
         }
-        let mut copy = File::create_new(&path)?;
-        if rustix::fs::ioctl_ficlone(&copy, file).is_err() {
-            rustix::fs::seek(file, rustix::fs::SeekFrom::Start(0))?;
-            io::copy(&mut &*file, &mut copy)?;
-        }
+        copy_to(&path, file)?;
         Ok(path)
     }
+
+    /// A file that is nobody else's, with the bytes of this one.
+    fn copy(&mut self, file: &File) -> io::Result<PathBuf> {
+        let path = self.next_in_spool();
+        copy_to(&path, file)?;
+        Ok(path)
+    }
+
+    fn next_in_spool(&mut self) -> PathBuf {
+        self.spooled += 1;
+        self.spool.join(format!("output-{}", self.spooled))
+    }
+}
+
+fn copy_to(path: &Path, file: &File) -> io::Result<()> {
+    let mut copy = File::create_new(path)?;
+    if rustix::fs::ioctl_ficlone(&copy, file).is_err() {
+        rustix::fs::seek(file, rustix::fs::SeekFrom::Start(0))?;
+        io::copy(&mut &*file, &mut copy)?;
+    }
+    Ok(())
 }
 
 /// Opens a regular file for reading, whatever its mode.

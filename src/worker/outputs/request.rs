@@ -106,6 +106,13 @@ impl OutputRequest {
         self.paths.is_empty()
     }
 
+    /// Whether no output is an entry of the working directory, of one above it, or one of these itself.
+    pub fn are_below_the_top(&self) -> bool {
+        let way = self.working_directory.components();
+        let is_on_way = |parent: RootPath| way.starts_with(parent.components());
+        self.paths.iter().all(|path| path.place.parent().is_some_and(|parent| !is_on_way(parent)))
+    }
+
     /// Whether the input root lacks nothing that has to be there before the command runs.
     pub fn needs_no_parents(&self) -> bool {
         self.parents().is_empty()
@@ -190,6 +197,26 @@ mod tests {
         let both =
             reapi::Command { output_files: vec!["x".into()], output_directories: vec!["./x".into()], ..old };
         assert_eq!(OutputRequest::parse(&both), Err(RequestError::BothKinds("./x".into())));
+    }
+
+    #[test]
+    fn outputs_at_the_top_are_told_from_others() {
+        let asks = |working_directory: &str, outputs: &[&str]| {
+            let output_paths = outputs.iter().map(ToString::to_string).collect();
+            let working_directory = working_directory.into();
+            let command = reapi::Command { working_directory, output_paths, ..Default::default() };
+            OutputRequest::parse(&command).unwrap().are_below_the_top()
+        };
+        for (way, outputs) in
+            [("", &["out/x", "a/b/c"][..]), ("main", &["out/x", "../out/x"]), ("a/b", &["../c/d"])]
+        {
+            assert!(asks(way, outputs), "{outputs:?} from {way:?}");
+        }
+        for (way, output) in
+            [("", "x"), ("", "."), ("main", "x"), ("main", "."), ("a/b", "../x"), ("a/b", "../../x")]
+        {
+            assert!(!asks(way, &["out/x/y", output]), "{output:?} from {way:?}");
+        }
     }
 
     #[test]

@@ -93,6 +93,7 @@ impl Fixture {
             function: SHA256,
             spool: spool.path().to_owned(),
             max_entries,
+            are_open: false,
         };
         let collected = collect(&self.root(), &OutputRequest::parse(command).unwrap(), collection);
         assert_eq!(fs::read_dir(spool.path()).unwrap().count(), 0, "nothing is left in the spool");
@@ -545,6 +546,7 @@ fn logs() {
         function: SHA256,
         spool: fixture.dir.path().to_owned(),
         max_entries: 0,
+        are_open: false,
     };
     assert_eq!(store_log(&collection, Path::new("/no/such/log")).unwrap(), Digest::empty(SHA256));
     for size in [0, 10, 32 * 1024, 300_000, 256 * 1024] {

@@ -13,7 +13,7 @@ use rustix::net::{
 use super::wire::{HEADER, MAX_MESSAGE, Reply, Request};
 
 /// Descriptors that come with a frame at most.
-const MAX_DESCRIPTORS: usize = 2;
+const MAX_DESCRIPTORS: usize = 3;
 
 /// The socket to the daemon.
 pub(super) struct Channel(OwnedFd);

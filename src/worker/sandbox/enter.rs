@@ -31,7 +31,7 @@ const WORK_DIRECTORIES: [&str; 3] = ["work", "work/incompat", "work/incompat/vol
 /// Where the command starts, as it sees it.
 pub(super) fn working_directory(order: &Order) -> PathBuf {
     let root = match &order.root {
-        InputRoot::Mounted { at, .. } => at.as_path(),
+        InputRoot::Mounted { at, .. } | InputRoot::Parted { at, .. } => at.as_path(),
         InputRoot::Filesystem { .. } => Path::new("/"),
         InputRoot::Plain { directory } => directory.as_path(),
     };
@@ -44,17 +44,17 @@ pub(super) fn working_directory(order: &Order) -> PathBuf {
 }
 
 /// What an action's file system is made of: mounts that are not mounted anywhere yet.
-pub(super) struct Parts {
-    overlay: OwnedFd,
+pub(super) struct Mounts {
+    pub(super) overlay: OwnedFd,
     /// A socket of the host.
     door: Option<OwnedFd>,
 }
 
-/// In the spawner, at home: makes the parts of the file system of the action.
-pub(super) fn make_parts(order: &Order) -> Result<Parts, Failure> {
+/// In the spawner, at home: makes the mounts of the file system of the action.
+pub(super) fn make_mounts(order: &Order) -> Result<Mounts, Failure> {
     let overlay = make_root(&order.root)?;
     let door = order.door.as_ref().map(|(socket, _)| copy_socket(socket)).transpose()?;
-    Ok(Parts { overlay, door })
+    Ok(Mounts { overlay, door })
 }
 
 /// A mount of nothing but that socket. It leads to who listens there, wherever it is mounted.
@@ -68,10 +68,14 @@ fn copy_socket(socket: &Path) -> Result<OwnedFd, Failure> {
 pub(super) fn make_root(root: &InputRoot) -> Result<OwnedFd, Failure> {
     let host = open_host()?;
     match root {
-        InputRoot::Mounted { at, .. } if !at.is_absolute() || at.parent().is_none() => {
+        InputRoot::Mounted { at, .. } | InputRoot::Parted { at, .. }
+            if !at.is_absolute() || at.parent().is_none() =>
+        {
             Err(Failure::at("mount the input root at", at)(Errno::INVAL))
         }
-        InputRoot::Mounted { overlay, .. } => mount_overlay(host.as_fd(), overlay, false),
+        InputRoot::Mounted { overlay, .. } | InputRoot::Parted { overlay, .. } => {
+            mount_overlay(host.as_fd(), overlay, false)
+        }
         InputRoot::Filesystem { overlay } => {
             let bare = lacks_mount_points(host.as_fd(), overlay);
             mount_overlay(host.as_fd(), overlay, bare)
@@ -80,19 +84,26 @@ pub(super) fn make_root(root: &InputRoot) -> Result<OwnedFd, Failure> {
     }
 }
 
-/// In the child: puts the parts in their places and enters the network.
-pub(super) fn enter(order: &Order, parts: &Parts, network: Option<&Loopback>) -> Result<(), Failure> {
+/// In the spawner, at home: makes an overlay, not yet mounted anywhere.
+pub(super) fn make_overlay_of(overlay: &Overlay) -> Result<OwnedFd, Failure> {
+    mount_overlay(open_host()?.as_fd(), overlay, false)
+}
+
+/// In the child: puts the mounts in their places and enters the network.
+pub(super) fn enter(order: &Order, mounts: &Mounts, network: Option<&Loopback>) -> Result<(), Failure> {
     if let Some(network) = network {
         network.enter().map_err(Failure::step("enter the network"))?;
     }
-    let door = parts.door.as_ref().zip(order.door.as_ref().map(|(_, at)| at.as_path()));
-    let mount = parts.overlay.as_fd();
+    let door = mounts.door.as_ref().zip(order.door.as_ref().map(|(_, at)| at.as_path()));
+    let mount = mounts.overlay.as_fd();
     match &order.root {
         InputRoot::Mounted { at, overlay } => {
             enter_mounted(at, mount, overlay)?;
             door.map_or(Ok(()), |(socket, at)| open_door(mount, socket.as_fd(), at))
         }
         InputRoot::Filesystem { overlay } => enter_filesystem(mount, overlay, door),
+        // The spawner has done so.
+        InputRoot::Parted { .. } => Ok(()),
         InputRoot::Plain { .. } => Err(Failure::step("mount the input root")(Errno::INVAL)),
     }
 }
@@ -275,7 +286,8 @@ fn move_into(root: BorrowedFd<'_>, source: &Path, name: &Path) -> Result<(), Fai
         .map_err(Failure::at("mount in the new root", name))
 }
 
-fn move_to(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<(), Errno> {
+/// Moves a detached mount, or one of this namespace, to where `place` is.
+pub(super) fn move_to(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount, "", place, "", flags)
 }

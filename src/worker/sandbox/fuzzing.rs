@@ -13,6 +13,8 @@ pub(crate) fn recode_request(message: &[u8]) -> Option<Vec<u8>> {
     let frame = match Request::decode(message).ok()? {
         Request::Kill => Request::kill_frame(),
         Request::StandStill(still) => Request::stand_still_frame(still),
+        Request::Change(overlay) => Request::change_frame(&overlay),
+        Request::Rest => Request::rest_frame(),
         Request::Run(order) => {
             let null = || File::open("/dev/null").expect("every machine has it");
             Request::run_frame(&PreparedCommand {
@@ -20,6 +22,7 @@ pub(crate) fn recode_request(message: &[u8]) -> Option<Vec<u8>> {
                 environment: order.environment,
                 root: order.root,
                 working_directory: order.working_directory,
+                stdin: None,
                 stdout: null(),
                 stderr: null(),
                 limits: order.limits,

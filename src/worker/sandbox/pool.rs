@@ -18,7 +18,6 @@ use rustix::net::{
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::cgroup::ActionGroup;
@@ -26,7 +25,9 @@ use super::job::Job;
 use super::memory::{MEMORY, Memory};
 use super::wire::{Failure, HEADER, MAX_MESSAGE, Reply, Request};
 use crate::worker::slots::{Slot, Slots};
-use crate::worker::{Exit, Outcome, Overlay, PreparedCommand, RunError, Runner, Seat};
+use crate::worker::{Exit, Kept, Outcome, Overlay, PreparedCommand, RunError, Runner, Seat, differs};
+
+mod kept;
 
 /// The longest reply a spawner may send.
 const MAX_REPLY: usize = 64 << 10;
@@ -248,18 +249,18 @@ impl Seat for SpawnerSeat {
             }
             Ok(Reply::Failed(failure)) => {
                 self.spawner = Some(spawner);
-                Err(match failure {
-                    Failure::Program(errno) => program(&command, errno.into()),
-                    Failure::WorkingDirectory(errno) => RunError::WorkingDirectory { source: errno.into() },
-                    Failure::MemoryFull => RunError::MemoryFull,
-                    Failure::Setup { step, errno } => setup(step, errno.into()),
-                })
+                Err(refusal(failure, &command))
             }
-            Ok(Reply::Ready) | Err(_) => {
+            Ok(Reply::Ready | Reply::Settled | Reply::Resting(_)) | Err(_) => {
                 spawner.end().await;
                 Err(RunError::SpawnerLost)
             }
         }
+    }
+
+    async fn keep(mut self: Box<Self>, command: PreparedCommand) -> Result<Box<dyn Kept>, RunError> {
+        let spawner = self.spawner.take().ok_or(RunError::SpawnerLost)?;
+        kept::start(spawner, command).await
     }
 }
 
@@ -300,7 +301,7 @@ impl Spawner {
                 spawner.end().await;
                 Err(setup(step, errno.into()))
             }
-            Reply::Failed(_) | Reply::Ended { .. } => {
+            Reply::Failed(_) | Reply::Ended { .. } | Reply::Settled | Reply::Resting(_) => {
                 drop(spawner.process.start_kill());
                 Err(RunError::SpawnerLost)
             }
@@ -334,8 +335,7 @@ impl Spawner {
         command: &PreparedCommand,
         cancel: &CancellationToken,
     ) -> io::Result<Reply> {
-        let sent = self.send_with(frame, [command.stdout.as_fd(), command.stderr.as_fd()]).await?;
-        self.socket.write_all(&frame[sent..]).await?;
+        self.order(frame, command).await?;
         let (mut reader, mut writer) = self.socket.split();
         let mut reply = std::pin::pin!(read_reply(&mut reader));
         let (mut guest, mut is_still) = (command.guest.clone(), false);
@@ -354,12 +354,20 @@ impl Spawner {
         reply.await
     }
 
+    /// Sends the order to run a command.
+    async fn order(&mut self, frame: &[u8], command: &PreparedCommand) -> io::Result<()> {
+        let streams = [Some(&command.stdout), Some(&command.stderr), command.stdin.as_ref()];
+        let streams: Vec<_> = streams.into_iter().flatten().map(AsFd::as_fd).collect();
+        let sent = self.send_with(frame, &streams).await?;
+        self.socket.write_all(&frame[sent..]).await
+    }
+
     /// Sends the first part of `frame`, and with it the descriptors. Returns its length.
-    async fn send_with(&self, frame: &[u8], descriptors: [BorrowedFd<'_>; 2]) -> io::Result<usize> {
+    async fn send_with(&self, frame: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
         let send = || {
-            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
             let mut ancillary = SendAncillaryBuffer::new(&mut space);
-            ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+            ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
             let parts = [io::IoSlice::new(frame)];
             Ok(sendmsg(&self.socket, &parts, &mut ancillary, SendFlags::NOSIGNAL)?)
         };
@@ -390,18 +398,6 @@ async fn fires(token: Option<CancellationToken>) {
     }
 }
 
-/// Waits until a guest is to do otherwise than it does: to stand still, or to go on. Never ends for what is
-/// no guest.
-async fn differs(guest: &mut Option<watch::Receiver<bool>>, is_still: bool) {
-    let told = match guest {
-        Some(guest) => guest.wait_for(|still| *still != is_still).await.is_ok(),
-        None => false,
-    };
-    if !told {
-        std::future::pending().await
-    }
-}
-
 /// The first bytes that are there, and a descriptor if one came with them.
 fn receive(socket: &UnixStream) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
     let mut bytes = vec![0; HEADER];
@@ -429,6 +425,16 @@ async fn read_reply(socket: &mut (impl AsyncRead + Unpin)) -> io::Result<Reply> 
     let mut message = vec![0; length];
     socket.read_exact(&mut message).await?;
     Reply::decode(&message).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Why a spawner did not run `command`.
+fn refusal(failure: Failure, command: &PreparedCommand) -> RunError {
+    match failure {
+        Failure::Program(errno) => program(command, errno.into()),
+        Failure::WorkingDirectory(errno) => RunError::WorkingDirectory { source: errno.into() },
+        Failure::MemoryFull => RunError::MemoryFull,
+        Failure::Setup { step, errno } => setup(step, errno.into()),
+    }
 }
 
 fn program(command: &PreparedCommand, source: io::Error) -> RunError {

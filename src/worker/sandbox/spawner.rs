@@ -6,6 +6,8 @@
 //! the other: it is empty in between, each action has user, mount, IPC and network namespaces to
 //! itself, and a spawner that finds itself changed by an action (see [`Condition`]) retires.
 //!
+//! A command that is kept (`keeper`) has the spawner to itself until it ends.
+//!
 //! Because the command is not the first process of its namespace, signals mean to it what they
 //! mean outside.
 //!
@@ -25,15 +27,18 @@ use rustix::time::{ClockId, clock_gettime};
 use super::cgroup;
 use super::channel::Channel;
 use super::condition::Condition;
-use super::enter::{self, Parts};
+use super::enter::{self, Mounts};
 use super::guardian::Guardian;
 use super::launch::{self, Launch, Ready};
 use super::memory::{MEMORY, Memory, Watch};
 use super::network::Loopback;
+use super::parts::Parts;
 use super::sys::{self, ChildStack, Reaped};
 use super::template::{Copy, Template};
 use super::wire::{Failure, Order, Reply, Request};
-use crate::worker::{Exit, InputRoot, Network, Outcome, Usage, plain};
+use crate::worker::{Exit, InputRoot, Network, Outcome, Overlay, Usage, plain};
+
+mod keeper;
 
 /// Serves one daemon.
 pub(super) struct Spawner {
@@ -60,6 +65,8 @@ struct Sandbox {
     network: Option<Loopback>,
     /// Mount namespace of the action that runs or has just ended.
     mounts: Option<Copy>,
+    /// Input root of the kept command that runs or has just ended.
+    parts: Option<Parts>,
 }
 
 /// The main process of an action, and what all of its processes that have ended so far used.
@@ -74,7 +81,6 @@ struct Running {
 }
 
 /// What woke a supervising spawner.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Event {
     ChildEnded,
     /// It is time to look at the directory in memory.
@@ -82,6 +88,10 @@ enum Event {
     TimeOver,
     Kill,
     StandStill(bool),
+    /// Other layers for the kept command.
+    Change(Box<Overlay>),
+    /// The kept command is to rest.
+    Rest,
     DaemonGone,
 }
 
@@ -96,7 +106,7 @@ impl Spawner {
         seat: Option<cgroup::Seat>,
     ) -> Result<Self, Failure> {
         let condition = Condition::now();
-        let sandbox = Sandbox { template, condition, network: None, mounts: None };
+        let sandbox = Sandbox { template, condition, network: None, mounts: None, parts: None };
         let mut spawner = Self::new(children, guardian, Containment::Sandbox(Box::new(sandbox)), seat)?;
         spawner.stock_network()?;
         Ok(spawner)
@@ -152,16 +162,18 @@ impl Spawner {
         streams: Vec<OwnedFd>,
         channel: &Channel,
     ) -> Result<Option<Exit>, Failure> {
-        let [stdout, stderr] = <[OwnedFd; 2]>::try_from(streams)
-            .map_err(|_| Failure::step("take the streams")(Errno::BADMSG))?;
-        let stdin = launch::copy(self.null.as_fd())?;
+        let mut streams = streams.into_iter();
+        let (Some(stdout), Some(stderr)) = (streams.next(), streams.next()) else {
+            return Err(Failure::step("take the streams")(Errno::BADMSG));
+        };
+        let stdin = streams.next().map_or_else(|| launch::copy(self.null.as_fd()), Ok)?;
         let launch = Launch::new(order, &enter::working_directory(order), [stdin, stdout, stderr])?;
-        let parts = self.containment.prepare(order)?;
+        let made = self.containment.prepare(order)?;
         if let Some(seat) = &mut self.seat {
             seat.give_to(order.is_guest);
         }
         let started = now();
-        let main = match self.start(order, parts.as_ref(), &launch.ready()) {
+        let main = match self.start(order, made.as_ref(), &launch.ready()) {
             Ok(main) => main,
             Err(failure) => {
                 self.kill_rest(&mut |_| ());
@@ -169,18 +181,23 @@ impl Spawner {
             }
         };
         let running = Running::new(main, started);
+        if matches!(order.root, InputRoot::Parted { .. }) {
+            // The other ends of its streams are the daemon's alone, and its overlay is taken away some time.
+            drop((launch, made));
+            return self.keep(running, channel);
+        }
         let watch = self.containment.watch(order);
         self.supervise(running, order.limits.timeout, channel, watch.as_ref())
     }
 
     /// Starts the main process.
-    fn start(&mut self, order: &Order, parts: Option<&Parts>, ready: &Ready<'_>) -> Result<Pid, Failure> {
+    fn start(&mut self, order: &Order, made: Option<&Mounts>, ready: &Ready<'_>) -> Result<Pid, Failure> {
         // The child tells through memory how far it came.
         let mut failure = Failure::step("start the child")(Errno::CHILD);
         let executing = AtomicBool::new(false);
         let containment = &self.containment;
         let child = sys::spawn_sharing(&mut self.stack, 0, &mut || {
-            failure = match containment.contain(order, parts, ready) {
+            failure = match containment.contain(order, made, ready) {
                 Err(failure) => failure,
                 Ok(()) => {
                     executing.store(true, Ordering::SeqCst);
@@ -224,7 +241,8 @@ impl Spawner {
                 }
                 Event::TimeOver => break Some(Outcome::TimedOut),
                 Event::Kill => break Some(Outcome::Cancelled),
-                Event::DaemonGone => break None,
+                // The others are for what is kept.
+                Event::DaemonGone | Event::Change(_) | Event::Rest => break None,
             }
         };
         let wall = running.time();
@@ -256,6 +274,8 @@ impl Spawner {
         Ok(match channel.receive() {
             Some((Request::Kill, _)) => Event::Kill,
             Some((Request::StandStill(still), _)) => Event::StandStill(still),
+            Some((Request::Change(overlay), _)) => Event::Change(overlay),
+            Some((Request::Rest, _)) => Event::Rest,
             _ => Event::DaemonGone,
         })
     }
@@ -307,6 +327,7 @@ impl Spawner {
     fn tidy(&mut self) -> Result<(), Failure> {
         if let Containment::Sandbox(sandbox) = &mut self.containment {
             sandbox.template.go_home()?;
+            sandbox.parts = None;
             if let Some(mounts) = sandbox.mounts.take() {
                 self.guardian.close(mounts);
             }
@@ -339,13 +360,16 @@ impl Spawner {
 // === impl Containment ===
 
 impl Containment {
-    /// Makes ready what the next child is to find. Returns the parts of its file system.
-    fn prepare(&mut self, order: &Order) -> Result<Option<Parts>, Failure> {
+    /// Makes ready what the next child is to find. Returns the mounts of its file system.
+    fn prepare(&mut self, order: &Order) -> Result<Option<Mounts>, Failure> {
         let Self::Sandbox(sandbox) = self else { return Ok(None) };
         sandbox.template.prepare(order)?;
-        let parts = enter::make_parts(order)?;
+        let made = enter::make_mounts(order)?;
         sandbox.mounts = Some(sandbox.template.enter_copy()?);
-        Ok(Some(parts))
+        if let InputRoot::Parted { at, .. } = &order.root {
+            sandbox.parts = Some(Parts::mount(at, &order.working_directory, &made.overlay)?);
+        }
+        Ok(Some(made))
     }
 
     fn memory(&self) -> Option<&Memory> {
@@ -362,12 +386,12 @@ impl Containment {
     }
 
     /// In the child: all that comes before exec.
-    fn contain(&self, order: &Order, parts: Option<&Parts>, ready: &Ready<'_>) -> Result<(), Failure> {
+    fn contain(&self, order: &Order, made: Option<&Mounts>, ready: &Ready<'_>) -> Result<(), Failure> {
         launch::volunteer();
-        match (self, parts) {
-            (Self::Sandbox(sandbox), Some(parts)) => {
+        match (self, made) {
+            (Self::Sandbox(sandbox), Some(made)) => {
                 let network = sandbox.network.as_ref().filter(|_| order.network == Network::Loopback);
-                enter::enter(order, parts, network)?;
+                enter::enter(order, made, network)?;
                 enter::become_user(order.ids)?;
                 ready.settle()
             }

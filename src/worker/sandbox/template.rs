@@ -133,7 +133,9 @@ impl Template {
         self.processes.set(order.limits.processes)?;
         match &order.root {
             // Below `/tmp` it is made in the action's own.
-            InputRoot::Mounted { at, .. } if !at.starts_with("/tmp") => self.make_mount_point(at)?,
+            InputRoot::Mounted { at, .. } | InputRoot::Parted { at, .. } if !at.starts_with("/tmp") => {
+                self.make_mount_point(at)?;
+            }
             _ => self.remove_mount_point(),
         }
         self.stock()
@@ -157,6 +159,11 @@ impl Template {
         let copy = self.spare.take().ok_or(Failure::step("take a mount namespace")(Errno::NOENT))?;
         enter(&copy.0)?;
         Ok(copy)
+    }
+
+    /// Moves this process into a copy that it has been in.
+    pub(super) fn enter_again(copy: &Copy) -> Result<(), Failure> {
+        enter(&copy.0)
     }
 
     /// Moves this process out of a copy. Does nothing at home.

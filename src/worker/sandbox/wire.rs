@@ -4,7 +4,8 @@
 //! that are no message are an error, never a panic and never a large allocation.
 //!
 //! A frame on the socket is its length (4 bytes, little endian) and that many bytes of message.
-//! The frame of a [`Request::Run`] carries two descriptors: stdout and stderr of the command.
+//! The frame of a [`Request::Run`] carries two descriptors, stdout and stderr of the command, or three: the last is
+//! its stdin.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -30,6 +31,10 @@ pub(super) enum Request {
     Kill,
     /// Have what runs stand still, or go on; without effect if nothing runs.
     StandStill(bool),
+    /// Put these layers in the place of those that the kept command sees, and have it go on.
+    Change(Box<Overlay>),
+    /// Have the kept command stand still, and tell what it used.
+    Rest,
 }
 
 /// A [`PreparedCommand`] without its descriptors.
@@ -61,8 +66,12 @@ pub(super) enum Reply {
         /// The spawner was tampered with and ends now: start another.
         retiring: bool,
     },
-    /// The command could not be started.
+    /// The command could not be started, or could not go on and is gone.
     Failed(Failure),
+    /// The kept command runs, and sees the layers it was given last.
+    Settled,
+    /// The kept command stands still. It has used so much, and has this memory now.
+    Resting(Usage),
 }
 
 /// Why a command could not be started.
@@ -112,6 +121,21 @@ impl Request {
         writer.frame()
     }
 
+    /// The frame of a [`Request::Change`].
+    pub(super) fn change_frame(overlay: &Overlay) -> Vec<u8> {
+        let mut writer = Writer::new();
+        writer.byte(3);
+        writer.overlay(overlay);
+        writer.frame()
+    }
+
+    /// The frame of a [`Request::Rest`].
+    pub(super) fn rest_frame() -> Vec<u8> {
+        let mut writer = Writer::new();
+        writer.byte(4);
+        writer.frame()
+    }
+
     /// The frame of a [`Request::Run`] for `command`.
     pub(super) fn run_frame(command: &PreparedCommand) -> Vec<u8> {
         let mut writer = Writer::new();
@@ -150,6 +174,8 @@ impl Request {
             0 => Self::Run(Box::new(reader.order()?)),
             1 => Self::Kill,
             2 => Self::StandStill(reader.flag()?),
+            3 => Self::Change(Box::new(reader.overlay()?)),
+            4 => Self::Rest,
             _ => return Err(Malformed),
         };
         reader.end(request)
@@ -183,6 +209,11 @@ impl Reply {
                 writer.errno(*errno);
             }
             Self::Failed(Failure::MemoryFull) => writer.byte(5),
+            Self::Settled => writer.byte(6),
+            Self::Resting(usage) => {
+                writer.byte(7);
+                writer.usage(usage);
+            }
         }
         writer.frame()
     }
@@ -200,6 +231,8 @@ impl Reply {
             }
             4 => Self::Failed(Failure::WorkingDirectory(reader.errno()?)),
             5 => Self::Failed(Failure::MemoryFull),
+            6 => Self::Settled,
+            7 => Self::Resting(reader.usage()?),
             _ => return Err(Malformed),
         };
         reader.end(reply)
@@ -293,6 +326,11 @@ impl Writer {
                 self.byte(2);
                 self.path(directory);
             }
+            InputRoot::Parted { at, overlay } => {
+                self.byte(3);
+                self.path(at);
+                self.overlay(overlay);
+            }
         }
     }
 
@@ -323,9 +361,13 @@ impl Writer {
         self.byte(kind);
         self.number(value.unsigned_abs().into());
         self.duration(exit.wall);
-        self.duration(exit.usage.user);
-        self.duration(exit.usage.system);
-        self.number(exit.usage.max_rss);
+        self.usage(&exit.usage);
+    }
+
+    fn usage(&mut self, usage: &Usage) {
+        self.duration(usage.user);
+        self.duration(usage.system);
+        self.number(usage.max_rss);
     }
 }
 
@@ -415,6 +457,7 @@ impl<'a> Reader<'a> {
             0 => InputRoot::Mounted { at: self.path()?, overlay: self.overlay()? },
             1 => InputRoot::Filesystem { overlay: self.overlay()? },
             2 => InputRoot::Plain { directory: self.path()? },
+            3 => InputRoot::Parted { at: self.path()?, overlay: self.overlay()? },
             _ => return Err(Malformed),
         })
     }
@@ -449,12 +492,11 @@ impl<'a> Reader<'a> {
             3 => Outcome::Cancelled,
             _ => return Err(Malformed),
         };
-        Ok(Exit {
-            outcome,
-            wall: self.duration()?,
-            usage: Usage { user: self.duration()?, system: self.duration()?, max_rss: self.number()? },
-            memory_exceeded: None,
-        })
+        Ok(Exit { outcome, wall: self.duration()?, usage: self.usage()?, memory_exceeded: None })
+    }
+
+    fn usage(&mut self) -> Result<Usage, Malformed> {
+        Ok(Usage { user: self.duration()?, system: self.duration()?, max_rss: self.number()? })
     }
 }
 
@@ -489,6 +531,7 @@ mod tests {
             (path(), overlay()).prop_map(|(at, overlay)| InputRoot::Mounted { at, overlay }),
             overlay().prop_map(|overlay| InputRoot::Filesystem { overlay }),
             path().prop_map(|directory| InputRoot::Plain { directory }),
+            (path(), overlay()).prop_map(|(at, overlay)| InputRoot::Parted { at, overlay }),
         ]
     }
 
@@ -526,6 +569,7 @@ mod tests {
             environment: order.environment.clone(),
             root: order.root.clone(),
             working_directory: order.working_directory.clone(),
+            stdin: None,
             stdout: null(),
             stderr: null(),
             limits: order.limits,
@@ -559,6 +603,11 @@ mod tests {
         prop_oneof![
             Just(Reply::Ready),
             Just(Reply::Failed(Failure::MemoryFull)),
+            Just(Reply::Settled),
+            any::<[u64; 3]>().prop_map(|[user, system, max_rss]| {
+                let [user, system] = [user, system].map(Duration::from_nanos);
+                Reply::Resting(Usage { user, system, max_rss })
+            }),
             ended,
             errno().prop_map(|errno| Reply::Failed(Failure::Program(errno))),
             errno().prop_map(|errno| Reply::Failed(Failure::WorkingDirectory(errno))),
@@ -577,6 +626,12 @@ mod tests {
         fn orders_arrive_as_sent(order in order()) {
             let frame = Request::run_frame(&prepared(&order));
             prop_assert_eq!(Request::decode(body(&frame)), Ok(Request::Run(Box::new(order))));
+        }
+
+        #[test]
+        fn other_layers_arrive_as_sent(overlay in overlay()) {
+            let frame = Request::change_frame(&overlay);
+            prop_assert_eq!(Request::decode(body(&frame)), Ok(Request::Change(Box::new(overlay))));
         }
 
         #[test]
@@ -610,6 +665,7 @@ mod tests {
     #[test]
     fn orders_about_what_runs_arrive_as_sent() {
         assert_eq!(Request::decode(body(&Request::kill_frame())), Ok(Request::Kill));
+        assert_eq!(Request::decode(body(&Request::rest_frame())), Ok(Request::Rest));
         for still in [false, true] {
             let frame = Request::stand_still_frame(still);
             assert_eq!(Request::decode(body(&frame)), Ok(Request::StandStill(still)));

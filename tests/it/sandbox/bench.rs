@@ -79,6 +79,7 @@ impl Bench {
             environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
             root,
             working_directory: PathBuf::new(),
+            stdin: None,
             stdout: File::create(directory.join("stdout")).unwrap(),
             stderr: File::create(directory.join("stderr")).unwrap(),
             limits: Limits::default(),
@@ -147,7 +148,9 @@ impl Action {
 
     pub(super) fn overlay(&mut self) -> &mut Overlay {
         match &mut self.command.root {
-            InputRoot::Mounted { overlay, .. } | InputRoot::Filesystem { overlay } => overlay,
+            InputRoot::Mounted { overlay, .. }
+            | InputRoot::Filesystem { overlay }
+            | InputRoot::Parted { overlay, .. } => overlay,
             InputRoot::Plain { .. } => panic!("a plain action has no overlay"),
         }
     }

@@ -1,6 +1,6 @@
 //! Building, uploading and running actions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use farmhand::digest::Digest;
 use farmhand_proto::any;
@@ -22,6 +22,8 @@ pub(crate) struct ActionBuilder {
     /// The request; digests and instance are filled in.
     pub(crate) request: reapi::ExecuteRequest,
     files: BTreeMap<String, (Vec<u8>, bool)>,
+    /// Files that are marked as parts of a tool.
+    tools: BTreeSet<String>,
     symlinks: BTreeMap<String, String>,
     directories: Vec<String>,
     input_root: Option<Digest>,
@@ -66,6 +68,12 @@ impl ActionBuilder {
     pub(crate) fn executable(mut self, path: &str, data: impl AsRef<[u8]>) -> Self {
         self.files.insert(path.into(), (data.as_ref().to_vec(), true));
         self
+    }
+
+    /// An executable that is marked as a part of the tool, as Bazel does it.
+    pub(crate) fn tool(mut self, path: &str, data: impl AsRef<[u8]>) -> Self {
+        self.tools.insert(path.into());
+        self.executable(path, data)
     }
 
     pub(crate) fn symlink(mut self, path: &str, target: &str) -> Self {
@@ -128,7 +136,8 @@ impl ActionBuilder {
     pub(crate) fn blobs(&self, client: &Client) -> (Digest, Vec<Vec<u8>>) {
         let mut blobs: Vec<Vec<u8>> = self.files.values().map(|(data, _)| data.clone()).collect();
         let input_root = self.input_root.unwrap_or_else(|| {
-            let (root, directories) = tree(client, &self.files, &self.symlinks, &self.directories);
+            let inputs = (&self.files, &self.tools);
+            let (root, directories) = tree(client, inputs, &self.symlinks, &self.directories);
             blobs.extend(directories);
             root
         });
@@ -304,7 +313,7 @@ impl Node {
 /// The Directory messages of a tree given by paths, children first, and the digest of its root.
 pub(crate) fn tree(
     client: &Client,
-    files: &BTreeMap<String, (Vec<u8>, bool)>,
+    (files, tools): (&BTreeMap<String, (Vec<u8>, bool)>, &BTreeSet<String>),
     symlinks: &BTreeMap<String, String>,
     directories: &[String],
 ) -> (Digest, Vec<Vec<u8>>) {
@@ -315,7 +324,13 @@ pub(crate) fn tree(
             name: name.into(),
             digest: Some(client.digest(data).to_wire()),
             is_executable: *is_executable,
-            node_properties: None,
+            node_properties: tools.contains(path).then(|| reapi::NodeProperties {
+                properties: vec![reapi::NodeProperty {
+                    name: "bazel_tool_input".into(),
+                    value: String::new(),
+                }],
+                ..Default::default()
+            }),
         });
     }
     for (path, target) in symlinks {

@@ -458,6 +458,26 @@ fn equal_toolchains_go_first_for_those_who_see_them() {
     assert_eq!(workers(&bench.submit(3, &action("host too", None, false))), ["other"]);
 }
 
+#[test]
+fn a_run_goes_where_its_persistent_worker_is_and_does_not_wait_for_it() {
+    let mut bench = Bench::new(&Settings::default());
+    let for_worker = |name: &str, key: &str| {
+        let mut action = (*action(name, None, false)).clone();
+        let properties = &mut Arc::make_mut(&mut action.requirements).properties;
+        properties.insert("persistentWorkerKey".into(), vec![key.into()]);
+        Arc::new(action)
+    };
+    bench.join_remote("a");
+    bench.grant("a", 1, &[("ann", 1, 0)]);
+    let first = only_attempt(&bench.submit(1, &for_worker("x", "javac")));
+    bench.apply(Event::Ended(first, exit(0)));
+    bench.join_remote("b");
+    bench.grant("b", 1, &[("ann", 9, 0)]);
+    assert_eq!(workers(&bench.submit(2, &for_worker("y", "javac"))), ["a"], "although b has more slots free");
+    assert_eq!(workers(&bench.submit(3, &for_worker("z", "javac"))), ["b"]);
+    assert_eq!(workers(&bench.submit(4, &for_worker("u", "scalac"))), ["b"]);
+}
+
 // === stragglers ===
 
 /// A queue whose machine `slow` runs an action like those that took a second, for so long.

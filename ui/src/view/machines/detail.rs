@@ -168,6 +168,13 @@ fn facts(farm: &Farm, machine: &Machine, cells: usize) -> Vec<Line> {
             .into_iter()
             .flat_map(|(text, role)| wrapped(&text, cells).into_iter().map(move |text| Line::of(text, role))),
     );
+    if machine.warm_workers > 0 {
+        let memory = format::bytes(machine.warm_worker_bytes);
+        lines.push(Line::of(
+            format!("warm persistent workers: {} with {memory}", machine.warm_workers),
+            Role::Text,
+        ));
+    }
     if let Some(text) = link(machine) {
         lines.push(Line::of(text, Role::Text));
     }
