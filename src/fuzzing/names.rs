@@ -38,8 +38,8 @@ pub fn resource_name(data: &[u8]) {
     }
 }
 
-/// A path of the HTTP cache that parses is written as one that parses to the same; so does what its headers say
-/// never panic.
+/// A path of the HTTP cache that parses is written as one that parses to the same, in ASCII; headers are read
+/// without a panic, whatever they hold.
 ///
 /// # Panics
 /// When that does not hold.

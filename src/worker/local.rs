@@ -12,8 +12,7 @@
 //! The environment of an action is that of its Command over [`WorkerConfig::environment`], and
 //! nothing else.
 
-use std::collections::{BTreeMap, HashSet};
-use std::ffi::OsString;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,8 +31,8 @@ use super::outputs::{self, Collected, Collection, LinkRoot, MergedRoot, OutputRe
 use super::persistent::{Bounds, PersistentWorkers, Warm};
 use super::scratch::Sweeper;
 use super::{
-    Door, Exit, InputRoot, Lease, Limits, NestedApis, Network, NoResponse, Outcome, Overlay, PreparedCommand,
-    Progress, RunError, Runner, Seat, SlotsError, Worker, WorkerLost,
+    Exit, Lease, Limits, NestedApis, NoResponse, Outcome, Progress, RunError, Runner, Seat, SlotsError,
+    Worker, WorkerLost,
 };
 use crate::cas::{ContentAddressableStorage, LocalBlobs, Pins};
 use crate::config::RunningGuests;
@@ -58,7 +57,6 @@ mod warm;
 use company::{Company, Visit};
 use disk_guard::{DiskGuard, Watch};
 use failure::{Code, Failure};
-use nested::{Nested, Socket};
 use portion::Portions;
 pub use response::ResourceUsage;
 use run_directory::{RunDirectories, RunDirectory};

@@ -11,7 +11,6 @@ use farmhand_proto::asset::push_client::PushClient;
 use farmhand_proto::asset::{self, Qualifier};
 use farmhand_proto::{raw, reapi, rpc, time};
 use prost::Message;
-use sha2::Digest as _;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 

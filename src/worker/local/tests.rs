@@ -12,7 +12,7 @@ use crate::cas::memory::MemoryCas;
 use crate::digest::DigestFunction;
 use crate::instance::InstanceName;
 use crate::worker::sandbox::Memory;
-use crate::worker::{RunError, Usage};
+use crate::worker::{InputRoot, Network, PreparedCommand, RunError, Usage};
 
 const SHA256: DigestFunction = DigestFunction::Sha256;
 

@@ -463,8 +463,7 @@ fn a_run_goes_where_its_persistent_worker_is_and_does_not_wait_for_it() {
     let mut bench = Bench::new(&Settings::default());
     let for_worker = |name: &str, key: &str| {
         let mut action = (*action(name, None, false)).clone();
-        let properties = &mut Arc::make_mut(&mut action.requirements).properties;
-        properties.insert("persistentWorkerKey".into(), vec![key.into()]);
+        Arc::make_mut(&mut action.requirements).worker_key = Some(key.to_owned());
         Arc::new(action)
     };
     bench.join_remote("a");
