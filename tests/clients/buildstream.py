@@ -45,7 +45,7 @@ class BuildStream(ClientTest):
     def test_a_lost_store_is_told_or_filled_again(self) -> None:
         self.build_through_a_loss(with_its_store=True)
 
-    @shows(TROUBLE)
+    @shows(TROUBLE, "✓; it sets no time limit")
     @shows(INTERRUPTED)
     def test_trouble_is_told_and_leaves_nothing_running(self) -> None:
         dies = self.project.plant("dies", "echo about to die; kill -9 $$")
@@ -61,7 +61,7 @@ class BuildStream(ClientTest):
                 self.wait_for_no_action(sleep)
         self.project.build("orchard.bst")
 
-    @shows(TROUBLE)
+    @shows(TROUBLE, "✓; it sets no time limit")
     @long
     def test_an_action_that_floods_is_seen_to_its_end(self) -> None:
         script = "head -c 100000000 /dev/zero; mkdir -p '%{install-root}'; echo dry > '%{install-root}/dry.txt'"

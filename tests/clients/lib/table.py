@@ -91,7 +91,8 @@ class Table:
                   _line("client", "to be had from", "replayed"), "|---|---|---|"]
         for module, (name, origin) in RECORDED.items():
             count = replayed.get(module, 0)
-            lines.append(_line(name, origin, f"{count} sequences" if count else FAILED))
+            said = f"{count} sequence{'s' if count > 1 else ''}" if count else FAILED
+            lines.append(_line(name, origin, said))
         return "\n".join(lines) + "\n"
 
     def _cell(self, client: Client, column: str) -> str:
