@@ -77,6 +77,9 @@ pub fn unpack(
     let mut magic = [0; 6];
     let length = read_full(source, &mut magic).map_err(unusable)?;
     source.seek(SeekFrom::Start(0)).map_err(unusable)?;
+    if length == 0 {
+        return Err(unusable("it is empty"));
+    }
     let mut unpacked = Unpacked { tree: TreeBuilder::default(), shelf, limit, left: limit };
     if magic.starts_with(b"PK\x03\x04") || magic.starts_with(b"PK\x05\x06") {
         let mut bounded = Bounded { inner: source, left: u64::MAX, stop: stop.clone() };
@@ -97,7 +100,9 @@ pub fn unpack(
         _ => Box::new(source),
     };
     let mut plain = Bounded { inner: plain, left: limit, stop: stop.clone() };
-    let done = tar::unpack(&mut plain, &mut unpacked);
+    // What compresses has checksums, and the last of them stands at the end.
+    let done = tar::unpack(&mut plain, &mut unpacked)
+        .and_then(|()| io::copy(&mut plain, &mut io::sink()).map(drop).map_err(unusable));
     if plain.left == 0 && done.is_err() {
         return Err(OriginError::TooLarge(limit).into());
     }
@@ -105,9 +110,10 @@ pub fn unpack(
     Ok(unpacked.tree)
 }
 
-/// An archive that does not read.
+/// An archive that does not read. Some words are out of the archive.
 fn unusable(error: impl ToString) -> FetchError {
-    OriginError::Unusable(error.to_string()).into()
+    let shown = error.to_string().chars().filter(|c| !c.is_control()).take(300).collect();
+    OriginError::Unusable(shown).into()
 }
 
 /// Reads until `buffer` is full or nothing is left; the bytes read.

@@ -104,8 +104,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         return is_public_v4(Ipv4Addr::new(a, b, c, d));
     }
     let [first, second, ..] = segments;
-    let is_special = (first == 0x2001 && second < 0x200)
-        || (first == 0x2001 && second == 0xdb8)
+    let is_special = (first == 0x2001 && (second < 0x200 || second == 0xdb8))
         || first == 0x2002
         || (first == 0x3fff && second < 0x1000);
     first & 0xe000 == 0x2000 && !is_special

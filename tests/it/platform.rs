@@ -139,7 +139,7 @@ async fn who_asks_for_all_cores_has_them_alone() {
     let script = "date +%s%N; sleep 0.3; date +%s%N";
     let action = |number: usize| {
         let action = ActionBuilder::sh(script).do_not_cache().salt(&number.to_string());
-        if number % 2 == 0 { action.property("resources:cpu", &cores.to_string()) } else { action }
+        if number.is_multiple_of(2) { action.property("resources:cpu", &cores.to_string()) } else { action }
     };
     let mut running = Vec::new();
     for number in 0..6 {

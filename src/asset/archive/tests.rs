@@ -251,6 +251,16 @@ fn bombs_do_not_go_off() {
 }
 
 #[test]
+fn the_checksum_at_the_end_is_looked_at() {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(&good()).unwrap();
+    let mut wrong = encoder.finish().unwrap();
+    let end = wrong.len() - 8;
+    wrong[end] ^= 1;
+    assert!(matches!(listing(&wrong), Err(OriginError::Unusable(_))));
+}
+
+#[test]
 fn who_is_stopped_ends() {
     let guard = StopGuard::default();
     let stop = guard.stop();
@@ -261,9 +271,14 @@ fn who_is_stopped_ends() {
 
 #[test]
 fn what_is_no_archive_is_said_to_be_none() {
-    for data in
-        [&b"<html>not here</html>"[..], &[0x1f, 0x8b, 0, 0], &[b'x'; 600], b"PK\x03\x04junk", b"BZh9junk"]
-    {
+    for data in [
+        &b""[..],
+        b"<html>not here</html>",
+        &[0x1f, 0x8b, 0, 0],
+        &[b'x'; 600],
+        b"PK\x03\x04junk",
+        b"BZh9junk",
+    ] {
         assert!(matches!(listing(data), Err(OriginError::Unusable(_))), "{data:?}");
     }
 }

@@ -4,11 +4,11 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use farmhand_proto::peer::copies_server::CopiesServer;
 use farmhand_proto::reapi::ActionResult;
 use tokio::net::TcpListener;
 use tonic::Request;
 use tonic::service::Routes;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Endpoint;
 use tower::service_fn;
 
@@ -54,7 +54,8 @@ impl Far {
             Arc::new(Activity::new(0, "far", Sequence::default())),
             &tasks,
         );
-        let routes = Routes::new(CopiesServer::with_interceptor(copies, known)).add_service(byte_stream);
+        let routes =
+            Routes::new(InterceptedService::new(copies.into_server(), known)).add_service(byte_stream);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let token = tasks.token().clone();

@@ -1,5 +1,7 @@
 //! Repositories of git, served by git itself.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -26,9 +28,9 @@ fn repository(directory: &Path) -> String {
     std::fs::create_dir(directory.join("d")).unwrap();
     std::fs::write(directory.join("long"), &long).unwrap();
     std::fs::write(directory.join("d/run"), "#!").unwrap();
+    std::fs::set_permissions(directory.join("d/run"), Permissions::from_mode(0o755)).unwrap();
     std::os::unix::fs::symlink("../long", directory.join("d/l")).unwrap();
     git(directory, &["add", "."]);
-    git(directory, &["update-index", "--chmod=+x", "d/run"]);
     git(directory, &["commit", "-q", "-m", "one"]);
     git(directory, &["tag", "-a", "v1", "-m", "first"]);
     let first = git(directory, &["rev-parse", "HEAD"]);

@@ -12,6 +12,9 @@ use tonic::Status;
 
 use super::Client;
 
+/// Content of files by path, and whether they are executable.
+type Files = BTreeMap<String, (Vec<u8>, bool)>;
+
 /// An action under construction. Inputs are given by path.
 #[derive(Clone, Default)]
 pub(crate) struct ActionBuilder {
@@ -21,7 +24,7 @@ pub(crate) struct ActionBuilder {
     pub(crate) action: reapi::Action,
     /// The request; digests and instance are filled in.
     pub(crate) request: reapi::ExecuteRequest,
-    files: BTreeMap<String, (Vec<u8>, bool)>,
+    files: Files,
     /// Files that are marked as parts of a tool.
     tools: BTreeSet<String>,
     symlinks: BTreeMap<String, String>,
@@ -313,7 +316,7 @@ impl Node {
 /// The Directory messages of a tree given by paths, children first, and the digest of its root.
 pub(crate) fn tree(
     client: &Client,
-    (files, tools): (&BTreeMap<String, (Vec<u8>, bool)>, &BTreeSet<String>),
+    (files, tools): (&Files, &BTreeSet<String>),
     symlinks: &BTreeMap<String, String>,
     directories: &[String],
 ) -> (Digest, Vec<Vec<u8>>) {
