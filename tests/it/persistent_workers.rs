@@ -126,7 +126,7 @@ async fn workers_are_shared_by_nothing_that_differs() {
 async fn requests_name_the_inputs_with_their_digests_in_either_protocol() {
     let node = Node::start();
     let client = node.client().await;
-    for (protocol, arguments) in [("protobuf", &[][..]), ("json", &["--json"][..])] {
+    for (protocol, arguments) in [("proto", &[][..]), ("json", &["--json"][..])] {
         for served in 0..2 {
             let action = with_tool(WORKER, "k", arguments, &["inputs", "echo ä\"\\"]);
             let action = action.file("in/b", "content").property("persistentWorkerProtocol", protocol);

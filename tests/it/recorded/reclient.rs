@@ -26,7 +26,7 @@ fn compile(working_directory: &str) -> ActionBuilder {
 
 #[tokio::test]
 async fn a_build_and_the_same_again() {
-    let node = Node::builder().config("unknown-properties = \"ignore\"").start();
+    let node = Node::builder().config("[labels]\n\"label:type\" = \"tool\"").start();
     let client = node.client_of("projects/p/instances/i").await;
     let caps = client.get_capabilities().await.unwrap();
     // Zero, and it sends every blob alone.
