@@ -27,7 +27,6 @@ use crate::platform::MachineFacts;
 use crate::rpc::asset::AssetService;
 use crate::rpc::control::{ControlParts, ControlService, SocketFile, bind_private};
 use crate::rpc::http::{HttpParts, HttpService};
-use crate::rpc::log_stream::LogStreams;
 use crate::rpc::server::{Limits, Listener};
 use crate::rpc::{Instances, health, server};
 use crate::tasks::Tasks;
@@ -185,22 +184,7 @@ impl Node {
             &tasks,
         );
         let instances = Instances::new(settings::instances(&config));
-        let logs = LogStreams::new(config.data_dir.clone(), scheduler.clone(), Arc::clone(&cas));
-        let apis = Apis {
-            byte_stream: Apis::byte_stream(&config, &cas, &instances, &activity, &logs, &tasks),
-            logs,
-            instances: instances.clone(),
-            cas: Arc::clone(&cas),
-            results: Arc::clone(&results),
-            scheduler: scheduler.clone(),
-            activity: Arc::clone(&activity),
-            history: history.clone(),
-            chunks: whole.chunks(config.chunk_size),
-            chunk_size: config.chunk_size,
-            max_blob_size: config.max_blob_size,
-            handshake: config.handshake_timeout,
-            tasks: tasks.clone(),
-        };
+        let apis = Apis::new(&config, &whole, &instances, &scheduler, &activity, &history, &tasks);
         let http_results = apis.action_cache(&instances);
         let routes = apis.routes().add_service(health::server().await);
         let assets = open_assets(&config, &whole, &tasks)?;

@@ -11,6 +11,7 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use super::whole::Whole;
 use crate::action_cache::ActionCache;
 use crate::activity::Activity;
 use crate::cas::ContentAddressableStorage;
@@ -39,36 +40,60 @@ const MESSAGES: u64 = 64 << 20;
 /// What the services are made of.
 #[derive(Clone)]
 pub(super) struct Apis {
-    pub(super) instances: Instances,
-    pub(super) cas: Arc<dyn ContentAddressableStorage>,
-    pub(super) results: Arc<dyn ActionCache>,
-    pub(super) scheduler: Scheduler,
-    pub(super) activity: Arc<Activity>,
-    pub(super) history: History,
-    pub(super) chunks: Chunks,
-    pub(super) chunk_size: ChunkSize,
-    pub(super) max_blob_size: u64,
-    pub(super) handshake: Duration,
-    pub(super) byte_stream: ByteStreamService,
-    pub(super) logs: LogStreams,
-    pub(super) tasks: Tasks,
+    instances: Instances,
+    cas: Arc<dyn ContentAddressableStorage>,
+    results: Arc<dyn ActionCache>,
+    scheduler: Scheduler,
+    activity: Arc<Activity>,
+    history: History,
+    chunks: Chunks,
+    chunk_size: ChunkSize,
+    max_blob_size: u64,
+    handshake: Duration,
+    byte_stream: ByteStreamService,
+    logs: LogStreams,
+    tasks: Tasks,
 }
 
 // === impl Apis ===
 
 impl Apis {
-    /// ByteStream, which all of them share: an upload may go on over another connection.
-    pub(super) fn byte_stream(
+    /// Those over the stores of `whole`, for the clients of `instances`.
+    pub(super) fn new(
         config: &Config,
-        cas: &Arc<dyn ContentAddressableStorage>,
+        whole: &Whole,
         instances: &Instances,
+        scheduler: &Scheduler,
         activity: &Arc<Activity>,
-        logs: &LogStreams,
+        history: &History,
         tasks: &Tasks,
-    ) -> ByteStreamService {
+    ) -> Self {
+        let (cas, instances, activity) = (Arc::clone(&whole.cas), instances.clone(), Arc::clone(activity));
+        let logs = LogStreams::new(config.data_dir.clone(), scheduler.clone(), Arc::clone(&cas));
         let settings = super::settings::byte_stream(config);
-        ByteStreamService::new(Arc::clone(cas), instances.clone(), settings, Arc::clone(activity), tasks)
-            .with_logs(logs.clone())
+        // All of them share it: an upload may go on over another connection.
+        let byte_stream = ByteStreamService::new(
+            Arc::clone(&cas),
+            instances.clone(),
+            settings,
+            Arc::clone(&activity),
+            tasks,
+        );
+        Self {
+            byte_stream: byte_stream.with_logs(logs.clone()),
+            logs,
+            instances,
+            cas,
+            results: whole.results.clone(),
+            scheduler: scheduler.clone(),
+            activity,
+            history: history.clone(),
+            chunks: whole.chunks(config.chunk_size),
+            chunk_size: config.chunk_size,
+            max_blob_size: config.max_blob_size,
+            handshake: config.handshake_timeout,
+            tasks: tasks.clone(),
+        }
     }
 
     /// All of them, for clients.
