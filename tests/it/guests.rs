@@ -6,7 +6,7 @@ use farmhand::tasks::Tasks;
 use farmhand_proto::control::machine::State;
 use tokio::task::JoinHandle;
 
-use crate::links::{Keys, is_linked, machines, until};
+use crate::links::{Keys, desk_of, machines, until};
 use crate::running::{eventually, is_running};
 use crate::support::{ActionBuilder, Client, Node, Outcome};
 
@@ -32,10 +32,7 @@ impl Pair {
     async fn new(settings: &str) -> Self {
         let keys = Keys::new();
         let host = keys.node("host", &["--slots", "2"]).config(settings).start();
-        let at_host = host.peer_address.to_string();
-        let desk = keys.node("desk", &["--slots", "1", "--peer", &at_host]).start();
-        until(&desk, "host", is_linked).await;
-        assert!(desk.cli(&["pause"]).status.success());
+        let desk = desk_of(&host, &keys).await;
         let client = desk.client().await;
         Self { desk, host, client }
     }

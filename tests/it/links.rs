@@ -77,6 +77,15 @@ pub(crate) fn is_linked(machine: &Machine) -> bool {
     machine.state() == State::Active && machine.linked && machine.links_back && machine.slots > 0
 }
 
+/// A node `desk`, linked with `host`, where all its actions run until it is told to resume.
+pub(crate) async fn desk_of(host: &Node, keys: &Keys) -> Node {
+    let at_host = host.peer_address.to_string();
+    let desk = keys.node("desk", &["--slots", "1", "--peer", &at_host]).start();
+    until(&desk, "host", is_linked).await;
+    assert!(desk.cli(&["pause"]).status.success());
+    desk
+}
+
 /// A port that is free now.
 fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()

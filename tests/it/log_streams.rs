@@ -11,7 +11,7 @@ use farmhand_proto::reapi::ExecuteOperationMetadata;
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
-use crate::links::{Keys, is_linked, until};
+use crate::links::{Keys, desk_of};
 use crate::support::action::{metadata, response};
 use crate::support::{ActionBuilder, Client, Node, Outcome, random_bytes};
 
@@ -230,10 +230,7 @@ async fn an_action_is_read_while_it_prints() {
 async fn an_action_on_another_machine_is_read_while_it_prints() {
     let keys = Keys::new();
     let host = keys.node("host", &["--slots", "2"]).start();
-    let at_host = host.peer_address.to_string();
-    let desk = keys.node("desk", &["--slots", "1", "--peer", &at_host]).start();
-    until(&desk, "host", is_linked).await;
-    assert!(desk.cli(&["pause"]).status.success());
+    let desk = desk_of(&host, &keys).await;
     let client = desk.client().await;
     let run = Running::start(&client, &ActionBuilder::sh("echo begun; sleep 1; echo ended")).await;
     let name = run.told.stdout_stream_name.clone();
@@ -287,10 +284,7 @@ async fn streams_of_actions_end_however_these_end() {
 async fn a_lost_machine_ends_its_stream_and_the_next_run_has_another() {
     let keys = Keys::new();
     let mut host = keys.node("host", &["--slots", "2"]).start();
-    let at_host = host.peer_address.to_string();
-    let desk = keys.node("desk", &["--slots", "1", "--peer", &at_host]).start();
-    until(&desk, "host", is_linked).await;
-    assert!(desk.cli(&["pause"]).status.success());
+    let desk = desk_of(&host, &keys).await;
     let client = desk.client().await;
     let mut run = Running::start(&client, &ActionBuilder::sh("echo begun; sleep 2; echo ended")).await;
     let first = run.told.stdout_stream_name.clone();

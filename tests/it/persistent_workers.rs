@@ -7,7 +7,7 @@ use farmhand::worker::local::PersistentWorker;
 use farmhand_proto::longrunning::CancelOperationRequest;
 use tonic::Code;
 
-use crate::links::{Keys, is_linked, until};
+use crate::links::{Keys, desk_of};
 use crate::running::{eventually, is_running};
 use crate::support::action::finish;
 use crate::support::{ActionBuilder, Client, Node, Outcome};
@@ -348,10 +348,7 @@ async fn workers_of_several_actions_at_once_are_as_many_as_slots() {
 async fn guests_have_workers_of_their_own() {
     let keys = Keys::new();
     let host = keys.node("host", &["--slots", "2"]).start();
-    let at_host = host.peer_address.to_string();
-    let desk = keys.node("desk", &["--slots", "1", "--peer", &at_host]).start();
-    until(&desk, "host", is_linked).await;
-    assert!(desk.cli(&["pause"]).status.success());
+    let desk = desk_of(&host, &keys).await;
     let (guest, own) = (desk.client().await, host.client().await);
     let first = told(asking("k", &["tell"]), &guest).await;
     let second = told(asking("k", &["tell", "echo again"]), &guest).await;

@@ -14,7 +14,7 @@ use farmhand_proto::{protobuf, reapi};
 use prost::Message;
 use tonic::Code;
 
-use crate::links::{Keys, is_linked, until};
+use crate::links::{Keys, desk_of};
 use crate::support::{ActionBuilder, Client, Node, Outcome};
 
 /// Programs that the root has.
@@ -258,14 +258,11 @@ async fn another_machine_of_the_farm_gives_it_the_same_root() {
     let Some(busybox) = busybox() else { return };
     let keys = Keys::new();
     let host = keys.node("host", &["--slots", "2"]).start();
-    let at_host = host.peer_address.to_string();
-    let desk = keys.node("desk", &["--slots", "1", "--peer", &at_host]).start();
-    until(&desk, "host", is_linked).await;
+    let desk = desk_of(&host, &keys).await;
     let client = desk.client().await;
     if !is_sandboxed(&client).await {
         return;
     }
-    assert!(desk.cli(&["pause"]).status.success());
     let action = script(&busybox, "test ! -e /usr; id -u; pwd; echo made > /install/out")
         .directory("install")
         .working_directory("buildstream/project/element")
@@ -419,14 +416,11 @@ async fn the_place_of_a_socket_may_be_an_input_and_must_not_be_taken() {
 async fn a_guest_may_not_write_results_through_its_socket() {
     let keys = Keys::new();
     let host = keys.node("host", &["--slots", "1"]).start();
-    let at_host = host.peer_address.to_string();
-    let desk = keys.node("desk", &["--slots", "1", "--peer", &at_host]).start();
-    until(&desk, "host", is_linked).await;
+    let desk = desk_of(&host, &keys).await;
     let client = desk.client().await;
     if !is_sandboxed(&client).await {
         return;
     }
-    assert!(desk.cli(&["pause"]).status.success());
     let port = free_port();
     let program = static_program(RELAY);
     let (inner, run) = nested(&client, relay(&program, "s", port).do_not_cache(), port).await;
