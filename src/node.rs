@@ -6,38 +6,31 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::{JoinError, JoinHandle};
 use tonic::service::Routes;
 
-use crate::action_cache::ActionCache;
-use crate::activity::Activity;
 use crate::asset::Assets;
 use crate::cas::disk::{DiskCas, OpenError, RebuildProgress};
-use crate::config::{Config, SandboxMode};
-use crate::execution::{Scheduler, Sequence};
-use crate::history::{Explainer, History};
+use crate::config::Config;
+use crate::history::History;
 use crate::peer::trust::TrustError;
 use crate::peer::{Peers, Trust};
-use crate::platform::MachineFacts;
 use crate::rpc::asset::AssetService;
-use crate::rpc::control::{ControlParts, ControlService, SocketFile, bind_private};
-use crate::rpc::http::{HttpParts, HttpService};
+use crate::rpc::control::{ControlService, SocketFile, bind_private};
 use crate::rpc::server::{Limits, Listener};
 use crate::rpc::{Instances, health, server};
 use crate::tasks::Tasks;
-use crate::telemetry;
-use crate::worker::container::Containers;
-use crate::worker::local::LocalWorker;
-use crate::worker::sandbox::{self, ActionGroup, Mode, SandboxSupport, SpawnerConfig, SpawnerPool};
-use crate::worker::{RunError, Runner};
+use crate::worker::RunError;
+use crate::worker::sandbox::SpawnerPool;
 
 mod boot;
 mod claims;
+mod engine;
 mod farm;
 mod keeping;
 mod manners;
@@ -52,13 +45,15 @@ mod told;
 mod toolchain;
 mod whole;
 mod wire;
+mod work;
 
-use meter::Meter;
+use engine::Engine;
 use part::{FarmDoor, Inside, Part};
 use safety::Safety;
 use services::Apis;
 use status::StatusSource;
 use whole::Whole;
+use work::Work;
 
 /// Shorter leases break builds: Bazel relies on three hours by default.
 const USUAL_LEASE: Duration = Duration::from_secs(3 * 3600);
@@ -151,108 +146,51 @@ impl Node {
     /// # Errors
     /// [`NodeError`]; nothing is left running then.
     pub async fn start(config: Config, progress: Arc<dyn StartProgress>) -> Result<Self, NodeError> {
-        let tasks = Tasks::default();
+        let (config, tasks) = (Arc::new(config), Tasks::default());
         let open_files = open_files::raise();
         let doors = Doors::open(&config).await?;
         let store = open_store(&config, progress, &tasks).await?;
         let history = open_history(&config, &tasks);
         let trust = open_trust(&config, &tasks).await?;
-        let whole = Whole::new(&config, trust.me(), store.clone(), &tasks);
+        let whole = Whole::new(&config, trust.me(), store, &tasks);
         whole.mend_pins(&tasks);
-        let (cas, results): (_, Arc<dyn ActionCache>) = (Arc::clone(&whole.cas), whole.results.clone());
 
-        let spawners = Arc::new(start_spawners(&config, open_files.inherited).await?);
-        let containers = settings::containers(&config);
-        let facts = settings::facts(&config, spawners.is_sandboxed(), containers.as_ref());
-        let worker = Arc::new(open_worker(
-            &config,
-            (facts.clone(), containers),
-            &whole,
-            Arc::clone(&spawners),
-            &tasks,
-        )?);
+        let engine = Engine::start(&config, &whole, open_files.inherited, &tasks).await?;
         let history = history.await.map_err(|panic| lost(&config, &panic))?;
-        let sequence = Sequence::after(history.last_sequence());
-        let activity = start_activity(&config, &store, sequence.clone(), &tasks);
-        let explainer = start_explainer(&history, &whole, &activity, &tasks);
-        let scheduler = Scheduler::start(
-            Arc::clone(&cas),
-            Arc::clone(&results),
-            settings::execution(&config),
-            sequence,
-            Arc::new((Arc::clone(&activity), history.clone())),
-            &tasks,
-        );
+        let work = Work::start(&config, &whole, history, &tasks);
         let instances = Instances::new(settings::instances(&config));
-        let apis = Apis::new(&config, &whole, &instances, &scheduler, &activity, &history, &tasks);
-        let http_results = apis.action_cache(&instances);
-        let routes = apis.routes().add_service(health::server().await);
+        let apis = Apis::new(&config, &whole, &work, &instances, &tasks);
         let assets = open_assets(&config, &whole, &tasks)?;
-        let routes = asset_routes(routes, assets, &instances);
-        worker.offer(Arc::new(apis));
-        let limits = settings::limits(&config, open_files.now);
-        let peer_config = settings::peers(&config, activity.epoch(), doors.endpoints.peers);
+        let routes = asset_routes(apis.routes().add_service(health::server().await), assets, &instances);
+        let http_results = apis.action_cache(&instances);
+        engine.worker.offer(Arc::new(apis));
+
+        let peer_config = settings::peers(&config, work.activity.epoch(), doors.endpoints.peers);
         let peers = Peers::start(peer_config, trust.clone(), &tasks).await;
-        let safety = Safety::start(&config, &whole, &scheduler, &peers, &tasks);
-        let part = Part::start(&Inside {
+        let safety = Safety::start(&config, &whole, &work.scheduler, &peers, &tasks);
+        let inside = Inside {
             config: &config,
+            endpoints: &doors.endpoints,
             whole: &whole,
             safety: &safety,
-            scheduler: &scheduler,
+            engine: &engine,
+            work: &work,
+            instances: &instances,
             peers: &peers,
             trust: &trust,
-            worker: &worker,
-            facts,
             open_files: open_files.now,
             tasks: &tasks,
-        })?;
-        let settled = Arc::new(config.clone());
-        let source = StatusSource {
-            endpoints: doors.endpoints.clone(),
-            started: SystemTime::now(),
-            warnings: warnings(&config, spawners.is_sandboxed()),
-            sandboxed: spawners.is_sandboxed(),
-            meter: Meter::start(store.clone(), config.data_dir.clone(), &tasks),
-            activity: Arc::clone(&activity),
-            config,
-            scheduler: scheduler.clone(),
-            peers: peers.clone(),
-            trust: trust.clone(),
-            welcome: part.welcome,
-            toolchain: part.toolchain,
-            lender: part.lender,
-            tenancies: part.tenancies,
-            worker: Arc::clone(&worker),
-            safety,
         };
-        let join_settings = settings::joining(&source.config, doors.endpoints.peers);
-        let parts = part::ways_in(&source.config, join_settings, trust, peers, &tasks);
-        let source = Arc::new(source);
-        let plain = HttpService::new(HttpParts {
-            cas: Arc::clone(&cas),
-            results: http_results,
-            instances: instances.clone(),
-            activity: Arc::clone(&activity),
-            source: source.clone(),
-            other_results: settled.http_results,
-        });
-        let control = ControlService::new(ControlParts {
-            source,
-            activity,
-            history: history.clone(),
-            explainer,
-            cas,
-            results,
-            pins: whole.results,
-            scheduler,
-            instances,
-            config: settled,
-            log: telemetry::recent(),
-            farm: parts,
-        });
+        let Part { door, share } = Part::start(&inside)?;
+        let source = Arc::new(StatusSource::new(&inside, share));
+        let plain = inside.plain_http(http_results, source.clone());
+        let control = inside.control(source);
+        let (services, limits) =
+            (server::Services::new(routes, plain), settings::limits(&config, open_files.now));
         let endpoints = doors.endpoints.clone();
-        let sockets = doors.serve(server::Services::new(routes, plain), limits, part.door, control, &tasks);
-        Ok(Self { endpoints, tasks, spawners, store, history, _sockets: sockets })
+        let sockets = doors.serve(services, limits, door, control, &tasks);
+        let (store, history) = (whole.store, work.history);
+        Ok(Self { endpoints, tasks, spawners: engine.spawners, store, history, _sockets: sockets })
     }
 
     /// Its doors.
@@ -381,101 +319,6 @@ fn open_history(config: &Config, tasks: &Tasks) -> JoinHandle<History> {
     tasks.spawn_blocking(move || History::open(&path, kept))
 }
 
-/// Who explains misses, and tells those who watch.
-fn start_explainer(history: &History, whole: &Whole, activity: &Arc<Activity>, tasks: &Tasks) -> Explainer {
-    let fates = whole.fates.clone();
-    let explainer =
-        Explainer::new(history.clone(), Arc::clone(&whole.cas), Arc::new(move |key| fates.of(key)));
-    let activity = Arc::clone(activity);
-    explainer.start(tasks, move |operation, miss| {
-        activity.annotate(operation, |remarks| remarks.miss = miss.kind());
-    });
-    explainer
-}
-
-/// What people may see of this run of the node; its seconds are counted from here on.
-fn start_activity(config: &Config, store: &DiskCas, sequence: Sequence, tasks: &Tasks) -> Arc<Activity> {
-    let epoch = boot::count(&config.data_dir, SystemTime::now());
-    let activity = Activity::new(epoch, &config.name, sequence).of_person(&config.farm.person);
-    let activity = Arc::new(activity);
-    let (counted, slots) = (Arc::clone(&activity), config.slots as u64);
-    tasks.spawn("seconds", meter::seconds(counted, store.clone(), slots, tasks.token().clone()));
-    activity
-}
-
-/// The spawners, with a sandbox where it works or is insisted on.
-async fn start_spawners(config: &Config, open_files: Option<u64>) -> Result<SpawnerPool, NodeError> {
-    let mode = match config.sandbox {
-        SandboxMode::Off => {
-            tracing::warn!("the sandbox is switched off: actions see the whole machine");
-            Mode::Plain
-        }
-        SandboxMode::Auto | SandboxMode::Require => {
-            let support = probe(&scratch(config)).await?;
-            match support.failure() {
-                None => Mode::Sandbox,
-                Some(reason) if config.sandbox == SandboxMode::Require => {
-                    return Err(NodeError::Sandbox { reason, remedies: support.remedies });
-                }
-                Some(reason) => {
-                    let remedies = support.remedies.join("; ");
-                    tracing::warn!(
-                        reason,
-                        remedies,
-                        "no sandbox here: actions run plainly and see the whole machine"
-                    );
-                    Mode::Plain
-                }
-            }
-        }
-    };
-    let spawners = SpawnerConfig { open_files, ..settings::spawners(config, mode, action_group(config)) };
-    Ok(SpawnerPool::start(spawners).await?)
-}
-
-/// What bounds the memory of actions, where the machine lets us.
-fn action_group(config: &Config) -> Option<Arc<ActionGroup>> {
-    match settings::action_group(config)? {
-        Ok(group) => Some(Arc::new(group)),
-        Err(error) => {
-            let reason = error.to_string();
-            tracing::info!(reason, "the memory of actions is not bounded; see `farmhand doctor`");
-            None
-        }
-    }
-}
-
-async fn probe(scratch: &Path) -> Result<SandboxSupport, NodeError> {
-    let failed = |source| NodeError::Io { path: scratch.to_owned(), source };
-    std::fs::create_dir_all(scratch).map_err(failed)?;
-    sandbox::probe(Path::new("/proc/self/exe"), scratch).await.map_err(failed)
-}
-
-fn scratch(config: &Config) -> PathBuf {
-    config.data_dir.join("scratch")
-}
-
-fn open_worker(
-    config: &Config,
-    (facts, containers): (MachineFacts, Option<Containers>),
-    whole: &Whole,
-    spawners: Arc<SpawnerPool>,
-    tasks: &Tasks,
-) -> Result<LocalWorker, NodeError> {
-    if let Some(containers) = containers.clone() {
-        tasks.spawn("old containers", async move {
-            if let Err(error) = containers.clear().await {
-                tracing::info!(%error, "containers of an earlier start may be left");
-            }
-        });
-    }
-    let budget = whole.store.usage().budget_bytes;
-    let settings = settings::worker(config, scratch(config), budget, containers);
-    let scratch = settings.scratch.clone();
-    LocalWorker::open(settings, facts, whole.for_worker(), spawners, tasks)
-        .map_err(|source| NodeError::Io { path: scratch, source })
-}
-
 /// What is downloaded comes to the disk of this machine; names are those of the farm.
 fn open_assets(config: &Config, whole: &Whole, tasks: &Tasks) -> Result<Assets, NodeError> {
     let directory = config.data_dir.join("downloads");
@@ -486,22 +329,4 @@ fn open_assets(config: &Config, whole: &Whole, tasks: &Tasks) -> Result<Assets, 
 fn asset_routes(routes: Routes, assets: Assets, instances: &Instances) -> Routes {
     let (fetch, push) = AssetService::new(assets, instances.clone()).into_servers();
     routes.add_service(fetch).add_service(push)
-}
-
-/// What a person should know for as long as the node runs: text and remedy.
-fn warnings(config: &Config, sandboxed: bool) -> Vec<(String, String)> {
-    let mut warnings = Vec::new();
-    if !sandboxed {
-        let remedy = "farmhand doctor says what keeps the sandbox from working";
-        warnings.push(("actions run without a sandbox".to_owned(), remedy.to_owned()));
-    }
-    if config.lease < USUAL_LEASE {
-        let text = format!("the lease is only {}", humantime::format_duration(config.lease));
-        warnings.push((text, "build tools rely on 3h; raise `lease`".to_owned()));
-    }
-    if !config.listen.ip().is_loopback() {
-        let text = format!("anybody who reaches {} may run commands here", config.listen);
-        warnings.push((text, "listen on 127.0.0.1 and unset `insecure-lan`".to_owned()));
-    }
-    warnings
 }

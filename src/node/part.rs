@@ -6,33 +6,36 @@ use tokio::sync::watch;
 use tonic::service::Routes;
 
 use super::claims::Ledger;
+use super::engine::Engine;
 use super::farm::{self, Farm};
 use super::manners::Welcome;
 use super::safety::Safety;
 use super::status::Tenancies;
 use super::told::Teller;
 use super::whole::Whole;
-use super::{NodeError, settings, toolchain};
+use super::work::Work;
+use super::{Endpoints, NodeError, settings, toolchain};
 use crate::activity::Activity;
 use crate::cas::chunks::Chunks;
 use crate::cas::fetch::Fetcher;
 use crate::config::Config;
+use crate::execution::Sequence;
 use crate::execution::lending::{HomeWorker, Lender};
-use crate::execution::{Scheduler, Sequence};
 use crate::peer::discovery::Invitations;
-use crate::peer::trust::join::{Introduce, JoinSettings, Joining, Notices, Unannounced};
+use crate::peer::trust::join::{Introduce, Joining, Notices, Unannounced};
 use crate::peer::{Peers, Trust};
-use crate::platform::MachineFacts;
 use crate::platform::toolchain::OwnToolchain;
 use crate::rpc::Instances;
+use crate::rpc::action_cache::ActionCacheService;
 use crate::rpc::byte_stream::ByteStreamService;
 use crate::rpc::cas::CasService;
-use crate::rpc::control::FarmParts;
+use crate::rpc::control::{ControlParts, ControlService, ControlSource, FarmParts};
 use crate::rpc::copies::CopiesService;
+use crate::rpc::http::{HttpParts, HttpService};
 use crate::rpc::peer::PeerService;
 use crate::rpc::server::Limits;
 use crate::tasks::Tasks;
-use crate::worker::local::LocalWorker;
+use crate::telemetry;
 
 /// What is behind the door for other machines.
 pub(super) struct FarmDoor {
@@ -43,14 +46,15 @@ pub(super) struct FarmDoor {
 
 /// What it is made of.
 pub(super) struct Inside<'a> {
-    pub(super) config: &'a Config,
+    pub(super) config: &'a Arc<Config>,
+    pub(super) endpoints: &'a Endpoints,
     pub(super) whole: &'a Whole,
     pub(super) safety: &'a Safety,
-    pub(super) scheduler: &'a Scheduler,
+    pub(super) engine: &'a Engine,
+    pub(super) work: &'a Work,
+    pub(super) instances: &'a Instances,
     pub(super) peers: &'a Peers,
     pub(super) trust: &'a Trust,
-    pub(super) worker: &'a Arc<LocalWorker>,
-    pub(super) facts: MachineFacts,
     /// Files and sockets that may be open at once.
     pub(super) open_files: Option<u64>,
     pub(super) tasks: &'a Tasks,
@@ -58,6 +62,12 @@ pub(super) struct Inside<'a> {
 
 /// The part this machine takes.
 pub(super) struct Part {
+    pub(super) door: FarmDoor,
+    pub(super) share: Share,
+}
+
+/// What is known of that part.
+pub(super) struct Share {
     /// What others may have.
     pub(super) welcome: Welcome,
     /// What the toolchain is recognised by.
@@ -65,7 +75,6 @@ pub(super) struct Part {
     pub(super) lender: Lender,
     /// Who uses this machine.
     pub(super) tenancies: Tenancies,
-    pub(super) door: FarmDoor,
 }
 
 // === impl Part ===
@@ -74,7 +83,8 @@ impl Part {
     /// Takes part from now on: by tasks, until those end. The scheduler has the worker of this machine after
     /// that.
     pub(super) fn start(inside: &Inside<'_>) -> Result<Self, NodeError> {
-        let Inside { config, whole, scheduler, peers, worker, tasks, .. } = *inside;
+        let Inside { config, whole, peers, tasks, .. } = *inside;
+        let (scheduler, worker) = (&inside.work.scheduler, &inside.engine.worker);
         let toolchain = toolchain::follow(&config.data_dir, tasks);
         let farm = inside.farm(toolchain.clone())?;
         let lender = farm.lender.clone();
@@ -86,7 +96,7 @@ impl Part {
         let tenancies = farm.tenancies();
         let teller = Teller {
             name: config.name.clone(),
-            facts: inside.facts.clone(),
+            facts: inside.engine.facts.clone(),
             scheduler: scheduler.clone(),
             store: whole.store.clone(),
             directory: config.data_dir.clone(),
@@ -100,7 +110,7 @@ impl Part {
         tasks.spawn("teller", teller.run(tasks.token().clone()));
         tasks.spawn("farm", farm.run(tasks.token().clone()));
         let door = inside.door(service);
-        Ok(Self { welcome, toolchain, lender, tenancies, door })
+        Ok(Self { door, share: Share { welcome, toolchain, lender, tenancies } })
     }
 }
 
@@ -116,9 +126,9 @@ impl Inside<'_> {
         let home = Farm::home(Arc::new(store.clone()), toolchain, &logs)
             .map_err(|source| NodeError::Io { path: logs, source })?;
         Ok(Farm {
-            lender: Farm::lender(&name, settings::lending(self.config), self.scheduler, self.peers),
+            lender: Farm::lender(&name, settings::lending(self.config), &self.work.scheduler, self.peers),
             luggage: Fetcher::new(store.of_others()),
-            scheduler: self.scheduler.clone(),
+            scheduler: self.work.scheduler.clone(),
             peers: self.peers.clone(),
             ledger: Ledger::default(),
             me: self.trust.me(),
@@ -155,25 +165,56 @@ impl Inside<'_> {
         let limits = settings::peer_limits(self.config, self.open_files);
         FarmDoor { trust: self.trust.clone(), routes, limits }
     }
-}
 
-/// The farm as people see it, and the ways in. Where nothing is announced, people carry addresses.
-pub(super) fn ways_in(
-    config: &Config,
-    join_settings: JoinSettings,
-    trust: Trust,
-    peers: Peers,
-    tasks: &Tasks,
-) -> FarmParts {
-    let notices: Arc<dyn Notices> = if config.farm.discovery {
-        Arc::new(Invitations::new(config.farm.interfaces.clone()))
-    } else {
-        Arc::new(Unannounced)
-    };
-    let introduce: Introduce = {
-        let peers = peers.clone();
-        Arc::new(move |met| peers.meet(met))
-    };
-    let joining = Joining::new(trust.clone(), join_settings, notices, introduce, tasks.clone());
-    FarmParts { trust, joining, fellows: Arc::new(peers), tasks: tasks.clone() }
+    /// The door for plain HTTP, where `results` are read and written.
+    pub(super) fn plain_http(
+        &self,
+        results: ActionCacheService,
+        source: Arc<dyn ControlSource>,
+    ) -> HttpService {
+        HttpService::new(HttpParts {
+            cas: Arc::clone(&self.whole.cas),
+            results,
+            instances: self.instances.clone(),
+            activity: Arc::clone(&self.work.activity),
+            source,
+            other_results: self.config.http_results,
+        })
+    }
+
+    /// The door for people.
+    pub(super) fn control(&self, source: Arc<dyn ControlSource>) -> ControlService {
+        let work = self.work;
+        ControlService::new(ControlParts {
+            source,
+            activity: Arc::clone(&work.activity),
+            history: work.history.clone(),
+            explainer: work.explainer.clone(),
+            cas: Arc::clone(&self.whole.cas),
+            results: self.whole.results.clone(),
+            pins: self.whole.results.clone(),
+            scheduler: work.scheduler.clone(),
+            instances: self.instances.clone(),
+            config: Arc::clone(self.config),
+            log: telemetry::recent(),
+            farm: self.ways_in(),
+        })
+    }
+
+    /// The farm as people see it, and the ways in. Where nothing is announced, people carry addresses.
+    fn ways_in(&self) -> FarmParts {
+        let (config, peers, tasks) = (self.config, self.peers.clone(), self.tasks.clone());
+        let notices: Arc<dyn Notices> = if config.farm.discovery {
+            Arc::new(Invitations::new(config.farm.interfaces.clone()))
+        } else {
+            Arc::new(Unannounced)
+        };
+        let introduce: Introduce = {
+            let peers = peers.clone();
+            Arc::new(move |met| peers.meet(met))
+        };
+        let settings = settings::joining(config, self.endpoints.peers);
+        let joining = Joining::new(self.trust.clone(), settings, notices, introduce, tasks.clone());
+        FarmParts { trust: self.trust.clone(), joining, fellows: Arc::new(peers), tasks }
+    }
 }

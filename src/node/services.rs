@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use super::whole::Whole;
+use super::work::Work;
 use crate::action_cache::ActionCache;
 use crate::activity::Activity;
 use crate::cas::ContentAddressableStorage;
@@ -62,13 +63,13 @@ impl Apis {
     pub(super) fn new(
         config: &Config,
         whole: &Whole,
+        work: &Work,
         instances: &Instances,
-        scheduler: &Scheduler,
-        activity: &Arc<Activity>,
-        history: &History,
         tasks: &Tasks,
     ) -> Self {
-        let (cas, instances, activity) = (Arc::clone(&whole.cas), instances.clone(), Arc::clone(activity));
+        let (cas, instances, activity) =
+            (Arc::clone(&whole.cas), instances.clone(), Arc::clone(&work.activity));
+        let scheduler = &work.scheduler;
         let logs = LogStreams::new(config.data_dir.clone(), scheduler.clone(), Arc::clone(&cas));
         let settings = super::settings::byte_stream(config);
         // All of them share it: an upload may go on over another connection.
@@ -87,7 +88,7 @@ impl Apis {
             results: whole.results.clone(),
             scheduler: scheduler.clone(),
             activity,
-            history: history.clone(),
+            history: work.history.clone(),
             chunks: whole.chunks(config.chunk_size),
             chunk_size: config.chunk_size,
             max_blob_size: config.max_blob_size,

@@ -9,11 +9,12 @@ use farmhand_proto::control::{self, GetStatusResponse, warning};
 use farmhand_proto::time::{duration, timestamp};
 use tokio::sync::watch;
 
-use super::Endpoints;
 use super::manners::{Welcome, in_words};
 use super::meter::{Measured, Meter};
+use super::part::{Inside, Share};
 use super::safety::{self, Safety};
 use super::wire::{self, count};
+use super::{Endpoints, USUAL_LEASE};
 use crate::activity::Activity;
 use crate::cas::disk::DiskStats;
 use crate::config::{Config, SlotShare};
@@ -25,27 +26,28 @@ use crate::peer::trust::Trust;
 use crate::peer::{PeerInfo, Peers};
 use crate::platform;
 use crate::rpc::control::ControlSource;
+use crate::worker::Runner;
 use crate::worker::local::LocalWorker;
 
 /// Everything a status is made of.
 pub(super) struct StatusSource {
-    pub(super) config: Config,
-    pub(super) endpoints: Endpoints,
-    pub(super) started: SystemTime,
-    pub(super) sandboxed: bool,
-    pub(super) warnings: Vec<(String, String)>,
-    pub(super) scheduler: Scheduler,
-    pub(super) activity: Arc<Activity>,
-    pub(super) meter: Meter,
-    pub(super) peers: Peers,
-    pub(super) trust: Trust,
-    pub(super) welcome: Welcome,
+    config: Arc<Config>,
+    endpoints: Endpoints,
+    started: SystemTime,
+    sandboxed: bool,
+    warnings: Vec<(String, String)>,
+    scheduler: Scheduler,
+    activity: Arc<Activity>,
+    meter: Meter,
+    peers: Peers,
+    trust: Trust,
+    welcome: Welcome,
     /// What the toolchain is recognised by.
-    pub(super) toolchain: watch::Receiver<Arc<str>>,
-    pub(super) lender: Lender,
-    pub(super) tenancies: Tenancies,
-    pub(super) worker: Arc<LocalWorker>,
-    pub(super) safety: Safety,
+    toolchain: watch::Receiver<Arc<str>>,
+    lender: Lender,
+    tenancies: Tenancies,
+    worker: Arc<LocalWorker>,
+    safety: Safety,
 }
 
 /// Who uses the slots of this machine, or waits for them, now. Must not wait for anything.
@@ -54,6 +56,31 @@ pub(super) type Tenancies = Arc<dyn Fn() -> Vec<control::Tenancy> + Send + Sync>
 // === impl StatusSource ===
 
 impl StatusSource {
+    /// Of a machine that takes its `share` in the farm, as long as it runs: from now on.
+    pub(super) fn new(inside: &Inside<'_>, share: Share) -> Self {
+        let Inside { config, engine, work, tasks, .. } = *inside;
+        let store = inside.whole.store.clone();
+        let sandboxed = engine.spawners.is_sandboxed();
+        Self {
+            endpoints: inside.endpoints.clone(),
+            started: SystemTime::now(),
+            warnings: standing_warnings(config, sandboxed),
+            sandboxed,
+            meter: Meter::start(store, config.data_dir.clone(), tasks),
+            activity: Arc::clone(&work.activity),
+            config: Arc::clone(config),
+            scheduler: work.scheduler.clone(),
+            peers: inside.peers.clone(),
+            trust: inside.trust.clone(),
+            welcome: share.welcome,
+            toolchain: share.toolchain,
+            lender: share.lender,
+            tenancies: share.tenancies,
+            worker: Arc::clone(&engine.worker),
+            safety: inside.safety.clone(),
+        }
+    }
+
     fn node(&self) -> control::Node {
         control::Node {
             name: self.config.name.clone(),
@@ -237,4 +264,22 @@ fn storage(stats: &DiskStats) -> control::Storage {
         pinned: stats.kept,
         replication: None,
     }
+}
+
+/// What a person should know for as long as the node runs: text and remedy.
+fn standing_warnings(config: &Config, sandboxed: bool) -> Vec<(String, String)> {
+    let mut warnings = Vec::new();
+    if !sandboxed {
+        let remedy = "farmhand doctor says what keeps the sandbox from working";
+        warnings.push(("actions run without a sandbox".to_owned(), remedy.to_owned()));
+    }
+    if config.lease < USUAL_LEASE {
+        let text = format!("the lease is only {}", humantime::format_duration(config.lease));
+        warnings.push((text, "build tools rely on 3h; raise `lease`".to_owned()));
+    }
+    if !config.listen.ip().is_loopback() {
+        let text = format!("anybody who reaches {} may run commands here", config.listen);
+        warnings.push((text, "listen on 127.0.0.1 and unset `insecure-lan`".to_owned()));
+    }
+    warnings
 }
