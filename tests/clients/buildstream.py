@@ -23,11 +23,32 @@ class BuildStream(ClientTest):
             self.skipTest(why)
         super().setUp()
         self.project = buildstream.Project(self.scratch, self.logs)
-        self.project.point_at(self.node.settings("buildstream"))
+        self.settings = self.node.settings("buildstream")
+        self.project.point_at(self.settings)
+
+    @shows(AGAIN, "✓, artifacts and sources too")
+    def test_artifacts_and_sources_come_from_the_node(self) -> None:
+        origin = self.scratch / "gift.txt"
+        origin.write_text("a gift\n")
+        gift = self.project.download("gift", origin)
+        self.project.build("orchard.bst", gift)
+
+        self.project.forget()
+        again = self.project.build("orchard.bst").output
+        self.assertRegex(again, r"Pull Queue: +processed [1-9]")
+        self.assertRegex(again, r"Build Queue: +processed 0")
+        self.assertEqual(TREES, (self.project.output("orchard.bst") / "orchard.txt").read_text())
+        self.assertEqual(RUN, self.node.executed())
+
+        self.project.forget()
+        origin.unlink()
+        self.assertEqual("a gift\n", (self.project.source(gift) / "gift.txt").read_text())
 
     @shows(COLD)
     @shows(AGAIN)
     def test_second_build_is_all_cache_hits(self) -> None:
+        # With artifacts in a cache, nobody would ask for actions.
+        self.project.point_at(self.settings.split("artifacts:")[0])
         self.project.build("orchard.bst")
         self.assertEqual(TREES, (self.project.output("orchard.bst") / "orchard.txt").read_text())
         self.assertEqual(RUN, self.node.executed())

@@ -4,8 +4,9 @@ import os
 import shutil
 import subprocess
 
-from lib import node
+from lib import node, table
 from lib.case import ClientTest
+from lib.table import AGAIN, COLD, KILLED, LOST, shows
 
 # Makes an object of some 100 KB.
 SOURCE = "const unsigned char table[100000] = {" + ",".join(
@@ -14,6 +15,8 @@ SOURCE = "const unsigned char table[100000] = {" + ",".join(
 
 class Ccache(ClientTest):
     """Compiled, found again from nothing but the node, also after that was killed."""
+
+    CLIENT = table.CCACHE
 
     def setUp(self) -> None:
         for program in ("ccache", "g++"):
@@ -24,6 +27,8 @@ class Ccache(ClientTest):
         self.work.mkdir()
         (self.work / "table.cc").write_text(SOURCE)
 
+    @shows(COLD)
+    @shows(AGAIN)
     def test_an_empty_cache_is_filled_from_the_node(self) -> None:
         first = self.compiled("first")
         stats = self.stats("first")
@@ -38,12 +43,18 @@ class Ccache(ClientTest):
         self.assertNotEqual(first, self.compiled("fourth"))
         self.assertEqual(1, self.stats("fourth")["cache_miss"])
 
+    @shows(KILLED, "goes on")
+    @shows(LOST, "goes on")
     def test_builds_go_on_without_the_node(self) -> None:
         first = self.compiled("first")
         self.node.kill()
         self.assertEqual(first, self.compiled("first"))
         self.assertEqual(first, self.compiled("second"))
+        self.node.forget()
         self.node.start()
+        self.assertEqual(first, self.compiled("third"))
+        self.assertEqual(1, self.stats("third")["cache_miss"])
+        self.assert_found("fourth", first)
 
     def test_instances_are_apart(self) -> None:
         self.compiled("first", "--instance", "one/of/two")

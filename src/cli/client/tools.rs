@@ -115,10 +115,13 @@ build:farmhand --remote_executor=grpc://{}
 {}build:farmhand --remote_timeout=3600
 build:farmhand --remote_retries=8
 build:farmhand --incompatible_strict_action_env
-{}",
+{}# With --config=farmhand-downloads too, archives are downloaded once for the whole farm (keys asset-*).
+build:farmhand-downloads --experimental_remote_downloader=grpc://{}
+",
         door.address,
         if_named(&socket, "build:farmhand --remote_proxy=unix:{}\n"),
-        if_named(instance, "build:farmhand --remote_instance_name={}\n")
+        if_named(instance, "build:farmhand --remote_instance_name={}\n"),
+        door.address
     )
 }
 
@@ -146,6 +149,10 @@ fn buildstream(address: &str, instance: &str) -> String {
         let named = if_named(instance, "    instance-name: {}\n");
         format!("  {name}:\n    url: http://{address}\n{named}")
     };
+    let cache = |name: &str| {
+        let named = if_named(instance, "    instance-name: {}\n");
+        format!("{name}:\n  servers:\n  - url: http://{address}\n    push: true\n{named}")
+    };
     format!(
         "# ~/.config/buildstream.conf
 # The input root of its actions is the whole file system. That is detected; to be sure, give it an
@@ -155,10 +162,14 @@ fn buildstream(address: &str, instance: &str) -> String {
 #   input-root = \"/\"
 #   [instances.\"\"]
 remote-execution:
-{}{}{}",
+{}{}{}
+# What was built, and the sources of it, for whoever has nothing yet.
+{}{}",
         service("execution-service"),
         service("storage-service"),
-        service("action-cache-service")
+        service("action-cache-service"),
+        cache("artifacts"),
+        cache("source-caches")
     )
 }
 

