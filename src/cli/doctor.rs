@@ -80,7 +80,7 @@ pub(super) struct Facts {
 }
 
 /// All checks, in the order in which they are told.
-const CHECKS: [fn(&Facts) -> Check; 13] = [
+const CHECKS: [fn(&Facts) -> Check; 15] = [
     kernel::release,
     kernel::namespaces,
     kernel::overlay,
@@ -94,6 +94,8 @@ const CHECKS: [fn(&Facts) -> Check; 13] = [
     machine::port,
     machine::peer_port,
     machine::toolchain,
+    machine::containers,
+    machine::persistent_workers,
 ];
 
 /// Runs all checks; fails when one of them did.

@@ -12,7 +12,10 @@ use super::super::harmless::harmless;
 use super::super::output::{bytes, count};
 use super::kernel::Scratch;
 use super::{Check, Facts};
+use crate::config::ContainerTool;
 use crate::config::paths::disk_room;
+use crate::platform;
+use crate::worker::container::Containers;
 
 /// Descriptors a busy node has open: connections, blobs, action outputs.
 const DESCRIPTORS: u64 = 4096;
@@ -154,4 +157,40 @@ pub(super) fn toolchain(facts: &Facts) -> Check {
         format!("no {} in /usr/bin", missing.join(", ")),
         "actions that use them fail: install them, or bring a toolchain along as inputs",
     )
+}
+
+/// Whether actions can be run in images.
+pub(super) fn containers(facts: &Facts) -> Check {
+    const NAME: &str = "containers";
+    let (wanted, path) = (facts.config.containers, std::env::var_os("PATH").unwrap_or_default());
+    match Containers::find(wanted, &path, &facts.config.data_dir) {
+        Some(found) => Check::ok(NAME, format!("{} runs actions that ask for an image", found.tool())),
+        None if wanted == ContainerTool::Off => Check::ok(NAME, "switched off (containers = \"off\")"),
+        None => Check::degraded(
+            NAME,
+            "no podman, and no docker that answers",
+            "actions that ask for an image run on other machines that have one: install podman for them",
+        ),
+    }
+}
+
+/// Whether compilers may stay in memory between actions.
+pub(super) fn persistent_workers(facts: &Facts) -> Check {
+    const NAME: &str = "warm workers";
+    let workers = facts.config.persistent_workers;
+    let count = workers.count.resolve(facts.config.slots);
+    if count == 0 {
+        return Check::ok(NAME, "switched off (persistent-workers = 0)");
+    }
+    if facts.sandbox.failure().is_some() {
+        return Check::degraded(
+            NAME,
+            "no persistent workers without a sandbox",
+            "compilers are started for each action; the lines above say what keeps the sandbox from working",
+        );
+    }
+    let memory = workers.memory.resolve(platform::total_memory());
+    let memory = memory.map_or_else(|| "no limit of memory".to_owned(), bytes);
+    let idle = humantime::format_duration(workers.idle);
+    Check::ok(NAME, format!("{count} persistent workers at most, idle for {idle} and in {memory}"))
 }
