@@ -23,7 +23,7 @@ use crate::peer::{Peers, Trust};
 use crate::rpc::asset::AssetService;
 use crate::rpc::control::{ControlService, SocketFile, bind_private};
 use crate::rpc::server::{Limits, Listener};
-use crate::rpc::{Instances, health, server};
+use crate::rpc::{Instances, health, reflection, server};
 use crate::tasks::Tasks;
 use crate::worker::RunError;
 use crate::worker::sandbox::SpawnerPool;
@@ -162,6 +162,7 @@ impl Node {
         let apis = Apis::new(&config, &whole, &work, &instances, &tasks);
         let assets = open_assets(&config, &whole, &tasks)?;
         let routes = asset_routes(apis.routes().add_service(health::server().await), assets, &instances);
+        let routes = reflection::add_to(routes);
         let http_results = apis.action_cache(&instances);
         engine.worker.offer(Arc::new(apis));
 

@@ -27,6 +27,7 @@ pub mod metadata;
 pub mod operations;
 mod output;
 pub mod peer;
+pub mod reflection;
 pub mod resource_name;
 pub mod server;
 mod service;

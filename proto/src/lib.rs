@@ -24,6 +24,10 @@ pub mod peer {
     include!("generated/farmhand.peer.v1.rs");
 }
 
+/// The published APIs, and what they are made of, as an encoded `google.protobuf.FileDescriptorSet`: for server
+/// reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!("generated/reapi.bin");
+
 pub use bazel_remote_apis::build::bazel::remote::asset::v1 as asset;
 pub use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
 pub use bazel_remote_apis::build::bazel::remote::logstream::v1 as logstream;

@@ -7,11 +7,14 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 
 /// The services that are told of.
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 9] = [
     "build.bazel.remote.execution.v2.Capabilities",
     "build.bazel.remote.execution.v2.ContentAddressableStorage",
     "build.bazel.remote.execution.v2.ActionCache",
     "build.bazel.remote.execution.v2.Execution",
+    "build.bazel.remote.asset.v1.Fetch",
+    "build.bazel.remote.asset.v1.Push",
+    "build.bazel.remote.logstream.v1.LogStreamService",
     "google.bytestream.ByteStream",
     "google.longrunning.Operations",
 ];

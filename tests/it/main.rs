@@ -39,6 +39,7 @@ mod pins;
 mod platform;
 mod priorities;
 mod recorded;
+mod reflection;
 mod request_metadata;
 mod requirements;
 mod root;
