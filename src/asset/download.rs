@@ -120,7 +120,8 @@ impl Downloads {
         let stop = guard.stop();
         let (pieces, coming) = mpsc::channel::<Bytes>(PIECES);
         let reading = tokio::task::spawn_blocking(move || -> Result<Digest, FetchError> {
-            let mut scratch = receive(&spool, coming, limit)?;
+            let mut scratch =
+                receive(&spool, coming, limit).map_err(|error| git::of_commit(&commit, error))?;
             let shelf = Bound { spool, function };
             let tree = git::tree(scratch.source()?, &commit, &shelf, limit, &stop)?;
             tree.finish(&directory, |data| shelf.spool.store(function, data))

@@ -147,6 +147,16 @@ fn absent(revision: &Revision) -> OriginError {
     }
 }
 
+/// What went wrong when `commit` was asked for: git has no code for that it lacks it, only these words.
+pub(super) fn of_commit(commit: &ObjectId, error: FetchError) -> FetchError {
+    match error {
+        FetchError::Origin(OriginError::Unusable(said)) if said.contains("not our ref") => {
+            absent(&Revision::Commit(*commit)).into()
+        }
+        other => other,
+    }
+}
+
 /// A body that is small.
 async fn whole(mut body: Body) -> Result<Vec<u8>, OriginError> {
     let mut all = Vec::new();

@@ -114,7 +114,7 @@ async fn what_is_no_repository_or_not_in_it_is_told() {
     let absent = "1".repeat(40);
     for (path, name, value, expected) in [
         ("/r.git", "vcs.branch", "nowhere", Code::NotFound),
-        ("/r.git", "vcs.commit", absent.as_str(), Code::Aborted),
+        ("/r.git", "vcs.commit", absent.as_str(), Code::NotFound),
         ("/r.git", "vcs.branch", "evil", Code::Aborted),
         ("/page", "vcs.branch", "main", Code::Aborted),
         ("/none", "vcs.branch", "main", Code::NotFound),
