@@ -247,9 +247,10 @@ impl Scope<'_> {
         if let Some(kinds) = said.get("map") {
             let entry = format!("{}Entry", name.to_upper_camel_case());
             self.map(&entry, kinds, of, descriptor);
-            let package = self.all.types[&self.message_path(descriptor)].name.clone();
+            let path = [self.path.clone(), vec![descriptor.name().to_owned()]].concat();
+            let message = &self.all.types[&path].name;
             field.r#type = Some(Type::Message as i32);
-            field.type_name = Some(format!("{package}.{entry}"));
+            field.type_name = Some(format!("{message}.{entry}"));
         } else {
             let (kind, type_name) = self.kind(said, of);
             assert!(
@@ -315,10 +316,6 @@ impl Scope<'_> {
             }
         }
         at
-    }
-
-    fn message_path(&self, descriptor: &DescriptorProto) -> RustPath {
-        [self.path.clone(), vec![descriptor.name().to_owned()]].concat()
     }
 
     fn enumeration(&self, values: &syn::ItemEnum) -> EnumDescriptorProto {
@@ -413,9 +410,8 @@ fn parent(module: &syn::Ident, items: &[Item]) -> Option<String> {
 }
 
 fn derives(attributes: &[syn::Attribute], what: &str) -> bool {
-    let derived = attributes.iter().filter(|attribute| attribute.path().is_ident("derive"));
-    derived.into_iter().any(|attribute| match &attribute.meta {
-        Meta::List(list) => list.tokens.to_string().contains(what),
+    attributes.iter().any(|attribute| match &attribute.meta {
+        Meta::List(list) => attribute.path().is_ident("derive") && list.tokens.to_string().contains(what),
         _ => false,
     })
 }
@@ -471,8 +467,11 @@ fn item_of(stream: &syn::TraitItemType) -> &syn::Path {
 fn mentions(of: &syn::Type, word: &str) -> bool {
     let syn::Type::Path(of) = of else { return false };
     of.path.segments.iter().any(|segment| {
+        let syn::PathArguments::AngleBracketed(within) = &segment.arguments else {
+            return segment.ident == word;
+        };
+        let mut within = within.args.iter();
         segment.ident == word
-            || matches!(&segment.arguments, syn::PathArguments::AngleBracketed(within)
-                if within.args.iter().any(|argument| matches!(argument, syn::GenericArgument::Type(inner) if mentions(inner, word))))
+            || within.any(|inner| matches!(inner, syn::GenericArgument::Type(inner) if mentions(inner, word)))
     })
 }
