@@ -332,10 +332,14 @@ mod tests {
     }
 
     #[test]
-    fn bazel_is_four_lines() {
+    fn bazel_is_four_lines_and_one_for_downloads() {
         let text = bazel(&tcp(), "");
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[1], "build:farmhand --remote_executor=grpc://127.0.0.1:1");
-        assert_eq!(lines.len(), 5);
+        assert_eq!(lines.iter().filter(|line| line.starts_with("build:farmhand ")).count(), 4);
+        assert_eq!(
+            lines.last(),
+            Some(&"build:farmhand-downloads --experimental_remote_downloader=grpc://127.0.0.1:1")
+        );
     }
 }
