@@ -67,19 +67,33 @@ impl Methods for CasMethods {
         method: &str,
         request: http::Request<B>,
     ) -> http::Response<Body> {
-        /// Serves one unary method with a handler of [`CasMethods`].
-        macro_rules! unary {
-            ($handler:ident, $request:ty, $codec:expr) => {{
+        /// Serves one method, of that kind, with a handler of [`CasMethods`].
+        macro_rules! serve {
+            ($kind:ident, $handler:ident, $request:ty, $codec:expr) => {{
                 let method = service_fn(move |request: Request<$request>| {
                     let methods = Arc::clone(&self);
                     async move { methods.$handler(request.into_inner()).await.map(Response::new) }
                 });
                 let mut grpc = Grpc::new($codec).max_decoding_message_size(MAX_RECEIVED_MESSAGE);
-                grpc.unary(method, request).await
+                grpc.$kind(method, request).await
             }};
         }
         match method {
-            "FindMissingBlobs" => unary!(find_missing, Bytes, EncodedCodec),
+            "FindMissingBlobs" => serve!(unary, find_missing, Bytes, EncodedCodec),
+            "GetTree" => serve!(server_streaming, get_tree, reapi::GetTreeRequest, BlobCodec::default()),
+            "SplitBlob" => serve!(unary, split_blob, reapi::SplitBlobRequest, BlobCodec::default()),
+            "SpliceBlob" => serve!(unary, splice_blob, reapi::SpliceBlobRequest, BlobCodec::default()),
+            "GetChunkMapping" => {
+                serve!(
+                    server_streaming,
+                    get_chunk_mapping,
+                    reapi::GetChunkMappingRequest,
+                    BlobCodec::default()
+                )
+            }
+            "RegisterChunkMapping" => {
+                serve!(client_streaming, register_chunk_mapping, Streaming<_>, BlobCodec::default())
+            }
             "BatchUpdateBlobs" => {
                 let meter = metadata::meter(&self.activity, request.headers());
                 let method = service_fn(move |request: Request<raw::BatchUpdateBlobsRequest>| {
@@ -104,31 +118,6 @@ impl Methods for CasMethods {
                 let mut grpc =
                     Grpc::new(BlobCodec::default()).max_decoding_message_size(MAX_RECEIVED_MESSAGE);
                 grpc.unary(method, request).await
-            }
-            "GetTree" => {
-                let method = service_fn(move |request: Request<reapi::GetTreeRequest>| {
-                    let methods = Arc::clone(&self);
-                    async move { methods.get_tree(request.into_inner()).await.map(Response::new) }
-                });
-                Grpc::new(BlobCodec::default()).server_streaming(method, request).await
-            }
-            "SplitBlob" => unary!(split_blob, reapi::SplitBlobRequest, BlobCodec::default()),
-            "SpliceBlob" => unary!(splice_blob, reapi::SpliceBlobRequest, BlobCodec::default()),
-            "GetChunkMapping" => {
-                let method = service_fn(move |request: Request<reapi::GetChunkMappingRequest>| {
-                    let methods = Arc::clone(&self);
-                    async move { methods.get_chunk_mapping(request.into_inner()).await.map(Response::new) }
-                });
-                Grpc::new(BlobCodec::default()).server_streaming(method, request).await
-            }
-            "RegisterChunkMapping" => {
-                let method = service_fn(move |request: Request<Streaming<_>>| {
-                    let methods = Arc::clone(&self);
-                    async move { methods.register_chunk_mapping(request.into_inner()).await.map(Response::new) }
-                });
-                let mut grpc =
-                    Grpc::new(BlobCodec::default()).max_decoding_message_size(MAX_RECEIVED_MESSAGE);
-                grpc.client_streaming(method, request).await
             }
             _ => Status::unimplemented(format!("{method} is not served")).into_http(),
         }

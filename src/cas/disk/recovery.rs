@@ -459,13 +459,7 @@ impl Recovery {
             catalog.stage(Closing { epoch: closed, written, dead, packs, ..Closing::default() });
             gone.into_iter().for_each(|pack| catalog.stage_drop(pack));
         }
-        for digest in &self.orphans {
-            let path = store.files.path(digest, false);
-            match store.take_in_orphan(digest, &path) {
-                Err(error) if is_lost(&error) => remove(&path),
-                taken => taken.map_err(|error| OpenError::io(path, error))?,
-            }
-        }
+        take_in(&self.orphans, &store)?;
         let mut maintenance = Maintenance::new(store, catalog, state);
         if self.rebuilt && maintenance.catalog.index().is_some() {
             maintenance.refill_index();
@@ -492,6 +486,18 @@ impl Recovery {
         }
         bytes
     }
+}
+
+/// Takes files in that the index does not know: their bytes decide.
+fn take_in(orphans: &[Digest], store: &Store) -> Result<(), OpenError> {
+    for digest in orphans {
+        let path = store.files.path(digest, false);
+        match store.take_in_orphan(digest, &path) {
+            Err(error) if is_lost(&error) => remove(&path),
+            taken => taken.map_err(|error| OpenError::io(path, error))?,
+        }
+    }
+    Ok(())
 }
 
 /// Bytes of disk that are left for this user; 0 where the system does not say.
